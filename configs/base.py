@@ -1,0 +1,178 @@
+"""Every setting of train_v2.py with its type, unit and default; a job config names only what differs.
+
+A job config is a Python module with an EasyDict `config`, as in insightface, whose own files load here too:
+
+    from easydict import EasyDict as edict
+    config = edict()
+    config.network = "r100"
+
+On the command line `key=value` comes after the config's name and is typed by the setting:
+`batch_size=64 resume=true loss_args.m=0.4 val_targets=[lfw,cfp_fp] output=None`.
+
+Relative paths in a config file start at the repository root, so that a preset works from any directory;
+those on the command line start at the current directory. utils/config.py loads, checks and freezes.
+"""
+
+from copy import deepcopy
+from typing import Annotated, Literal
+
+from easydict import EasyDict as edict
+
+Count = Annotated[int, "[1, inf)"]
+CountOrZero = Annotated[int, "[0, inf)"]
+Positive = Annotated[float, "(0, inf)"]
+PositiveOrZero = Annotated[float, "[0, inf)"]
+Probability = Annotated[float, "[0, 1]"]
+BelowOne = Annotated[float, "[0, 1)"]
+
+
+class Settings:
+    """The settings in the order in which they are printed. Where None is allowed, it says what None means."""
+
+    # ---- run ----
+    # Folder of the run's files: log, metrics, checkpoints, model. None: work_dirs/<name of the config>.
+    output: str | None = None
+    # Continue from the newest checkpoint in `output`; an error where there is none.
+    resume: bool = False
+    # Save checkpoints that a run can be resumed from (optimiser, step, class centres), not only the model.
+    save_all_states: bool = True
+    # Steps after which model and checkpoint are saved again. 0: once an epoch. The last step always saves.
+    checkpoint_every: CountOrZero = 0
+    # Seed of everything random: initial weights, order of images, augmentation, sampled classes.
+    seed: CountOrZero = 2048
+    # Steps between two log lines.
+    frequent: Count = 10
+    # Steps between two verifications. 0: none on the way. There is always one at the end.
+    verbose: CountOrZero = 2000
+    # Write TensorBoard files beside metrics.jsonl.
+    tensorboard: bool = True
+
+    # ---- data ----
+    # Folder with train.rec and train.idx, or with one sub-folder of images per identity; a list of such
+    # folders, whose identities are put one after another; or "synthetic": random images. It has to be given.
+    rec: str | list[str] | None = None
+    # Number of identities. None: counted in the data. Given: an upper limit. "synthetic" needs it.
+    num_classes: Count | None = None
+    # Number of images. None: counted in the data. Given: exactly that many. "synthetic" needs it.
+    num_image: Count | None = None
+    # Passes over the data.
+    num_epoch: Count = 20
+    # Optimiser steps in all, instead of num_epoch. None: num_epoch decides.
+    num_steps: Count | None = None
+    # Verification sets: names, looked up as <val_root>/<name>.bin, or paths of .bin files.
+    val_targets: list[str] = []
+    # Folder of the verification sets. None: the (first) folder of rec.
+    val_root: str | None = None
+    # Worker processes that decode images, per rank. 0: the training process decodes itself.
+    num_workers: CountOrZero = 2
+    # Images per rank, step and micro-batch (see gradient_acc).
+    batch_size: Count = 128
+    # Probability that an image is mirrored.
+    flip_prob: Probability = 0.5
+    # Probability of AdaFace's crop: a random part stays at its place, the rest turns black.
+    crop_prob: Probability = 0.0
+    # Probability of AdaFace's low resolution: down to 20..100 % of the side and up again.
+    low_res_prob: Probability = 0.0
+    # Probability of AdaFace's photometric change: brightness, contrast, saturation, each by up to 50 %.
+    photometric_prob: Probability = 0.0
+
+    # ---- model ----
+    # Name of the backbone; backbones.MODEL_NAMES has them all.
+    network: str = "r50"
+    # Number of features that describe a face.
+    embedding_size: Count = 512
+    # Probability that dropout before the last layer sets a value to zero.
+    dropout: BelowOne = 0.0
+    # Further arguments of this backbone's get_model(), by name.
+    network_args: dict = {}
+    # Recompute activations in the backward pass: less memory, about a third more time.
+    grad_checkpointing: bool = False
+    # Keep images and convolution weights in NHWC order: faster with tensor cores, and on many CPUs.
+    channels_last: bool = False
+
+    # ---- loss ----
+    # Loss by name (losses.LOSSES). None: "combined" where margin_list is given, else "arcface".
+    loss: str | None = None
+    # Hyper-parameters of the loss, by name; those that are left out keep their paper's values.
+    loss_args: dict = {}
+    # insightface's (m1, m2, m3): factor of the angle, radians, cosine. Without `loss` it means what it means
+    # there: "combined" with the straight-through gradient. None: not used.
+    margin_list: tuple[float, float, float] | None = None
+    # Other classes whose cosine exceeds this leave the softmax as probable label noise (only in "combined";
+    # without `loss` as in insightface: their logit becomes 0). 0: off.
+    interclass_filtering_threshold: BelowOne = 0.0
+    # Terms added to the loss: names (losses.REGULARIZERS), pairs ("ndr", dict(weight=5)) of a name and
+    # hyper-parameters, or dicts of both: dict(name="ndr", weight=5).
+    regularizers: list[str | dict | tuple[str, dict]] = []
+    # ARoFace: warp a share of each batch so that the loss rises most; hyper-parameters of
+    # losses.aroface.AlignmentPerturbation by name, {} for its paper's. None: off.
+    aroface: dict | None = None
+
+    # ---- head ----
+    # Share of the other classes that take part in a step. 1: all of them.
+    sample_rate: Annotated[float, "(0, 1]"] = 1.0
+    # "stream" never holds the matrix of logits; "dense" does, and is the reference.
+    engine: Literal["stream", "dense"] = "stream"
+    # Classes that "stream" looks at together. None: chosen from the memory at hand.
+    chunk_size: Count | None = None
+
+    # ---- optimisation ----
+    # Optimiser of backbone and class centres.
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    # Learning rate after the warm-up, for the whole global batch unless lr_reference_batch is given.
+    lr: Positive = 0.1
+    # Global batch that lr is meant for: lr is multiplied by global batch / this. None: lr is taken as it is.
+    lr_reference_batch: Count | None = None
+    # Momentum of SGD; the first beta of AdamW.
+    momentum: BelowOne = 0.9
+    # Weight decay (of SGD: added to the gradient; of AdamW: decoupled).
+    weight_decay: PositiveOrZero = 5e-4
+    # No weight decay on normalisation layers and biases. insightface's recipes decay everything.
+    no_decay_norm_bias: bool = False
+    # Micro-batches that make one optimiser step. The global batch is batch_size x ranks x this.
+    gradient_acc: Count = 1
+    # Largest norm of the backbone's gradient; longer ones are scaled down to it. 0: off.
+    grad_clip: PositiveOrZero = 5.0
+    # Course of the learning rate after the warm-up.
+    scheduler: Literal["poly", "multistep", "cosine"] = "poly"
+    # Exponent of "poly": lr x (1 - progress) ^ this.
+    poly_power: Positive = 1.0
+    # Epochs after which "multistep" multiplies the learning rate by lr_decay.
+    milestones: list[PositiveOrZero] = [12, 20, 24]
+    # Factor of "multistep" at each milestone.
+    lr_decay: Annotated[float, "(0, 1]"] = 0.1
+    # Epochs of linear warm-up; fractions are allowed, and insightface's -1 means 0.
+    warmup_epoch: PositiveOrZero = 0
+    # Number format of the matrix products; weights, margins and the loss stay in fp32. None: "fp16" where
+    # fp16 is true, else "fp32".
+    precision: Literal["fp32", "bf16", "fp16"] | None = None
+    # insightface's name for precision="fp16".
+    fp16: bool = False
+
+
+# Settings that count only where another has a certain value: setting -> (the other, its value). Changing one
+# where it does not count is an error, so that no setting is silently ignored.
+USED_WITH = {
+    "poly_power": ("scheduler", "poly"),
+    "milestones": ("scheduler", "multistep"),
+    "lr_decay": ("scheduler", "multistep"),
+    "chunk_size": ("engine", "stream"),
+    "interclass_filtering_threshold": ("loss", "combined"),
+    "margin_list": ("loss", "combined"),
+}
+
+# Settings of arcface_torch without a use here: setting -> (the value that means "off", what serves instead).
+# Off is accepted, so that its config files load; anything else is an error.
+UNUSED = {
+    "dali": (False, "the loader decodes with OpenCV in num_workers processes"),
+    "dali_aug": (False, "crop_prob, low_res_prob and photometric_prob"),
+    "using_wandb": (False, "TensorBoard and metrics.jsonl in the output folder"),
+    "wandb_resume": (False, "resume=true continues the log files too"),
+    "save_artifacts": (False, "the model is in the output folder"),
+    "suffix_run_name": (None, "output=FOLDER names a run"),
+    "notes": (None, "the docstring of the config file"),
+}
+# These speak to Weights & Biases, and say nothing while using_wandb is off.
+WANDB_ONLY = ("wandb_key", "wandb_entity", "wandb_project", "wandb_log_all")
+
+config = edict({name: deepcopy(getattr(Settings, name)) for name in Settings.__annotations__})

@@ -1,0 +1,31 @@
+"""A small MobileFaceNet on people who do not exist: the whole chain in five minutes, on two CPU cores.
+
+    python tools/make_demo.py --out data/demo
+    python train_v2.py configs/demo
+
+Hardware: two CPU cores, as two ranks (`make demo`); one GPU or one process do as well.
+The pairs show people who are not in the training set; the photographs of demo_lq are small, blurred, noisy,
+compressed and badly aligned. 3 epochs keep the whole under six minutes; 5 epochs gave 97.5 and 93.2 %.
+
+Measured by us: five and a half minutes with drawing the data, demo_hq 95.0 %, demo_lq 91.0 % (one seed).
+"""
+
+from easydict import EasyDict as edict
+
+config = edict()
+config.rec = "data/demo"
+config.val_targets = ["demo_hq", "demo_lq"]
+config.network = "mbf"
+config.network_args = {"blocks": (1, 2, 3, 1), "scale": 1}
+config.embedding_size = 128
+config.loss = "cosface"
+config.loss_args = {"s": 32, "m": 0.35}
+config.num_epoch = 3
+config.verbose = 125  # once an epoch
+config.batch_size = 32
+config.lr = 0.05
+config.lr_reference_batch = 64
+config.warmup_epoch = 0.5
+config.precision = "bf16"
+config.channels_last = True
+config.num_workers = 0

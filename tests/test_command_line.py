@@ -1,0 +1,83 @@
+"""A user's mistake is one line; a fault of ours keeps its traceback."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from utils.config import ROOT
+
+SCRIPT = """
+import sys
+sys.path.insert(0, {root!r})
+from utils.command_line import run_script
+def main():
+    {body}
+run_script(main)
+"""
+
+
+def run(body: str, **environment: str) -> subprocess.CompletedProcess:
+    script = SCRIPT.format(root=str(ROOT), body=body)
+    env = {key: value for key, value in os.environ.items() if key not in ("RANK", "WORLD_SIZE")} | environment
+    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, env=env)
+
+
+@pytest.mark.parametrize(
+    ("body", "line"),
+    [
+        ("raise ValueError('first\\nsecond')", "error: first second"),
+        ("open('/no/such/file')", "error: No such file or directory: '/no/such/file'"),
+        ("raise FileNotFoundError('config x does not exist')", "error: config x does not exist"),
+        ("raise ValueError", "error: ValueError"),
+    ],
+)
+def test_a_user_s_mistake_is_one_line_without_traceback(body, line):
+    done = run(body)
+    assert (done.returncode, done.stderr, done.stdout) == (1, line + "\n", "")
+
+
+def test_the_traceback_is_there_when_asked_for_and_for_our_own_faults():
+    assert "Traceback" in run("raise ValueError('x')", LQFACE_TRACEBACK="1").stderr
+    fault = run("raise KeyError('x')")
+    assert fault.returncode == 1
+    assert "Traceback" in fault.stderr
+
+
+def test_interrupt_ends_with_code_130_and_one_line_from_rank_0():
+    assert run("raise KeyboardInterrupt").returncode == 130
+    assert run("raise KeyboardInterrupt").stderr == "stopped by Ctrl-C\n"
+    assert run("raise KeyboardInterrupt", RANK="1", WORLD_SIZE="2").stderr == ""
+
+
+def test_a_script_that_succeeds_says_nothing_and_returns_0():
+    done = run("print('done')")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
+
+
+def test_a_mistake_ends_a_process_that_is_in_a_group_without_waiting_for_its_peers():
+    body = (
+        "import torch.distributed as d; "
+        "d.init_process_group('gloo', store=d.HashStore(), rank=0, world_size=1); raise ValueError('bad')"
+    )
+    done = run(body)
+    assert done.returncode == 1
+    assert done.stderr.endswith("error: bad\n")
+    assert "Traceback" not in done.stderr
+
+
+def test_a_mistake_that_every_rank_makes_is_one_line_under_torchrun(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT.format(root=str(ROOT), body="raise ValueError('bad')"))
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node=2",
+        str(script),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, cwd=tmp_path)
+    assert done.returncode == 1
+    assert [line for line in done.stderr.splitlines() if line.startswith("error")] == ["error: bad"]

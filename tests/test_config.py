@@ -1,0 +1,223 @@
+"""Configs: documented, found by name or path, frozen, printed, recorded."""
+
+import ast
+import copy
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+from easydict import EasyDict
+from job_files import MS1MV3_R50, load, write_job
+
+from configs import base
+from utils import typed_values
+from utils.config import ROOT, find_config, get_config, write_run_info
+
+PRESETS = [
+    "casia_r50",
+    "demo",
+    "lfw_mbf",
+    "ms1mv2_r100",
+    "ms1mv3_r100",
+    "synthetic",
+    "wf12m_r100",
+    "wf4m_r100",
+]
+
+
+# ---------------------------------------------------------------- base.py
+
+
+def documented_settings() -> dict[str, tuple[str, str]]:
+    """Setting -> (its default as written, the comment lines above it), read from the source."""
+    source = Path(base.__file__).read_text()
+    lines = source.splitlines()
+    settings = next(node for node in ast.parse(source).body if getattr(node, "name", "") == "Settings")
+    found = {}
+    for node in settings.body:
+        if isinstance(node, ast.AnnAssign):
+            end = start = node.lineno - 1
+            while lines[start - 1].startswith("    # ") and not lines[start - 1].startswith("    # ----"):
+                start -= 1
+            found[node.target.id] = (ast.unparse(node.value), " ".join(lines[start:end]))
+    return found
+
+
+def test_every_setting_has_a_type_a_default_that_fits_and_a_comment_that_says_what_none_means():
+    documented = documented_settings()
+    assert list(documented) == list(base.config) == list(base.Settings.__annotations__)
+    for name, (default, comment) in documented.items():
+        assert len(comment) > 20, f"{name} has no comment"
+        assert default != "None" or "None" in comment or "has to be given" in comment, (
+            f"{name}: what is None?"
+        )
+        assert typed_values.fits(base.config[name], base.Settings.__annotations__[name]), name
+
+
+def test_base_has_every_setting_of_insightface_or_says_what_serves_instead():
+    insightface = (
+        "margin_list network resume save_all_states output embedding_size sample_rate fp16 batch_size "
+        "interclass_filtering_threshold optimizer lr momentum weight_decay verbose frequent dali dali_aug "
+        "gradient_acc seed num_workers wandb_key suffix_run_name using_wandb wandb_entity wandb_project "
+        "wandb_log_all save_artifacts wandb_resume notes rec num_classes num_image num_epoch warmup_epoch "
+        "val_targets"
+    ).split()
+    known = {*base.config, *base.UNUSED, *base.WANDB_ONLY}
+    assert set(insightface) <= known
+
+
+# ---------------------------------------------------------------- presets and names
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_preset_loads_from_anywhere_and_has_an_experiment_card(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cfg = get_config(name)
+    assert cfg.name == name
+    assert cfg.output == str(ROOT / "work_dirs" / name)
+    assert cfg.rec == "synthetic" or cfg.rec.startswith(str(ROOT / "data"))
+    card = ast.get_docstring(ast.parse((ROOT / "configs" / f"{name}.py").read_text()))
+    assert f"train_v2.py configs/{name}" in card
+    assert "Hardware:" in card
+    assert "Measured by us" in card
+
+
+def test_presets_of_public_data_know_its_size():
+    sizes = {name: (get_config(name).num_classes, get_config(name).num_image) for name in PRESETS}
+    assert sizes["casia_r50"] == (10572, 490623)
+    assert sizes["ms1mv2_r100"] == (85742, 5822653)
+    assert sizes["ms1mv3_r100"] == (93431, 5179510)
+    assert sizes["wf4m_r100"] == (205990, 4235242)
+    assert sizes["wf12m_r100"] == (617970, 12720066)
+
+
+def test_large_presets_reach_the_paper_s_global_batch_and_learning_rate_on_four_gpus():
+    for name in ("ms1mv2_r100", "ms1mv3_r100", "wf4m_r100", "wf12m_r100"):
+        cfg = get_config(name)
+        assert 4 * cfg.batch_size * cfg.gradient_acc == 2048
+        assert cfg.lr * 2048 / cfg.lr_reference_batch == pytest.approx(0.2)
+        assert (cfg.optimizer, cfg.momentum, cfg.weight_decay, cfg.scheduler) == ("sgd", 0.9, 5e-4, "poly")
+
+
+@pytest.mark.parametrize(
+    "spelling", ["synthetic", "synthetic.py", "configs/synthetic", "configs/synthetic.py"]
+)
+def test_a_config_is_found_by_name_with_or_without_folder_and_suffix(spelling, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert find_config(spelling) == ROOT / "configs" / "synthetic.py"
+
+
+def test_a_config_is_any_file(tmp_path, monkeypatch):
+    path = write_job(tmp_path, MS1MV3_R50, "mine.py")
+    assert get_config(path).name == "mine"
+    assert get_config(str(path.with_suffix(""))).network == "r50"
+    monkeypatch.chdir(path.parent)
+    assert get_config("mine.py").network == "r50"
+
+
+def test_a_missing_config_names_the_near_miss():
+    with pytest.raises(
+        FileNotFoundError, match="'configs/ms1mv2_r10' does not exist; did you mean 'ms1mv2_r100'"
+    ):
+        get_config("configs/ms1mv2_r10")
+
+
+@pytest.mark.parametrize("module", ["configs.base", ".base"])
+def test_a_config_may_change_what_it_imports_without_changing_it_for_others(tmp_path, module):
+    path = write_job(
+        tmp_path,
+        f"from {module} import config\nconfig.rec = '/data'\nconfig.lr = 0.25\nconfig.loss_args.m = 0.3\n",
+    )
+    for _ in range(2):
+        cfg = get_config(path)
+        assert (cfg.lr, cfg.loss_args) == (0.25, {"m": 0.3})
+    assert base.config.lr == 0.1
+    assert load().loss_args == {}
+
+
+def test_a_config_may_build_on_a_preset(tmp_path):
+    cfg = get_config(write_job(tmp_path, "from configs.casia_r50 import config\nconfig.lr = 0.3\n"))
+    assert (cfg.name, cfg.lr, cfg.network) == ("job", 0.3, "ir_50")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("config = 3", "defines no EasyDict named config"),
+        ("x = 1", "defines no EasyDict named config"),
+        ("x = 1\ny = undefined\n", "line 2: NameError: name 'undefined'"),
+        ("config = edict(\n", "line 1: SyntaxError"),
+    ],
+)
+def test_a_broken_config_file_is_named_with_its_line(tmp_path, text, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        get_config(write_job(tmp_path, text))
+    assert "job.py" in str(caught.value)
+
+
+# ---------------------------------------------------------------- the loaded config
+
+
+def test_a_loaded_config_is_frozen_all_the_way_down():
+    cfg = load("loss_args.m=0.4", "network_args={a:[{b:1}]}")
+    for change in (
+        lambda: setattr(cfg, "lr", 1),
+        lambda: cfg.__setitem__("lr", 1),
+        lambda: cfg.update(lr=1),
+        lambda: cfg.pop("lr"),
+        lambda: cfg.popitem(),
+        lambda: cfg.clear(),
+        lambda: cfg.setdefault("new", 1),
+        lambda: cfg.__ior__({"lr": 1}),
+        lambda: cfg.__delitem__("lr"),
+        lambda: delattr(cfg, "lr"),
+        lambda: setattr(cfg.loss_args, "m", 1),
+        lambda: setattr(cfg.network_args.a[0], "b", 2),
+    ):
+        with pytest.raises(TypeError, match="frozen"):
+            change()
+    assert (cfg.lr, cfg.loss_args.m, cfg.network_args.a[0].b) == (0.1, 0.4, 1)
+    assert isinstance(cfg.val_targets, tuple)
+    assert isinstance(cfg, EasyDict)
+
+
+def test_reading_a_setting_that_does_not_exist_names_the_near_miss():
+    with pytest.raises(AttributeError, match="no setting 'batchsize'; did you mean 'batch_size'"):
+        _ = load().batchsize
+
+
+def test_a_config_travels_to_other_processes():
+    cfg = load("loss_args.m=0.4")
+    for other in (pickle.loads(pickle.dumps(cfg)), copy.deepcopy(cfg)):
+        assert other == cfg
+        assert type(other) is type(cfg)
+        assert other.loss_args.m == 0.4
+
+
+def test_the_table_is_aligned_and_marks_what_differs_from_base():
+    title, *rows = str(load("lr=0.2", "batch_size=128")).splitlines()
+    assert title.startswith("config synthetic")
+    marks = {row[2:].split()[0]: row[0] for row in rows}
+    assert list(marks) == ["name", *base.config]
+    assert {key for key, mark in marks.items() if mark == "*"} == {
+        "rec", "num_classes", "num_image", "precision", "channels_last", "num_steps", "save_all_states", "lr",
+    }  # fmt: skip
+    column = max(map(len, marks)) + 4
+    assert all(row[column - 1] == " " and row[column] != " " for row in rows)
+
+
+def test_run_info_holds_config_code_and_machine(tmp_path):
+    cfg = load("loss_args.m=0.4")
+    write_run_info(tmp_path / "run", cfg, world_size=2, global_batch=256)
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config == json.loads(json.dumps(cfg))
+    assert config["loss_args"] == {"m": 0.4}
+    run = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert (run["world_size"], run["global_batch"]) == (2, 256)
+    assert {"torch", "numpy", "python"} <= run["versions"].keys()
+    assert run["hardware"]["cores"] >= 1
+    assert run["hardware"]["memory_mib"] > 100
+    assert run["git"].keys() == {"commit", "dirty"}
+    assert run["command"]
+    assert sorted(file.name for file in (tmp_path / "run").iterdir()) == ["config.json", "run.json"]

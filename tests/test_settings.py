@@ -1,0 +1,204 @@
+"""Settings: typed by their field, and misspelt, out of range or against each other an error."""
+
+import os
+import re
+
+import pytest
+from job_files import MS1MV3_R50, load, write_job
+
+from configs import base
+from utils.config import ROOT, get_config, verification_files
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "value"),
+    [
+        ("batch_size=64", "batch_size", 64),
+        ("lr=0.05", "lr", 0.05),
+        ("lr=1", "lr", 1.0),
+        ("lr=1e-3", "lr", 1e-3),
+        ("resume=true", "resume", True),
+        ("resume=False", "resume", False),
+        ("tensorboard=false", "tensorboard", False),
+        ("network=r18", "network", "r18"),
+        ("network='r18'", "network", "r18"),
+        ("num_steps=None", "num_steps", None),
+        ("num_steps=none", "num_steps", None),
+        ("num_steps=7", "num_steps", 7),
+        ("loss_args.m=0.4", "loss_args", {"m": 0.4}),
+        (
+            "loss_args={m: 0.4, gradient: straight_through}",
+            "loss_args",
+            {"m": 0.4, "gradient": "straight_through"},
+        ),
+        ("network_args.blocks=[1,2,2,1]", "network_args", {"blocks": (1, 2, 2, 1)}),
+        ("network_args.deep.er=true", "network_args", {"deep": {"er": True}}),
+        ("rec=/a", "rec", "/a"),
+        ("rec=/with, comma", "rec", "/with, comma"),
+        ("rec=[/a,/b]", "rec", ("/a", "/b")),
+        ("rec=['/a, b', \"/c\"]", "rec", ("/a, b", "/c")),
+        ("val_targets=[]", "val_targets", ()),
+        ("val_targets=/v/lfw.bin", "val_targets", ("/v/lfw.bin",)),
+        ("val_targets=/v/lfw.bin,/v/cfp_fp.bin", "val_targets", ("/v/lfw.bin", "/v/cfp_fp.bin")),
+        ("regularizers=[ndr]", "regularizers", (("ndr", {}),)),
+        ("regularizers=[{name:ndr,weight:5}]", "regularizers", (("ndr", {"weight": 5}),)),
+        ("regularizers=[(ndr,{weight:5}),disc]", "regularizers", (("ndr", {"weight": 5}), ("disc", {}))),
+        ("precision=bf16", "precision", "bf16"),
+        ("warmup_epoch=0.5", "warmup_epoch", 0.5),
+    ],
+)
+def test_an_override_is_typed_by_its_setting(override, key, value):
+    got = load(override)[key]
+    assert got == value
+    assert type(got) is type(value) or isinstance(value, dict)
+
+
+def test_an_override_of_a_part_keeps_the_other_parts(tmp_path):
+    path = write_job(
+        tmp_path,
+        MS1MV3_R50 + "config.margin_list = None\nconfig.loss = 'cosface'\nconfig.loss_args = {'s': 32}\n",
+    )
+    assert get_config(path, ["loss_args.m=0.2"]).loss_args == {"s": 32, "m": 0.2}
+
+
+def test_later_overrides_win():
+    assert load("lr=1", "lr=2").lr == 2
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("lerning=1", "unknown setting 'lerning'"),
+        ("batchsize=1", "unknown setting 'batchsize'; did you mean 'batch_size'?"),
+        ("lss_args.m=1", "unknown setting 'lss_args'; did you mean 'loss_args'?"),
+        ("--lr=1", "unknown setting '--lr'; did you mean 'lr'?"),
+        ("resume", "override 'resume': allowed is key=value"),
+        ("lr.x=1", "lr has no parts"),
+        ("loss_args.m.x=1 loss_args.m.x.y=2", "x=1 has no parts"),
+        ("lr=fast", "lr='fast': allowed is a number in (0, inf)"),
+        ("lr=nan", "lr=nan: allowed is a number in (0, inf)"),
+        ("lr=inf", "lr=inf: allowed is"),
+        ("lr=0", "lr=0: allowed is"),
+        ("lr=true", "lr=True: allowed is a number"),
+        ("lr=None", "lr=None: allowed is a number"),
+        ("batch_size=0", "batch_size=0: allowed is an integer in [1, inf)"),
+        ("batch_size=1.5", "batch_size=1.5: allowed is an integer"),
+        ("sample_rate=0", "sample_rate=0: allowed is a number in (0, 1]"),
+        ("sample_rate=1.01", "sample_rate=1.01: allowed is a number in (0, 1]"),
+        ("flip_prob=-0.1", "flip_prob=-0.1: allowed is a number in [0, 1]"),
+        ("crop_prob=2", "crop_prob=2: allowed is a number in [0, 1]"),
+        ("momentum=1", "momentum=1: allowed is a number in [0, 1)"),
+        ("warmup_epoch=-2", "warmup_epoch=-2: allowed is a number in [0, inf)"),
+        ("optimizer=sdg", "optimizer='sdg': allowed is 'sgd' or 'adamw'; did you mean 'sgd'?"),
+        (
+            "precision=f16",
+            "precision='f16': allowed is 'fp32' or 'bf16' or 'fp16' or None; did you mean 'fp16'?",
+        ),
+        ("engine=strem", "did you mean 'stream'?"),
+        ("scheduler=polly", "did you mean 'poly'?"),
+        ("resume=yes", "resume='yes': allowed is true or false"),
+        ("resume=1", "resume=1: allowed is true or false"),
+        ("network=", "network='': allowed is text"),
+        ("loss_args=0.4", "loss_args=0.4: allowed is a dict"),
+        ("margin_list=1,0.5", "margin_list=[1, 0.5]: allowed is 3 values (a number each) or None"),
+        ("rec=[]", "rec is not set"),
+        ("rec=None", "rec is not set"),
+        ("regularizers=[{weight:5}]", "has no 'name'"),
+    ],
+)
+def test_a_mistake_is_named_with_what_is_allowed(override, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        load(*override.split(" "))
+
+
+def test_a_mistake_in_a_file_names_the_file(tmp_path):
+    path = write_job(tmp_path, MS1MV3_R50 + "config.nettwork = 'r18'\n")
+    with pytest.raises(ValueError, match=r"job\.py: unknown setting 'nettwork'; did you mean 'network'\?"):
+        get_config(path)
+
+
+# ---------------------------------------------------------------- settings together
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ("fp16=true precision=bf16", "fp16=True and precision='bf16' contradict"),
+        ("fp16=true precision=fp32", "fp16=True and precision='fp32' contradict"),
+        (
+            "loss=arcface margin_list=1,0.5,0",
+            "margin_list=[1.0, 0.5, 0.0] would be ignored: it counts only with loss",
+        ),
+        (
+            "loss=cosface interclass_filtering_threshold=.4",
+            "interclass_filtering_threshold=0.4 would be ignored",
+        ),
+        (
+            "margin_list=1,.5,0 loss_args.margin_list=[1,0,.4]",
+            "margin_list and loss_args.margin_list are both given",
+        ),
+        (
+            "milestones=1,2",
+            "milestones=[1.0, 2.0] would be ignored: it counts only with scheduler='multistep'",
+        ),
+        ("lr_decay=.5", "lr_decay=0.5 would be ignored"),
+        ("scheduler=cosine poly_power=2", "poly_power=2.0 would be ignored"),
+        ("engine=dense chunk_size=5", "chunk_size=5 would be ignored"),
+        ("scheduler=multistep milestones=3,2", "milestones=[3.0, 2.0]: allowed are rising epochs"),
+        ("num_steps=None num_epoch=2 warmup_epoch=3", "warmup_epoch=3.0: allowed is up to num_epoch=2"),
+        ("num_classes=None", "rec='synthetic' needs num_classes"),
+        ("num_image=None", "rec='synthetic' needs num_image"),
+        ("val_targets=[lfw]", "rec='synthetic' has no folder to look in: give val_root"),
+        ("val_targets=/a/lfw.bin,/b/lfw.bin", "'lfw' is there twice"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_an_error(overrides, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        load("precision=None", *overrides.split(" "))
+
+
+def test_precision_and_fp16_agree_after_loading():
+    assert (load("precision=None", "fp16=true").precision, load("precision=fp16").fp16) == ("fp16", True)
+    assert (load("precision=None").precision, load("precision=bf16").fp16) == ("fp32", False)
+
+
+def test_relative_paths_start_at_the_repository_in_files_and_at_the_current_directory_in_overrides(
+    tmp_path, monkeypatch
+):
+    path = write_job(
+        tmp_path, "config = dict(rec='data/a', output='runs/a', val_targets=['lfw', 'sets/x.bin'])"
+    )
+    monkeypatch.chdir(tmp_path)
+    cfg = get_config(path)
+    assert (cfg.rec, cfg.output) == (f"{ROOT}/data/a", f"{ROOT}/runs/a")
+    assert cfg.val_targets == (f"{ROOT}/data/a/lfw.bin", f"{ROOT}/sets/x.bin")
+    cfg = get_config(path, ["rec=[here,~/there]", "output=../out", "val_targets=lfw,x.bin"])
+    assert cfg.rec == (f"{tmp_path}/here", os.path.expanduser("~/there"))
+    assert cfg.output == str(tmp_path.parent / "out")
+    assert cfg.val_targets == (f"{tmp_path}/here/lfw.bin", f"{tmp_path}/x.bin")
+    assert get_config(path, ["val_root=elsewhere"]).val_targets[0] == f"{tmp_path}/elsewhere/lfw.bin"
+
+
+def test_a_missing_verification_set_names_the_near_miss(tmp_path):
+    (tmp_path / "agedb_30.bin").touch()
+    assert list(verification_files(load(f"val_root={tmp_path}", "val_targets=agedb_30"))) == ["agedb_30"]
+    with pytest.raises(FileNotFoundError, match=r"'.*/agedb30\.bin' does not exist; did you mean 'agedb_30'"):
+        verification_files(load(f"val_root={tmp_path}", "val_targets=agedb30"))
+
+
+# ---------------------------------------------------------------- none is ignored
+
+
+def test_every_setting_is_used_by_the_code_or_turned_into_another():
+    """A setting that is declared, checked and printed, but never read, would be silently ignored."""
+    sources = [ROOT / "train_v2.py", ROOT / "dataset.py", *(ROOT / "utils").glob("*.py")]
+    code = "\n".join(source.read_text() for source in sources)
+    used = set(re.findall(r"\bcfg(?:\.|\[\")([a-z]\w*)", code))
+    turned_into = {
+        "val_root": "val_targets",
+        "fp16": "precision",
+        "margin_list": "loss_args",
+        "interclass_filtering_threshold": "loss_args",
+    }
+    assert set(turned_into.values()) <= used
+    assert set(base.config) - set(base.UNUSED) - used == set(turned_into)

@@ -1,0 +1,70 @@
+"""How every script meets the command line: one clear line for a user's mistake, a traceback for ours."""
+
+import difflib
+import multiprocessing
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterable
+
+
+def run_script(main: Callable[[], object]) -> None:
+    """Calls `main()` and turns the user's mistakes into one line `error: ...` on stderr and exit code 1.
+
+    ValueError and OSError (a missing file, a full disk) count as the user's; LQFACE_TRACEBACK=1 shows where
+    they came from. Any other exception is a fault of this project and keeps its traceback. Ctrl-C: code 130.
+    """
+    try:
+        main()
+    except KeyboardInterrupt:
+        _leave("stopped by Ctrl-C" if _rank() == 0 else "", code=130)
+    except (ValueError, OSError) as error:
+        wanted = os.environ.get("LQFACE_TRACEBACK", "0") not in ("", "0")
+        message = traceback.format_exc() if wanted else f"error: {_one_line(error)}"
+        _wait_for_torchrun(seconds=0)
+        _leave(message, code=1)
+    except Exception:
+        message = traceback.format_exc()
+        # Where one rank fails, its peers' collectives fail too: their tracebacks would bury the first one.
+        _wait_for_torchrun(seconds=2)
+        _leave(message, code=1)
+
+
+def nearest(name: str, allowed: Iterable[str]) -> str:
+    """The near miss as the end of an error message: "; did you mean 'arcface'?", or "" where none is near."""
+    close = difflib.get_close_matches(str(name), list(allowed), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{error.strerror}: {os.fspath(error.filename)!r}"
+    return " ".join(str(error).split("\n")) or type(error).__name__
+
+
+def _rank() -> int:
+    return int(os.environ.get("RANK", "0"))
+
+
+def _has_peers() -> bool:
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def _wait_for_torchrun(seconds: float) -> None:
+    """Lets the rank that is to speak go first: torchrun ends the others when it exits, before they print."""
+    if _has_peers():
+        time.sleep(seconds + (3.0 if _rank() > 0 else 0.0))
+
+
+def _leave(message: str, code: int) -> None:
+    if message:
+        print(message, file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    torch_distributed = sys.modules.get("torch.distributed")
+    if _has_peers() or (torch_distributed is not None and torch_distributed.is_initialized()):
+        for child in multiprocessing.active_children():
+            child.terminate()
+        os._exit(code)  # at once: the group's destructor would wait for peers that may be gone
+    sys.exit(code)

@@ -1,0 +1,148 @@
+"""Loads a config: configs/base.py, a job config over it, `key=value` over both; checked, then frozen."""
+
+import os
+import runpy
+import sys
+import traceback
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from configs import base
+from utils import typed_values
+from utils.command_line import nearest
+from utils.frozen import FrozenDict, as_plain
+from utils.run_info import ROOT, write_run_info
+from utils.settings import KINDS, absolute, check_together, checked, derive
+
+__all__ = [
+    "ROOT",
+    "FrozenConfig",
+    "as_plain",
+    "find_config",
+    "get_config",
+    "verification_files",
+    "write_run_info",
+]
+
+
+class FrozenConfig(FrozenDict):
+    """All settings of a run. Printed as a table; `*` marks what differs from configs/base.py."""
+
+    def __str__(self) -> str:
+        defaults = as_plain(base.config) | {"name": self.name, "rec": self.rec}
+        derive(defaults)
+        defaults["rec"] = None
+        width = max(map(len, self))
+        lines = [f"config {self.name} (* differs from configs/base.py)"]
+        for key, value in as_plain(self).items():
+            lines.append(f"{' ' if value == defaults[key] else '*'} {key:{width}}  {value}")
+        return "\n".join(lines)
+
+
+def get_config(name_or_path: str | os.PathLike, overrides: Iterable[str] = ()) -> FrozenConfig:
+    """The config of that name (`NAME`, `configs/NAME`, with or without .py) or file, and the overrides.
+
+    Also fills in what base.py leaves to be derived: `name` (of the file), `output`, `val_root`, `loss`,
+    `loss_args` (with the margin_list), `precision` and `fp16`; makes paths absolute, `val_targets` paths and
+    `regularizers` pairs (name, hyper-parameters). Reads no data.
+
+    Raises:
+        FileNotFoundError: there is no such config; the message has the nearest name.
+        ValueError: a setting is unknown, of a wrong type or range, without use here, or against another.
+    """
+    path = find_config(name_or_path)
+    values = {key: checked(key, value) for key, value in as_plain(base.config).items()}
+    for key, value in as_plain(_run(path)).items():
+        try:
+            values[key] = absolute(key, checked(key, value), ROOT)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+    for override in overrides:
+        key, value = _parse(override, values)
+        values[key] = absolute(key, checked(key, value), Path.cwd())
+    for key, (off, substitute) in base.UNUSED.items():
+        if values.get(key, off) != off:
+            raise ValueError(
+                f"{key}={values[key]!r} has no use here, allowed is {off!r}; instead: {substitute}"
+            )
+    values = {"name": path.stem} | {key: values[key] for key in KINDS}
+    derive(values)
+    check_together(values)
+    return FrozenConfig(values)
+
+
+def find_config(name_or_path: str | os.PathLike) -> Path:
+    """The file that a config's name or path means: in the current directory, then in the repository.
+
+    Raises:
+        FileNotFoundError: neither has it.
+    """
+    given = Path(name_or_path).expanduser()
+    for folder in (Path.cwd(), ROOT, ROOT / "configs"):
+        for candidate in (folder / given, folder / f"{given}.py"):
+            if candidate.is_file():
+                return candidate.resolve()
+    presets = {file.stem for file in (ROOT / "configs").glob("*.py")} - {"base", "__init__"}
+    near = nearest(given.stem, presets)
+    raise FileNotFoundError(
+        f"config {str(given)!r} does not exist{near} (there are: {', '.join(sorted(presets))})"
+    )
+
+
+def verification_files(cfg: Mapping) -> dict[str, Path]:
+    """The verification sets of a loaded config: name -> file.
+
+    Raises:
+        FileNotFoundError: one is missing; the message has the nearest name in its folder.
+    """
+    files = {Path(target).stem: Path(target) for target in cfg["val_targets"]}
+    for name, file in files.items():
+        if not file.is_file():
+            near = nearest(name, [other.stem for other in file.parent.glob("*.bin")])
+            raise FileNotFoundError(f"val_targets: {str(file)!r} does not exist{near}")
+    return files
+
+
+def _run(path: Path) -> Mapping:
+    """The `config` that the file defines. It sees fresh modules of configs/, and so may change base's."""
+    kept = _forget_configs()
+    try:
+        # Under this name `from .base import config` means this repository's base, wherever the file lies.
+        config = runpy.run_path(str(path), run_name=f"configs.{path.stem}").get("config")
+    except Exception as error:
+        lines = [
+            frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)
+        ]
+        line = error.lineno if isinstance(error, SyntaxError) else (lines or ["?"])[-1]
+        raise ValueError(f"{path}, line {line}: {type(error).__name__}: {error}") from error
+    finally:
+        _forget_configs()
+        sys.modules.update(kept)
+    if not isinstance(config, Mapping):
+        raise ValueError(f"{path} defines no EasyDict named config")
+    return config
+
+
+def _forget_configs() -> dict[str, Any]:
+    return {name: sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] == "configs"}
+
+
+def _parse(override: str, values: dict) -> tuple[str, Any]:
+    """`key=text` as the setting's name and its new value; `key.part=text` changes one part of a dict."""
+    name, equals, text = override.partition("=")
+    key, *parts = name.strip().split(".")
+    if not equals:
+        raise ValueError(f"override {override!r}: allowed is key=value{nearest(name, KINDS)}")
+    kind = KINDS.get(key, Any)
+    if not parts:
+        return key, typed_values.read(text, kind)
+    if key in KINDS and not typed_values.fits({}, kind):
+        raise ValueError(f"{name}: {key} has no parts, it is {typed_values.describe(kind)}")
+    value = inner = as_plain(values.get(key)) or {}
+    for part in parts[:-1]:
+        inner = inner.setdefault(part, {})
+        if not isinstance(inner, dict):
+            raise ValueError(f"{name}: {part}={inner!r} has no parts")
+    inner[parts[-1]] = typed_values.read_literal(text)
+    return key, value

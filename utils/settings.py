@@ -1,0 +1,117 @@
+"""What the settings of configs/base.py may be, what follows from them, and what does not go together."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from configs import base
+from utils import typed_values
+from utils.command_line import nearest
+from utils.frozen import as_plain
+from utils.run_info import ROOT
+
+KINDS = base.Settings.__annotations__
+PATH_SETTINGS = ("output", "rec", "val_targets", "val_root")
+
+
+def checked(key: str, value: Any) -> Any:
+    """The value as its setting's type."""
+    if key in base.UNUSED or key in base.WANDB_ONLY:
+        return value
+    if key not in KINDS:
+        raise ValueError(f"unknown setting {key!r}{nearest(key, KINDS)}")
+    if key == "warmup_epoch" and value == -1:
+        return 0.0  # insightface's "none"
+    try:
+        return as_plain(typed_values.convert(value, KINDS[key]))
+    except typed_values.Mismatch:
+        near = nearest(value, typed_values.choices(KINDS[key]))
+        raise ValueError(f"{key}={value!r}: allowed is {typed_values.describe(KINDS[key])}{near}") from None
+
+
+def absolute(key: str, value: Any, folder: Path) -> Any:
+    """The path or paths of a setting that holds such, seen from `folder`; other values as they are."""
+    if isinstance(value, list) and key in PATH_SETTINGS:
+        return [absolute(key, item, folder) for item in value]
+    is_name = (key == "rec" and value == "synthetic") or (key == "val_targets" and not _is_file_path(value))
+    if key not in PATH_SETTINGS or value is None or is_name:
+        return value
+    return os.path.abspath(folder / Path(value).expanduser())
+
+
+def _is_file_path(val_target: str) -> bool:
+    return val_target.endswith(".bin") or os.sep in val_target
+
+
+def derive(values: dict) -> None:
+    """Fills in, in place, what base.py's None leaves to other settings."""
+    values["output"] = values["output"] or str(ROOT / "work_dirs" / values["name"])
+    if values["fp16"] and values["precision"] not in (None, "fp16"):
+        raise ValueError(
+            f"fp16=True and precision={values['precision']!r} contradict each other: leave one out"
+        )
+    values["precision"] = values["precision"] or ("fp16" if values["fp16"] else "fp32")
+    values["fp16"] = values["precision"] == "fp16"
+    if values["val_root"] is None and values["rec"] and values["rec"] != "synthetic":
+        values["val_root"] = values["rec"] if isinstance(values["rec"], str) else values["rec"][0]
+    if values["val_root"]:
+        is_path, root = _is_file_path, Path(values["val_root"])
+        values["val_targets"] = [t if is_path(t) else str(root / f"{t}.bin") for t in values["val_targets"]]
+    values["regularizers"] = [_name_and_hyper(term) for term in values["regularizers"]]
+
+    margin_settings = ("margin_list", "interclass_filtering_threshold")
+    margins = {key: values[key] for key in margin_settings if values[key]}
+    for key in margins.keys() & values["loss_args"].keys():
+        raise ValueError(f"{key} and loss_args.{key} are both given: leave one out")
+    if values["loss"] is None and values["margin_list"]:
+        values["loss"] = "combined"
+        margins |= {"gradient": "straight_through"}
+        if values["interclass_filtering_threshold"]:
+            margins |= {"interclass_filtering": "zero"}
+    values["loss"] = values["loss"] or "arcface"
+    if values["loss"] == "combined":
+        values["loss_args"] = margins | values["loss_args"]
+
+
+def _name_and_hyper(term: str | dict | tuple[str, dict]) -> tuple[str, dict]:
+    if isinstance(term, str):
+        return term, {}
+    if not isinstance(term, dict):
+        return tuple(term)
+    if "name" not in term:
+        raise ValueError(f"regularizers: {term!r} has no 'name'")
+    return term["name"], {key: value for key, value in term.items() if key != "name"}
+
+
+def check_together(values: dict) -> None:
+    """Raises ValueError where settings that are right on their own do not go together."""
+    if not values["rec"]:
+        raise ValueError(
+            "rec is not set: allowed is a folder of training data, a list of them, or 'synthetic'"
+        )
+    if values["rec"] == "synthetic":
+        for key in ("num_classes", "num_image"):
+            if values[key] is None:
+                raise ValueError(f"rec='synthetic' needs {key}: there is no data to count")
+    stems = [Path(target).stem for target in values["val_targets"]]
+    for target in values["val_targets"]:
+        if not _is_file_path(target):
+            raise ValueError(
+                f"val_targets: {target!r}: rec='synthetic' has no folder to look in: give val_root"
+            )
+        if stems.count(Path(target).stem) > 1:
+            raise ValueError(
+                f"val_targets: {Path(target).stem!r} is there twice, results are known by that name"
+            )
+    for key, (other, needed) in base.USED_WITH.items():
+        if values[other] != needed and values[key] != as_plain(base.config[key]):
+            raise ValueError(
+                f"{key}={values[key]!r} would be ignored: it counts only with {other}={needed!r}, not with "
+                f"{values[other]!r}; allowed is its default {base.config[key]!r}"
+            )
+    if values["num_steps"] is None and values["warmup_epoch"] > values["num_epoch"]:
+        raise ValueError(
+            f"warmup_epoch={values['warmup_epoch']}: allowed is up to num_epoch={values['num_epoch']}"
+        )
+    if sorted(set(values["milestones"])) != values["milestones"]:
+        raise ValueError(f"milestones={values['milestones']}: allowed are rising epochs")
