@@ -1,0 +1,236 @@
+"""Training data: RecordIO files, image folders, random images; and the loader.
+
+A dataset has `.num_classes`, `.root` (the folder, None for random images), a length, `[i]` -> image
+`(3, 112, 112)` uint8 RGB tensor and int label, and `read(i)` -> the same image as `(112, 112, 3)` array.
+docs/data.md describes the formats.
+"""
+
+import os
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import accumulate
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from utils.augment import Augmentation
+from utils.images import decode_rgb
+from utils.loader import DistributedSampler, FaceLoader
+from utils.record_layout import check_labels, count_classes, image_keys, read_property
+from utils.recordio import IndexedRecordReader, RecordError
+
+SIZE = 112  # pixels, side of every image
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+
+
+def decode(encoded: bytes, name: str) -> np.ndarray:
+    """An encoded image as `(112, 112, 3)` uint8 RGB; `name` is what an error calls it.
+
+    Raises:
+        RecordError: OpenCV cannot decode it, or it has another size.
+    """
+    try:
+        image = decode_rgb(encoded)
+    except ValueError as error:
+        raise RecordError(f"{name}: {error}") from None
+    if image.shape[:2] != (SIZE, SIZE):
+        raise RecordError(
+            f"{name}: the image has {image.shape[1]}×{image.shape[0]} pixels; "
+            f"faces have to be aligned to {SIZE}×{SIZE}"
+        )
+    return image
+
+
+class FaceDataset(Dataset):
+    """What all datasets share. A subclass sets `root` and `num_classes` and defines `read` and `__len__`."""
+
+    root: Path | None
+    num_classes: int
+
+    def read(self, index: int) -> tuple[np.ndarray, int]:
+        """Image `(112, 112, 3)` uint8 RGB and label of one sample; RecordError where it cannot be used."""
+        raise NotImplementedError
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"index {index} of a dataset of {len(self)} images")
+        image, label = self.read(index % len(self))
+        return torch.from_numpy(image.transpose(2, 0, 1).copy()), label
+
+
+class RecordDataset(FaceDataset):
+    """`train.rec` and `train.idx` in a folder, with or without insightface's header; `property` is optional.
+
+    Images come in the order of the `.idx`. The class range is what `property` declares, else `num_classes`,
+    else the largest label plus one.
+
+    Raises:
+        FileNotFoundError: no such folder or file.
+        RecordError: the files do not fit each other, or a label lies outside the class range.
+    """
+
+    def __init__(self, root: str | Path, num_classes: int | None = None):
+        self.root = Path(root)
+        if not self.root.is_dir():
+            raise FileNotFoundError(f"{self.root}: no such folder")
+        self.reader = IndexedRecordReader(self.root / "train.idx", self.root / "train.rec")
+        self.keys, num_identities = image_keys(self.reader)
+        declared, source = read_property(self.root / "property"), "property"
+        if declared is None:
+            declared, source = num_classes, "num_classes"
+        self.num_classes = count_classes(self.reader, self.keys, num_identities, declared, source)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def read(self, index: int) -> tuple[np.ndarray, int]:
+        key = self.keys[index : index + 1]
+        label, encoded = self.reader.read(key[0])
+        check_labels(self.reader, key, label[:1], self.num_classes, "its number of classes")
+        return decode(encoded, f"{self.reader.rec_path}: record {key[0]}"), int(label[0])
+
+    def labels(self) -> np.ndarray:
+        """Every image's label, `(len(self),)` int64; touches one page of the file per image."""
+        return self.reader.first_labels(self.keys).astype(np.int64)
+
+
+class FolderDataset(FaceDataset):
+    """One sub-folder of images per identity. Labels number the names in sorted order: `.identities`.
+
+    Hidden folders and those without an image count for nothing.
+
+    Raises:
+        FileNotFoundError: no such folder, or no image one level below it.
+    """
+
+    def __init__(self, root: str | Path):
+        self.root = Path(root)
+        if not self.root.is_dir():
+            raise FileNotFoundError(f"{self.root}: no such folder")
+        self.identities, paths, labels = [], [], []
+        for identity in sorted(entry.name for entry in os.scandir(self.root) if entry.is_dir()):
+            names = sorted(n for n in os.listdir(self.root / identity) if n.lower().endswith(IMAGE_SUFFIXES))
+            if names and not identity.startswith("."):
+                paths += [os.fsencode(os.path.join(identity, name)) for name in names]
+                labels += [len(self.identities)] * len(names)
+                self.identities.append(identity)
+        if not paths:
+            raise FileNotFoundError(
+                f"{self.root}: neither train.rec nor images; expected train.rec and train.idx, "
+                f"or {self.root.name}/<identity>/*.jpg, .jpeg or .png"
+            )
+        # Arrays, not lists: workers share them, where counting references would copy a list page by page.
+        self._paths, self._labels = np.array(paths), np.array(labels)
+        self.num_classes = len(self.identities)
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def path(self, index: int) -> Path:
+        """The file of one image."""
+        return self.root / os.fsdecode(self._paths[index])
+
+    def labels(self) -> np.ndarray:
+        """Every image's label, `(len(self),)` int64."""
+        return self._labels
+
+    def read(self, index: int) -> tuple[np.ndarray, int]:
+        path = self.path(index)
+        try:
+            encoded = path.read_bytes()
+        except OSError as error:
+            raise RecordError(f"{path}: {error.strerror}") from None
+        return decode(encoded, str(path)), int(self._labels[index])
+
+
+class SyntheticDataset(FaceDataset):
+    """Random images, to measure speed without data: 64 in turn; image i has label i modulo num_classes."""
+
+    root = None
+
+    def __init__(self, num_classes: int, num_images: int):
+        self.num_classes, self._num_images = num_classes, num_images
+        self._pool = np.random.default_rng(0).integers(0, 256, (64, SIZE, SIZE, 3), np.uint8)
+
+    def __len__(self) -> int:
+        return self._num_images
+
+    def read(self, index: int) -> tuple[np.ndarray, int]:
+        return self._pool[index % len(self._pool)], index % self.num_classes
+
+
+class MergedDataset(FaceDataset):
+    """Several datasets one after another; the labels of each begin where those of the one before end."""
+
+    def __init__(self, datasets: Sequence[FaceDataset]):
+        self.datasets, self.root = datasets, datasets[0].root
+        self._ends = list(accumulate(len(dataset) for dataset in datasets))
+        self._first_labels = list(accumulate((dataset.num_classes for dataset in datasets), initial=0))
+        self.num_classes = self._first_labels[-1]
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def read(self, index: int) -> tuple[np.ndarray, int]:
+        part = bisect_right(self._ends, index)
+        image, label = self.datasets[part].read(index - self._ends[part] + len(self.datasets[part]))
+        return image, label + self._first_labels[part]
+
+
+def get_dataset(cfg) -> FaceDataset:
+    """The data that `cfg.rec` names: a folder, a list of folders, or "synthetic".
+
+    A larger `cfg.num_classes` than the data's is kept: classes without images.
+
+    Raises:
+        FileNotFoundError, RecordError: see the datasets.
+        ValueError: the data has more classes than `cfg.num_classes`, or not `cfg.num_image` images.
+    """
+    if cfg.rec == "synthetic":
+        if not cfg.num_classes or not cfg.num_image:
+            raise ValueError("rec='synthetic' needs num_classes and num_image: there is no data to count")
+        return SyntheticDataset(cfg.num_classes, cfg.num_image)
+    roots = [cfg.rec] if isinstance(cfg.rec, str | Path) else list(cfg.rec)
+    if not roots:
+        raise ValueError("rec is an empty list: allowed is a folder, a list of folders, or 'synthetic'")
+    alone = len(roots) == 1
+    parts = [_open_folder(Path(root), cfg.num_classes if alone else None) for root in roots]
+    dataset = parts[0] if alone else MergedDataset(parts)
+    if cfg.num_classes is not None:
+        if dataset.num_classes > cfg.num_classes:
+            raise ValueError(
+                f"{cfg.rec} has {dataset.num_classes} classes, more than num_classes={cfg.num_classes}"
+            )
+        dataset.num_classes = cfg.num_classes
+    if cfg.num_image is not None and len(dataset) != cfg.num_image:
+        raise ValueError(f"{cfg.rec} has {len(dataset)} images, but num_image={cfg.num_image}")
+    return dataset
+
+
+def _open_folder(root: Path, num_classes: int | None) -> FaceDataset:
+    if (root / "train.rec").exists() or (root / "train.idx").exists():
+        return RecordDataset(root, num_classes)
+    return FolderDataset(root)
+
+
+def get_dataloader(cfg, dataset: FaceDataset, *, rank: int, world_size: int) -> FaceLoader:
+    """The loader of this rank: `cfg.batch_size` images a batch, augmented as the `*_prob` settings say.
+
+    Raises:
+        ValueError: fewer images than world_size · batch_size.
+    """
+    sampler = DistributedSampler(
+        len(dataset), cfg.batch_size, rank=rank, world_size=world_size, seed=cfg.seed
+    )
+    augmentation = Augmentation(cfg.crop_prob, cfg.low_res_prob, cfg.photometric_prob, cfg.flip_prob)
+    return FaceLoader(dataset, sampler, augmentation, num_workers=cfg.num_workers)
+
+
+def to_input(images: Tensor, device: torch.device, channels_last: bool = False) -> Tensor:
+    """uint8 images `(b, 3, 112, 112)` as float32 in [-1, 1] on the device, which also does the arithmetic."""
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    images = images.to(device, non_blocking=True)  # as bytes: a quarter of the traffic
+    return images.to(torch.float32, memory_format=layout).sub_(127.5).div_(127.5)

@@ -1,0 +1,238 @@
+"""Datasets: what they hold, how many classes, and one clear line for what cannot be used."""
+
+import json
+import os
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from records import GOLDENS, picture, png, settings, write_rec, write_rec_with_header
+
+from dataset import FolderDataset, MergedDataset, RecordDataset, SyntheticDataset, get_dataset, to_input
+from utils import record_layout
+from utils.recordio import RecordError
+
+FACTS = json.loads((GOLDENS / "recordio.json").read_text())
+
+
+def labels_of(dataset) -> list[int]:
+    return [dataset[i][1] for i in range(len(dataset))]
+
+
+@pytest.mark.parametrize("layout", ["insightface", "plain"])
+def test_files_of_mxnet_give_the_recorded_labels(layout):
+    dataset = RecordDataset(GOLDENS / layout)
+    assert len(dataset) == FACTS[layout]["n"]
+    assert labels_of(dataset) == FACTS[layout]["labels"]
+    assert dataset.labels().tolist() == FACTS[layout]["labels"]
+    assert all(type(label) is int for label in labels_of(dataset))
+    assert dataset.num_classes == 6
+
+
+def test_an_image_is_what_mxnet_decodes():
+    image, _ = RecordDataset(GOLDENS / "insightface")[2]  # key 3
+    expected = np.load(GOLDENS / "insightface" / "decoded_3.npy")
+    assert (image.dtype, image.shape, image.is_contiguous()) == (torch.uint8, (3, 112, 112), True)
+    assert np.abs(image.permute(1, 2, 0).numpy().astype(int) - expected).max() <= 2  # another JPEG decoder
+
+
+def test_a_lossless_image_comes_back_in_rgb_at_its_place(tmp_path):
+    dataset = RecordDataset(write_rec(tmp_path, [0, 1]))
+    for i, (image, label) in enumerate(dataset):
+        assert torch.equal(image, torch.from_numpy(picture(i)).permute(2, 0, 1))
+        assert label == i
+    assert np.array_equal(dataset.read(1)[0], picture(1))
+
+
+def test_images_with_label_arrays_are_no_header(tmp_path):
+    assert len(RecordDataset(write_rec(tmp_path, [[2, 5], [0, 1]]))) == 2
+
+
+def test_classes_are_counted_to_the_largest_label(tmp_path):
+    assert RecordDataset(write_rec(tmp_path, [0, 7, 3])).num_classes == 8
+
+
+@pytest.mark.parametrize(
+    ("labels", "ranges", "num_classes"),
+    [
+        ([0, 0, 1, 2], [(1, 3), (3, 4), (4, 5)], 3),
+        ([0, 0, 2, 2], [(1, 3), (3, 3), (3, 5)], 3),  # an identity without images
+        ([5, 5, 9, 9], [(1, 3), (3, 5)], 10),  # identities numbered otherwise: the labels of the images count
+    ],
+)
+def test_identity_records_give_the_number_of_classes_where_they_are_the_labels(
+    labels, ranges, num_classes, tmp_path
+):
+    dataset = RecordDataset(write_rec_with_header(tmp_path, labels, ranges))
+    assert (dataset.num_classes, labels_of(dataset)) == (num_classes, labels)
+
+
+def test_the_header_is_checked_against_the_index(tmp_path):
+    write_rec_with_header(tmp_path, [0, 0, 1], [(1, 3), (3, 4)])
+    text = (tmp_path / "train.idx").read_text()
+    (tmp_path / "train.idx").write_text(text.replace("\n5\t", "\n6\t"))
+    with pytest.raises(RecordError, match=r"announces 3 images and keys up to 5, but .* keys up to 6"):
+        RecordDataset(tmp_path)
+
+
+def test_an_identity_record_that_points_elsewhere_is_refused(tmp_path):
+    with pytest.raises(RecordError, match=r"record 5 should hold .* within 1…4, but holds \[3\.0, 9\.0\]"):
+        RecordDataset(write_rec_with_header(tmp_path, [0, 0, 1], [(1, 3), (3, 9)]))
+
+
+@pytest.mark.parametrize("bad", [-1, 1.5, float("nan"), float("inf")])
+def test_a_label_that_is_no_class_is_named_on_opening(bad, tmp_path):
+    with pytest.raises(
+        RecordError, match=rf"train\.rec: record 1 has label {bad:g}; allowed: integers from 0"
+    ):
+        RecordDataset(write_rec(tmp_path, [0, bad, 1]))
+
+
+def test_property_declares_the_class_range(tmp_path):
+    write_rec(tmp_path, [0, 3])
+    (tmp_path / "property").write_text("6,112,112\n2\n")
+    assert RecordDataset(tmp_path).num_classes == 6
+    (tmp_path / "property").write_text("3,112,112")
+    with pytest.raises(RecordError, match=r"record 1 has label 3; allowed: 0…2 \(property\)"):
+        RecordDataset(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "six,112,112", "6", "0,112,112", "6,224,224"])
+def test_a_malformed_property_is_refused(text, tmp_path):
+    write_rec(tmp_path, [0])
+    (tmp_path / "property").write_text(text)
+    with pytest.raises(RecordError, match=f"property: expected '<number of classes>,112,112', got {text!r}"):
+        RecordDataset(tmp_path)
+
+
+def test_more_identities_than_property_says_are_refused(tmp_path):
+    write_rec_with_header(tmp_path, [0, 1], [(1, 2), (2, 3)])
+    (tmp_path / "property").write_text("1,112,112")
+    with pytest.raises(RecordError, match="has 2 identities, but property says 1 classes"):
+        RecordDataset(tmp_path)
+
+
+def test_a_wrong_label_that_no_probe_met_is_named_when_its_image_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(record_layout, "SCAN_LIMIT", 4)
+    monkeypatch.setattr(record_layout, "NUM_PROBES", 2)
+    dataset = RecordDataset(write_rec(tmp_path, [0, 1, 9, 1, 1]), num_classes=2)
+    assert dataset[1][1] == 1
+    with pytest.raises(RecordError, match=r"train\.rec: record 2 has label 9; allowed: 0…1"):
+        dataset[2]
+    monkeypatch.setattr(record_layout, "SCAN_LIMIT", 5)
+    with pytest.raises(RecordError, match=r"record 2 has label 9; allowed: 0…1 \(num_classes\)"):
+        RecordDataset(tmp_path, num_classes=2)
+
+
+def test_images_that_cannot_be_used_are_named(tmp_path):
+    jpeg = cv2.imencode(".jpg", picture(0))[1].tobytes()
+    images = {1: b"no image", 2: b"", 3: png(picture(0)[:100]), 4: png(picture(0))[:999], 5: jpeg[:999]}
+    dataset = RecordDataset(write_rec(tmp_path, [0] * 6, images))
+    assert dataset[0][1] == 0
+    for i, message in {
+        1: "record 1: its 8 bytes are no whole image",
+        2: "record 2: its 0 bytes are no whole image",
+        3: "record 3: the image has 112×100 pixels; faces have to be aligned to 112×112",
+        4: "record 4: its 999 bytes are no whole image",
+        5: "record 5: its 999 bytes are no whole image",
+    }.items():
+        with pytest.raises(RecordError, match=rf"train\.rec: {message}") as caught:
+            dataset[i]
+        assert "\n" not in str(caught.value)
+
+
+def write_folder(root):
+    for i, name in enumerate(["b/2.JPG", "b/1.png", "a/x.Jpeg", "c/readme.txt", ".hidden/1.png", "0.png"]):
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_bytes(png(picture(i)))
+    return root
+
+
+def test_a_folder_gives_a_class_for_each_subfolder_with_images(tmp_path):
+    dataset = FolderDataset(write_folder(tmp_path))
+    assert [str(dataset.path(i).relative_to(tmp_path)) for i in range(3)] == [
+        "a/x.Jpeg",
+        "b/1.png",
+        "b/2.JPG",
+    ]
+    assert (len(dataset), dataset.num_classes, dataset.identities) == (3, 2, ["a", "b"])
+    assert labels_of(dataset) == dataset.labels().tolist() == [0, 1, 1]
+    assert np.array_equal(dataset.read(1)[0], picture(1))
+
+
+def test_a_folder_names_the_file_that_cannot_be_used(tmp_path):
+    dataset = FolderDataset(write_folder(tmp_path))
+    (tmp_path / "b" / "1.png").write_bytes(b"damaged")
+    os.remove(tmp_path / "b" / "2.JPG")
+    for i, message in {1: r"b/1\.png: its 7 bytes are no whole image", 2: r"b/2\.JPG: No such file"}.items():
+        with pytest.raises(RecordError, match=message):
+            dataset[i]
+
+
+def test_a_place_without_data_is_named(tmp_path):
+    for path, message in {
+        tmp_path / "none": "none: no such folder",
+        tmp_path: r"neither train\.rec nor images; expected .*, or .*/<identity>/\*\.jpg",
+    }.items():
+        with pytest.raises(FileNotFoundError, match=message):
+            get_dataset(settings(rec=str(path)))
+    with pytest.raises(FileNotFoundError, match=r"none: no such folder"):
+        RecordDataset(tmp_path / "none")
+    (tmp_path / "train.idx").write_text("0\t0\n")
+    with pytest.raises(FileNotFoundError, match=r"train\.rec: no such file"):
+        get_dataset(settings(rec=str(tmp_path)))
+
+
+def test_several_folders_count_their_classes_on(tmp_path):
+    first = write_rec(tmp_path / "first", [1, 0, 2])
+    (tmp_path / "second").mkdir()
+    second = write_folder(tmp_path / "second")
+    dataset = get_dataset(settings(rec=[str(first), str(second), str(first)], num_classes=8, num_image=9))
+    assert isinstance(dataset, MergedDataset)
+    assert labels_of(dataset) == [1, 0, 2, 3, 4, 4, 6, 5, 7]
+    assert (dataset.num_classes, len(dataset), dataset.root) == (8, 9, first)
+    assert np.array_equal(dataset.read(8)[0], picture(2))
+    assert dataset[-9][1] == 1
+    for index in (9, -10):
+        with pytest.raises(IndexError, match=f"index {index} of a dataset of 9 images"):
+            dataset[index]
+
+
+def test_counts_of_the_settings_are_checked(tmp_path):
+    root = str(write_rec(tmp_path / "rec", [0, 1, 2]))
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    write_folder(folder)
+    assert get_dataset(settings(rec=root, num_classes=3, num_image=3)).num_classes == 3
+    assert get_dataset(settings(rec=root, num_classes=5)).num_classes == 5  # classes without images
+    for changes, message in [
+        (dict(rec=root, num_classes=2), r"record 2 has label 2; allowed: 0…1 \(num_classes\)"),
+        (dict(rec=[root, root], num_classes=5), "has 6 classes, more than num_classes=5"),
+        (dict(rec=str(folder), num_classes=1), "has 2 classes, more than num_classes=1"),
+        (dict(rec=root, num_image=2), "has 3 images, but num_image=2"),
+        (dict(rec=root, num_image=4), "has 3 images, but num_image=4"),
+        (dict(rec=[]), "rec is an empty list"),
+        (dict(rec="synthetic", num_classes=4), "needs num_classes and num_image"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            get_dataset(settings(**changes))
+
+
+def test_synthetic_data_has_the_size_that_was_asked_for():
+    dataset = get_dataset(settings(rec="synthetic", num_classes=5, num_image=12))
+    assert isinstance(dataset, SyntheticDataset)
+    assert labels_of(dataset) == [i % 5 for i in range(12)]
+    assert dataset[0][0].shape == (3, 112, 112)
+    assert not torch.equal(dataset[0][0], dataset[1][0])
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_input_is_normalised_as_the_networks_expect(channels_last):
+    images = torch.arange(256, dtype=torch.uint8).repeat(2, 3, 1).reshape(2, 3, 16, 16)
+    found = to_input(images, torch.device("cpu"), channels_last)
+    assert found.is_contiguous(
+        memory_format=torch.channels_last if channels_last else torch.contiguous_format
+    )
+    assert torch.allclose(found, (images / 255 - 0.5) / 0.5, rtol=0, atol=2**-23)
+    assert (found.dtype, found.min(), found.max()) == (torch.float32, -1, 1)

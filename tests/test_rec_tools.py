@@ -1,0 +1,90 @@
+"""The tools that pack a folder of faces into a rec and say what is in one, started from elsewhere."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from records import picture, png, write_rec
+
+from dataset import FolderDataset, RecordDataset
+from tools.inspect_rec import contact_sheet
+from tools.make_rec import make_rec
+from utils.recordio import RecordError
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def run_tool(name: str, *arguments, cwd: Path) -> subprocess.CompletedProcess:
+    command = [sys.executable, ROOT / "tools" / name, *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=60)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for i, name in enumerate(["bob/1.png", "ann/1.png", "ann/2.png", "eve/1.png", "bob/2.png"]):
+        path = tmp_path / "faces" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png(picture(i)))
+    return tmp_path / "faces"
+
+
+def test_a_packed_folder_holds_the_same_files_in_the_same_order(folder, tmp_path):
+    done = run_tool("make_rec.py", "--images", "faces", "--out", "rec", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "rec: 5 images of 3 identities\n"), done.stderr
+    faces, packed = FolderDataset(folder), RecordDataset(tmp_path / "rec")
+    assert (len(packed), packed.num_classes) == (5, 3)
+    for i in range(5):
+        assert packed.reader.read(packed.keys[i])[1] == faces.path(i).read_bytes()
+        assert packed[i][1] == faces[i][1]
+    assert (tmp_path / "rec" / "property").read_text() == "3,112,112\n"
+    assert (tmp_path / "rec" / "identities.txt").read_text() == "0\tann\n1\tbob\n2\teve\n"
+    assert packed.reader.read(0)[0].tolist() == [6, 9]
+    assert [packed.reader.read(key)[0].tolist() for key in (6, 7, 8)] == [[1, 3], [3, 5], [5, 6]]
+
+
+def test_packing_refuses_a_bad_image_and_leaves_nothing(folder, tmp_path):
+    (folder / "bob" / "2.png").write_bytes(b"damaged")
+    with pytest.raises(RecordError, match=rf"{folder}/bob/2\.png: its 7 bytes are no whole image"):
+        make_rec(folder, tmp_path / "rec")
+    assert list((tmp_path / "rec").iterdir()) == []
+
+
+def test_packing_overwrites_nothing(folder, tmp_path):
+    (tmp_path / "property").write_text("mine")
+    with pytest.raises(FileExistsError, match="property exists already: remove it, or choose another --out"):
+        make_rec(folder, tmp_path)
+    assert (tmp_path / "property").read_text() == "mine"
+    assert not (tmp_path / "train.rec").exists()
+
+
+def test_inspection_tells_counts_and_draws_the_classes(tmp_path):
+    write_rec(tmp_path, [0, 3, 3, [1, 9]], {3: png(picture(3)[:50])})
+    done = run_tool("inspect_rec.py", tmp_path, "--sheet", "sheet.png", "--rows", 1, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    sheet = cv2.imread(str(tmp_path / "sheet.png"))
+    assert np.array_equal(sheet[:112, 64 : 64 + 112, ::-1], picture(0))
+    rows = dict(
+        (cell.strip() for cell in line.split("|")[1:3]) for line in done.stdout.splitlines() if "|" in line
+    )
+    assert (rows["images"], rows["classes"], rows["classes without image"]) == ("4", "4", "1")
+    assert rows["images per class (least / median / most)"] == "0 / 1 / 2"
+    assert rows["width × height"] == "75.0% 112×112, 25.0% 112×50"
+    assert (rows["formats"], rows["labels per record"]) == ("100.0% PNG", "75.0% 1, 25.0% 2")
+
+
+def test_the_sheet_shows_a_class_a_row(tmp_path):
+    dataset = RecordDataset(write_rec(tmp_path, [0, 3, 3, 1, 0, 0]))
+    sheet = contact_sheet(dataset, rows=2, columns=2)
+    assert sheet.shape == (2 * 114 - 2, 64 + 2 * 114 - 2, 3)
+    for row, column, key in [(0, 0, 0), (0, 1, 4), (1, 0, 1), (1, 1, 2)]:  # classes 0 and 3 of 0, 1, 3
+        top, left = row * 114, 64 + column * 114
+        assert np.array_equal(sheet[top : top + 112, left : left + 112], picture(key))
+    assert (sheet[:112, :64] < 255).any()  # the label
+
+
+def test_inspection_of_nothing_is_one_line(tmp_path):
+    done = run_tool("inspect_rec.py", "none", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (1, "error: none: no such folder\n")
