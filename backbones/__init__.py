@@ -1,0 +1,7 @@
+"""The networks: `get_model(name)` builds one, `save_backbone` and `load_backbone` keep it in a file."""
+
+from .backbone import Backbone, FrozenBatchStatistics
+from .loading import load_backbone, save_backbone
+from .registry import MODEL_NAMES, get_model
+
+__all__ = ["MODEL_NAMES", "Backbone", "FrozenBatchStatistics", "get_model", "load_backbone", "save_backbone"]
