@@ -1,0 +1,75 @@
+"""Losses and regularisers by name."""
+
+import inspect
+
+from losses.adaface import AdaFace, MagFace
+from losses.aroface import AlignmentPerturbation
+from losses.base import MarginLoss, Regularizer
+from losses.center import Center, DiscFace
+from losses.circle import Circle
+from losses.margin import AMSoftmax, ArcFace, CombinedMargin, CosFace, NormFace, Softmax, SphereFace
+from losses.mining import CurricularFace, MVSoftmax, NPCFace
+from losses.ndr import NDR
+from utils.command_line import nearest
+
+__all__ = [
+    "LOSSES",
+    "REGULARIZERS",
+    "MarginLoss",
+    "Regularizer",
+    "build_loss",
+    "build_perturbation",
+    "build_regularizer",
+]
+
+LOSSES: dict[str, type[MarginLoss]] = {
+    "softmax": Softmax,
+    "normface": NormFace,
+    "sphereface": SphereFace,
+    "cosface": CosFace,
+    "amsoftmax": AMSoftmax,
+    "arcface": ArcFace,
+    "combined": CombinedMargin,
+    "mv_softmax": MVSoftmax,
+    "curricularface": CurricularFace,
+    "npcface": NPCFace,
+    "circle": Circle,
+    "adaface": AdaFace,
+    "magface": MagFace,
+}
+
+REGULARIZERS: dict[str, type[Regularizer]] = {"ndr": NDR, "disc": DiscFace, "center": Center}
+
+
+def build_loss(name: str, **hyper) -> MarginLoss:
+    """The loss of that name with its paper's defaults, but for `hyper`.
+
+    Raises:
+        ValueError: unknown name or hyper-parameter (names the nearest), or a value out of its range.
+    """
+    return _build("loss", LOSSES, name, hyper)
+
+
+def build_regularizer(name: str, **hyper) -> Regularizer:
+    """The regulariser of that name with its paper's defaults, but for `hyper`; raises as `build_loss`."""
+    return _build("regularizer", REGULARIZERS, name, hyper)
+
+
+def build_perturbation(**hyper) -> AlignmentPerturbation:
+    """ARoFace, with its paper's defaults, but for `hyper`; raises as `build_loss`."""
+    return _build("perturbation", {"aroface": AlignmentPerturbation}, "aroface", hyper)
+
+
+def _build(kind: str, registry: dict, name: str, hyper: dict):
+    if name not in registry:
+        known = ", ".join(registry) or "none yet"
+        raise ValueError(f"unknown {kind} {name!r}{nearest(name, registry)} (known: {known})")
+    allowed = list(inspect.signature(registry[name]).parameters)
+    for key in hyper:
+        if key not in allowed:
+            near, known = nearest(key, allowed), ", ".join(allowed) or "none"
+            raise ValueError(f"{kind} {name!r} has no setting {key!r}{near} (it has: {known})")
+    try:
+        return registry[name](**hyper)
+    except ValueError as error:
+        raise ValueError(f"{kind} {name!r}: {error}") from None

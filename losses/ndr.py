@@ -1,0 +1,109 @@
+"""Noise Direction Regularisation: embeddings keep away from directions that only noise has.
+
+NDR-FACE's regulariser. Images that nobody could recognise end up in directions of their own, with long
+features; a face of low quality that drifts there looks like all other such faces.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from losses.base import Regularizer, require
+from losses.quality import FeatureQuality
+from utils.directions import unit
+
+OVER = ("non_noise", "all")
+
+
+class NDR(Regularizer):
+    """weight·ramp·mean over samples i and memory q of |cos(e_i, q)|·‖q‖₁, q of unit length.
+
+    A sample is noise where no (sampled) class is near, max_j cos_ij < max_cos, although its norm is long,
+    k > min_k with AdaFace's k (see `FeatureQuality`). Its direction joins the memory, detached, before the
+    term is computed. Two matrix products, (B, D)·(D, Q) and (B, Q)·(Q,); the term is 0 where there is nobody
+    to keep away, or nothing to keep away from.
+
+    Departures from public code: a full memory drops its oldest entries, not its newest; it is part of a
+    checkpoint, and the same on every rank. Each micro-batch of an accumulated step counts as a step of it.
+
+    Args:
+        weight: of the term at the end of the ramp, > 0.
+        ramp: how the weight gets there: "epoch", epoch/num_epoch; a number of steps, linearly; None: at once.
+        memory_size: entries, >= 1.
+        max_age: steps after which an entry leaves, its first included, >= 1.
+        max_cos: cosine, in (-1, 1].
+        min_k: in [-1, 1).
+        h, t_alpha, initial_mean, initial_std: see `FeatureQuality`.
+        over: "non_noise" samples are kept away; or "all", as NDR's variant for ArcFace.
+    """
+
+    needs_max_cos = True
+
+    def __init__(
+        self,
+        weight: float = 10.0,
+        ramp: str | float | None = "epoch",
+        memory_size: int = 300,
+        max_age: int = 1000,
+        max_cos: float = 0.5,
+        min_k: float = 0.2,
+        h: float = 0.333,
+        t_alpha: float = 1.0,
+        initial_mean: float = 10.0,
+        initial_std: float = 10.0,
+        over: str = "non_noise",
+    ):
+        super().__init__()
+        require(0 < weight < math.inf, "weight", weight, "> 0")
+        is_number = isinstance(ramp, int | float) and not isinstance(ramp, bool) and 0 < ramp < math.inf
+        require(is_number or ramp in ("epoch", None), "ramp", ramp, "'epoch', a number of steps > 0, or None")
+        for name, count in (("memory_size", memory_size), ("max_age", max_age)):
+            require(isinstance(count, int) and count >= 1, name, count, "a whole number >= 1")
+        require(-1 < max_cos <= 1, "max_cos", max_cos, "in (-1, 1] (a cosine)")
+        require(-1 <= min_k < 1, "min_k", min_k, "in [-1, 1)")
+        require(over in OVER, "over", over, f"one of {OVER}")
+        self.weight, self.ramp, self.over = weight, ramp, over
+        self.memory_size, self.max_age, self.max_cos, self.min_k = memory_size, max_age, max_cos, min_k
+        self.quality = FeatureQuality(h, t_alpha, initial_mean, initial_std)
+        self.progress = None if ramp else 1.0  # share of the weight
+
+    def prepare(self, num_local: int, embedding_size: int) -> None:
+        # Oldest first; what is free, at the beginning, is 0.
+        self.register_buffer("memory", torch.zeros(self.memory_size, embedding_size))
+        self.register_buffer("steps_left", torch.zeros(self.memory_size, dtype=torch.int64))
+
+    def set_progress(self, step: int, epoch: float, num_epoch: float) -> None:
+        if self.ramp == "epoch":
+            require(num_epoch > 0, "num_epoch", num_epoch, "> 0 for ndr's ramp='epoch'")
+            self.progress = min(epoch / num_epoch, 1.0)
+        elif self.ramp:
+            self.progress = min(step / self.ramp, 1.0)
+
+    def update_state(self, embeddings: Tensor, norms: Tensor, labels: Tensor, max_cos: Tensor) -> None:
+        self.quality.update(norms)
+        # By masks and a stable sort, which make no GPU wait for the number of noise samples.
+        arriving = self.is_noise(norms, max_cos) * self.max_age
+        left = torch.cat([(self.steps_left - 1).clamp_min(0), arriving])
+        entries = torch.cat([self.memory, unit(embeddings)])
+        entries = torch.where(left[:, None] > 0, entries, 0)
+        newest = (left > 0).int().argsort(stable=True)[-self.memory_size :]
+        self.memory.copy_(entries[newest])
+        self.steps_left.copy_(left[newest])
+
+    def is_noise(self, norms: Tensor, max_cos: Tensor) -> Tensor:
+        """`(B,)`, bool."""
+        return (max_cos < self.max_cos) & (self.quality(norms) > self.min_k)
+
+    def forward(self, embeddings, norms, labels, own_centres, max_cos, own_rows) -> Tensor:
+        if self.progress is None:
+            raise ValueError(
+                f"regularizer 'ndr' with ramp={self.ramp!r} has no schedule to follow: call "
+                "head.set_progress(step, epoch, num_epoch) before each step, or set ramp=None"
+            )
+        noise = self.is_noise(norms, max_cos)
+        kept_away = torch.ones_like(noise) if self.over == "all" else ~noise
+        similarity = (unit(embeddings) @ self.memory.T).abs() @ self.memory.abs().sum(1)  # (B,)
+        pairs = kept_away.sum() * (self.steps_left > 0).sum()
+        mean = torch.where(kept_away, similarity, 0).sum() / pairs.clamp_min(1)
+        return self.weight * self.progress * mean
