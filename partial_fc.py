@@ -1,0 +1,224 @@
+"""PartialFC: the classifier of face recognition, sharded over the ranks, sampled, streamed over its classes.
+
+After An et al., Killing Two Birds with One Stone: Efficient and Robust Training of Face Recognition CNNs by
+Partial FC, CVPR 2022, https://arxiv.org/abs/2203.15565. Each rank holds the centres of a contiguous range of
+classes. Embeddings of all ranks are gathered; each rank compares them with its own centres
+(`utils/engines.py`); only vectors over the batch cross the network after that. A loss (`losses/`) is
+row-local maths and knows nothing of ranks, sampling, chunks or precision.
+
+Crossing the network per step, with B samples on all ranks together: embeddings (B, D) and labels forward,
+their gradient (B, D) backward, and a handful of (B,) vectors.
+"""
+
+from collections.abc import Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from losses.base import MarginLoss, Regularizer, require
+from utils.directions import unit
+from utils.distributed import CopyToShards, GatherRows, all_gather_rows, rank, row_counts, world_size
+from utils.engines import StreamedClasses, dense
+from utils.precision import PRECISIONS
+from utils.seeds import seed_of
+from utils.shard import Shard
+
+INIT_STD = 0.01
+INIT_BLOCK = 1024  # classes that share one random stream; part of what a seed means
+
+
+class PartialFC(nn.Module):
+    """Class centres, sharded over the ranks, and the loss of a global batch against them.
+
+    Rank r of W holds a contiguous range of classes, the first num_classes % W ranks one more. Centre j starts
+    from (seed, j) alone. At `sample_rate` < 1 a step sees the batch's own classes and, to fill up, others
+    drawn anew on each rank; gradients are then sparse over those rows.
+
+    Args:
+        loss: what becomes of the cosines; part of this module, its buffers equal on every rank.
+        sample_rate: share of this rank's classes that take part in a step, in (0, 1].
+        regularizers: further terms on the embeddings.
+        engine: "stream" or "dense".
+        chunk_size: classes per chunk of `stream`; None: a few MiB per block on a CPU, 256 MiB on a GPU.
+        precision: of the matrix products: "fp32", "bf16" or "fp16". All else is float32.
+        head_update: "optimizer": gradients go to an optimiser.
+        seed: of the centres and of the sampling.
+    """
+
+    def __init__(
+        self,
+        loss: MarginLoss,
+        embedding_size: int,
+        num_classes: int,
+        *,
+        sample_rate: float = 1.0,
+        regularizers: Sequence[Regularizer] = (),
+        engine: str = "stream",
+        chunk_size: int | None = None,
+        precision: str = "fp32",
+        head_update: str = "optimizer",
+        seed: int = 0,
+    ):
+        super().__init__()
+        require(num_classes >= 1, "num_classes", num_classes, ">= 1")
+        require(0 < sample_rate <= 1, "sample_rate", sample_rate, "in (0, 1]")
+        require(engine in ("stream", "dense"), "engine", engine, "'stream' or 'dense'")
+        require(chunk_size is None or chunk_size >= 1, "chunk_size", chunk_size, ">= 1, or None")
+        require(precision in PRECISIONS, "precision", precision, f"one of {tuple(PRECISIONS)}")
+        require(head_update == "optimizer", "head_update", head_update, "'optimizer'")
+        self.loss = loss
+        self.regularizers = nn.ModuleList(regularizers)
+        self.num_classes, self.sample_rate = num_classes, sample_rate
+        self.engine, self.chunk_size, self.precision, self.seed = engine, chunk_size, precision, seed
+
+        share, left = divmod(num_classes, world_size())
+        self.class_start = share * rank() + min(rank(), left)
+        self.num_local = share + (rank() < left)
+        self.weight = nn.Parameter(initial_centres(seed, self.class_start, self.num_local, embedding_size))
+        for regularizer in self.regularizers:
+            regularizer.prepare(self.num_local, embedding_size)
+        self.num_samplings = 0
+        self.sampled = torch.arange(self.class_start, self.class_start + self.num_local)
+        self.last_terms: dict[str, Tensor] = {}
+        self._only_input_gradient = False
+
+    def extra_repr(self) -> str:
+        classes = f"classes {self.class_start}..{self.class_start + self.num_local - 1} of {self.num_classes}"
+        return f"{classes}, sample_rate={self.sample_rate}, {self.engine}"
+
+    def get_extra_state(self) -> dict:
+        return {"num_samplings": self.num_samplings}
+
+    def set_extra_state(self, state: dict) -> None:
+        self.num_samplings = state["num_samplings"]
+
+    def set_progress(self, step: int, epoch: float, num_epoch: float) -> None:
+        """Tell the loss and the regularisers where training stands; for ramps and annealing."""
+        for part in (self.loss, *self.regularizers):
+            part.set_progress(step, epoch, num_epoch)
+
+    def class_parameters(self) -> dict[str, nn.Parameter]:
+        """By name, what has one row for each of this rank's classes: what a checkpoint saves by class."""
+        return {"weight": self.weight, **dict(self.regularizers.named_parameters("regularizers"))}
+
+    @contextmanager
+    def only_input_gradient(self):
+        """Within this context a step changes no state and gives the centres no gradient: for ARoFace."""
+        self._only_input_gradient = True
+        try:
+            yield
+        finally:
+            self._only_input_gradient = False
+
+    def forward(self, local_embeddings: Tensor, local_labels: Tensor) -> Tensor:
+        """The mean loss over the global batch, the same on every rank.
+
+        Args:
+            local_embeddings: `(b, D)` raw, any b >= 0; b may differ between ranks.
+            local_labels: `(b,)` in [0, num_classes). Best left on the CPU, where checking waits for no GPU.
+        Returns:
+            0-dim. The gradient of local_embeddings is the global one times the world size, for DDP to divide.
+        Raises:
+            ValueError: unequal numbers of embeddings and labels; on every rank alike, no sample on any of
+                them, or a label outside [0, num_classes).
+        """
+        sizes = len(local_embeddings), len(local_labels)
+        if sizes[0] != sizes[1]:
+            raise ValueError(f"{sizes[0]} embeddings, {sizes[1]} labels: each needs the other")
+        counts = row_counts(sizes[0])
+        labels = all_gather_rows(local_labels.cpu(), counts)
+        self._check(labels, counts)
+        with torch.autocast(local_embeddings.device.type, enabled=False):
+            half = local_embeddings.dtype in (torch.float16, torch.bfloat16)
+            raw = GatherRows.apply(local_embeddings.float() if half else local_embeddings, counts)
+            return self._global_loss(raw, labels)
+
+    def _global_loss(self, raw: Tensor, labels: Tensor) -> Tensor:
+        norms = raw.norm(dim=1)
+        embeddings = unit(raw) if self.loss.normalize else raw
+        shard = self._shard(labels, raw)
+        engine = dense if self.engine == "dense" else StreamedClasses.apply
+        to_shard = CopyToShards.apply(embeddings)
+        own_cos, lse_others, own_centres, max_cos = engine(to_shard, norms, shard.part(self.weight), shard)
+
+        own_logit = self.loss.own_logit(own_cos, norms, shard.row)
+        loss = self.loss.per_sample(own_logit, lse_others, norms).mean()
+        self.last_terms = {"ce": loss.detach(), **self.loss.terms()}
+        labels = labels.to(raw.device, non_blocking=True) if self.regularizers else labels
+        for regularizer in self.regularizers:
+            table = regularizer.class_rows
+            own_rows = None if table is None else shard.own_rows(shard.part(table))
+            if shard.update_state:
+                detached = embeddings.detach(), norms.detach(), labels
+                regularizer.update_state(*detached, max_cos)
+                if table is not None and not table.requires_grad:
+                    shard.set_own_rows(table, regularizer.new_rows(own_rows, *detached))
+            term = regularizer(embeddings, norms, labels, own_centres, max_cos, own_rows)
+            self.last_terms[type(regularizer).__name__.lower()] = term.detach()
+            loss = loss + term
+        return loss
+
+    def _check(self, labels: Tensor, counts: list[int]) -> None:
+        if not len(labels):
+            raise ValueError("the global batch is empty: there is no sample on any rank")
+        bad = ((labels < 0) | (labels >= self.num_classes)).nonzero()
+        if len(bad):
+            sample = int(bad[0])
+            at_rank = int(np.searchsorted(np.cumsum(counts), sample, side="right"))
+            raise ValueError(
+                f"label {int(labels[sample])} of sample {sample - sum(counts[:at_rank])} on rank {at_rank} "
+                f"is outside [0, {self.num_classes}), num_classes={self.num_classes}"
+            )
+
+    def _shard(self, labels: Tensor, raw: Tensor) -> Shard:
+        """Which of this rank's classes take part in this step, and where the batch's own are among them."""
+        local = labels - self.class_start
+        rows = ((local >= 0) & (local < self.num_local)).nonzero().flatten()
+        columns = local[rows]
+        num_own = len(columns.unique())
+        rows, columns = (ids.to(raw.device, non_blocking=True) for ids in (rows, columns))
+        sampled = None
+        if self.sample_rate < 1:
+            sampled = self._sample(columns, num_own)
+            self.sampled = sampled + self.class_start
+            columns = torch.searchsorted(sampled, columns)
+        own = torch.full((len(raw),), -1, device=raw.device).index_copy(0, rows, columns)
+        automatic = (1 << (26 if raw.is_cuda else 20)) // max(len(raw), 1)
+        frozen = self._only_input_gradient
+        return Shard(
+            loss=self.loss,
+            dtype=PRECISIONS[self.precision],
+            chunk_size=self.chunk_size or max(automatic, 64),
+            rows=rows,
+            columns=columns,
+            own=own,
+            sampled=sampled,
+            frozen=frozen,
+            update_state=self.training and torch.is_grad_enabled() and not frozen,
+            needs_max_cos=any(part.needs_max_cos for part in self.regularizers),
+            needs_own_centres=any(part.needs_own_centres for part in self.regularizers),
+        )
+
+    def _sample(self, own_classes: Tensor, num_own: int) -> Tensor:
+        """Local class ids of this step, ascending: the batch's own classes, filled up with random others."""
+        generator = torch.Generator(own_classes.device)
+        generator.manual_seed(seed_of(self.seed, rank(), self.num_samplings))
+        self.num_samplings += not self._only_input_gradient
+        priority = torch.rand(self.num_local, device=own_classes.device, generator=generator)
+        priority[own_classes] = 2.0
+        num_sampled = max(int(self.sample_rate * self.num_local), num_own)
+        return priority.topk(num_sampled).indices.sort().values
+
+
+def initial_centres(seed: int, start: int, count: int, embedding_size: int) -> Tensor:
+    """Centres start … start + count − 1 `(count, D)` from N(0, INIT_STD²), by (seed, class) alone."""
+    centres = torch.empty(count, embedding_size)
+    for block in range(start // INIT_BLOCK, -(-(start + count) // INIT_BLOCK)):
+        generator = np.random.default_rng((seed, block))
+        random = generator.standard_normal((INIT_BLOCK, embedding_size), np.float32)
+        first = block * INIT_BLOCK
+        low, high = max(start, first), min(start + count, first + INIT_BLOCK)
+        centres[low - start : high - start] = torch.from_numpy(random[low - first : high - first])
+    return centres.mul_(INIT_STD)

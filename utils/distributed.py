@@ -1,0 +1,164 @@
+"""The process group and the few collectives that the project needs.
+
+There is always a group while training: torchrun's, or a world of one. The read-only helpers also work
+without a group (evaluation scripts, tests), where they see a world of one.
+
+The differentiable collectives are the conjugate pair of tensor parallelism (Shoeybi et al., Megatron-LM,
+https://arxiv.org/abs/1909.08053) and a gather. They share one convention: a tensor that is equal on every
+rank carries a gradient that is equal on every rank. Only inside a shard may gradients be partial.
+"""
+
+import os
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+
+def start_process_group(timeout_minutes: float = 30) -> torch.device:
+    """Join torchrun's group, or make a world of one; returns this rank's device.
+
+    Raises:
+        ValueError: more ranks were started on this machine than it has GPUs.
+    """
+    local_rank = int(os.environ.get("LOCAL_RANK", 0))
+    if torch.cuda.is_available():
+        if local_rank >= torch.cuda.device_count():
+            raise ValueError(
+                f"this machine has {torch.cuda.device_count()} GPU(s), but rank {local_rank} (from 0) was "
+                "started on it: lower --nproc_per_node, or hide the GPUs with CUDA_VISIBLE_DEVICES= to train "
+                "on the CPU"
+            )
+        device = torch.device("cuda", local_rank)
+        torch.cuda.set_device(device)
+        backend = "cpu:gloo,cuda:nccl"  # gloo carries the small integers that must not wait for the GPU
+    else:
+        device, backend = torch.device("cpu"), "gloo"
+    timeout = timedelta(minutes=timeout_minutes)
+    if "RANK" in os.environ:
+        dist.init_process_group(backend, timeout=timeout)
+    else:
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=timeout)
+    return device
+
+
+def stop_process_group() -> None:
+    """Leave the group, if there is one."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def rank() -> int:
+    """This process among all (not among those of its machine); 0 without a group."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """The number of processes; 1 without a group."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def barrier() -> None:
+    """Wait until every rank has come here."""
+    if world_size() > 1:
+        dist.barrier()
+
+
+def all_reduce(tensor: Tensor, op: dist.ReduceOp = dist.ReduceOp.SUM) -> Tensor:
+    """Reduce `tensor` over the ranks, in place; also returns it."""
+    if world_size() > 1:
+        dist.all_reduce(tensor, op)
+    return tensor
+
+
+def all_max(tensor: Tensor) -> Tensor:
+    """Elementwise largest over the ranks, in place; also returns it."""
+    return all_reduce(tensor, dist.ReduceOp.MAX)
+
+
+def row_counts(num_rows: int) -> list[int]:
+    """How many rows each rank brings. One integer a rank crosses the network, on the CPU: no GPU waits."""
+    if world_size() == 1:
+        return [num_rows]
+    counts = torch.zeros(world_size(), dtype=torch.int64)
+    counts[rank()] = num_rows
+    return all_reduce(counts).tolist()
+
+
+def all_gather_rows(tensor: Tensor, counts: list[int] | None = None) -> Tensor:
+    """Rows of every rank, in rank order; no gradient.
+
+    Args:
+        tensor: `(n, ...)`; n may differ between ranks, the other dimensions may not.
+        counts: what `row_counts` returned, where the caller has it already.
+    Returns:
+        `(sum n, ...)`, equal on every rank. Every rank receives world_size · max n rows.
+    """
+    if world_size() == 1:
+        return tensor
+    counts = row_counts(len(tensor)) if counts is None else counts
+    padded = tensor.new_zeros(max(counts), *tensor.shape[1:])  # gloo and nccl gather equal shapes only
+    padded[: len(tensor)] = tensor
+    parts = [torch.empty_like(padded) for _ in counts]
+    dist.all_gather(parts, padded)
+    return torch.cat([part[:count] for part, count in zip(parts, counts)])
+
+
+class GatherRows(torch.autograd.Function):
+    """`all_gather_rows` with a gradient: each rank gets back its own rows, times the world size.
+
+    What lies behind the gather is one loss on the global batch, equal on every rank. DDP will average the
+    backbone's gradients over the ranks; the factor turns that mean into the sum that it has to be. This is
+    the only place where gradients are scaled.
+    """
+
+    @staticmethod
+    def forward(ctx, tensor: Tensor, counts: list[int]) -> Tensor:
+        ctx.start, ctx.count = sum(counts[: rank()]), len(tensor)
+        return all_gather_rows(tensor, counts)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        return gradient[ctx.start : ctx.start + ctx.count] * world_size(), None
+
+
+class CopyToShards(torch.autograd.Function):
+    """Identity, at the border into a shard; backward sums the partial gradients of all shards."""
+
+    @staticmethod
+    def forward(ctx, tensor: Tensor) -> Tensor:
+        return tensor.view_as(tensor)
+
+    @staticmethod
+    @once_differentiable  # a second derivative would miss the other shards
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        return all_reduce(gradient.contiguous().clone())
+
+
+class SumOverShards(torch.autograd.Function):
+    """Sum over the ranks, at the border out of a shard; backward is the identity."""
+
+    @staticmethod
+    def forward(ctx, tensor: Tensor) -> Tensor:
+        return all_reduce(tensor.clone())
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        return gradient
+
+
+@torch.no_grad()
+def average_buffers(model: nn.Module) -> None:
+    """Average the floating-point buffers (BatchNorm's running statistics) over the ranks, in place.
+
+    DDP leaves each rank with statistics of its own images; after this every rank holds, evaluates and
+    saves the same model, to which all images have contributed.
+    """
+    buffers = [b for b in model.buffers() if b.is_floating_point()]
+    if world_size() == 1 or not buffers:
+        return
+    flat = all_reduce(torch.cat([b.flatten().float() for b in buffers])) / world_size()
+    for buffer, mean in zip(buffers, flat.split([b.numel() for b in buffers])):
+        buffer.copy_(mean.view_as(buffer))
