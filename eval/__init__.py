@@ -1,0 +1,1 @@
+"""Evaluation: protocols are NumPy on embeddings; only features.py runs a network."""
