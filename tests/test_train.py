@@ -1,0 +1,184 @@
+"""train_v2.py from its command line: trains, goes on exactly, stops at once, tells mistakes in one line."""
+
+import contextlib
+import json
+import os
+import pickle
+import shutil
+import signal
+import time
+
+import pytest
+import torch
+
+from tests.train_runs import SMALL, torchrun, train, write_faces
+from utils import checkpoint
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory):
+    return write_faces(tmp_path_factory.mktemp("data") / "faces")
+
+
+def metrics(folder, kind: str) -> list[dict]:
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return [line for line in lines if line["kind"] == kind]
+
+
+def losses(folder) -> list[float]:
+    return [line["loss"] for line in metrics(folder, "train")]
+
+
+def weights(folder, step: int) -> tuple[dict, dict]:
+    shared, sharded = checkpoint.load(folder / "checkpoints", 0, 5, step)
+    return shared, sharded
+
+
+def assert_same_state(one, other):
+    assert type(one) is type(other)
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other)
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key in one:
+            assert_same_state(one[key], other[key])
+    else:
+        assert one == other
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(faces, tmp_path):
+    common = [
+        "configs/synthetic",
+        *SMALL,
+        f"rec={faces}",
+        "num_classes=None",
+        "num_image=None",
+        "save_all_states=true",
+    ]
+    common += ["regularizers=[ndr,disc,center]", "aroface={ratio:0.5}"]
+    common += ["checkpoint_every=3", "dropout=0.2", "sample_rate=0.5", "crop_prob=0.5", "gradient_acc=2"]
+    whole = [*common, f"output={tmp_path}/whole", "val_targets=[pairs]", "verbose=2"]
+    ((code, output),) = train(whole)
+    assert code == 0, output
+    results = tmp_path / "whole"
+    expected = ("config.json", "run.json", "train.log", "metrics.jsonl", "curves.png", "model.pt")
+    assert all((results / name).stat().st_size > 0 for name in expected)
+    assert [line["step"] for line in metrics(results, "eval")] == [2, 4, 6]
+    assert "pairs" in output
+
+    # As if it had been killed after step 5: the newest whole checkpoint is that of step 3.
+    shutil.copytree(results, tmp_path / "resumed")
+    shutil.rmtree(tmp_path / "resumed/checkpoints/step_00000006")
+    resumed = [*common, f"output={tmp_path}/resumed", "val_targets=[pairs]", "verbose=2", "resume=true"]
+    refused = [*common, f"output={tmp_path}/whole"]
+    other_network = [*resumed, "embedding_size=16"]
+    (bad_code, bad_output), (code, output), (refused_code, refused_output), (late_code, late_output) = train(
+        other_network, resumed, refused, resumed
+    )
+    assert bad_code == 1
+    assert "checkpoint" in bad_output.splitlines()[-1]
+    assert code == 0, output
+    assert losses(tmp_path / "resumed") == losses(results)
+    for one, other in zip(weights(results, 6), weights(tmp_path / "resumed", 6)):
+        assert_same_state(one, other)
+
+    assert refused_code == 1
+    assert "resume=true" in refused_output.splitlines()[-1]
+    assert late_code == 1
+    assert "of step 6, and the run ends at step 6" in late_output.splitlines()[-1]
+
+
+def test_the_last_step_is_logged_however_seldom_the_log_is(faces, tmp_path):
+    run = ["configs/synthetic", *SMALL, f"rec={faces}", "num_classes=None", "num_image=None"]
+    ((code, output),) = train([*run, "num_steps=3", "frequent=2", f"output={tmp_path}/run"])
+    assert code == 0, output
+    assert [line["step"] for line in metrics(tmp_path / "run", "train")] == [2, 3]
+
+
+def test_mistakes_are_told_in_one_line(faces, tmp_path):
+    def broken(name: str):
+        return shutil.copytree(faces, tmp_path / name)
+
+    index_of_other = broken("index_of_other")
+    index = (index_of_other / "train.idx").read_text().splitlines()
+    (index_of_other / "train.idx").write_text("\n".join(line.replace("\t", "\t9") for line in index) + "\n")
+    truncated = broken("truncated")
+    with open(truncated / "train.rec", "r+b") as file:
+        file.truncate(file.seek(0, 2) * 2 // 3)
+    labels = broken("labels")
+    (labels / "property").write_text("3,112,112\n")
+    few = broken("few")
+    images, same = pickle.loads((faces / "pairs.bin").read_bytes())
+    (few / "pairs.bin").write_bytes(pickle.dumps((images[:12], same[:6])))
+    forbidden = broken("forbidden")
+    (forbidden / "pairs.bin").write_bytes(pickle.dumps((os.system, [True])))
+
+    def run(rec, *overrides):
+        data = [f"rec={rec}", "num_classes=None", "num_image=None", f"output={tmp_path}/out"]
+        return ["configs/synthetic", *SMALL, *data, "save_all_states=false", *overrides]
+
+    cases = {
+        "missing folder": (run(tmp_path / "nowhere"), ["nowhere"]),
+        "index of another file": (run(index_of_other), ["train.idx"]),
+        "truncated record": (run(truncated), ["train.rec"]),
+        "label outside the classes": (run(labels), ["3"]),
+        "more classes than the config": (run(faces, "num_classes=4"), ["num_classes", "4", "5"]),
+        "unknown loss": (run(faces, "loss=arcfase"), ["arcfase", "did you mean 'arcface'"]),
+        "unknown loss setting": (run(faces, "loss_args.margin=0.5"), ["margin", "it has"]),
+        "unknown regularizer": (run(faces, "regularizers=[ndrr]"), ["ndrr", "did you mean 'ndr'"]),
+        "unknown regularizer setting": (run(faces, "regularizers=[(ndr,{wait:1})]"), ["wait", "weight"]),
+        "unknown setting of aroface": (run(faces, "aroface={rate:0.5}"), ["rate", "did you mean 'ratio'"]),
+        "ratio of aroface": (run(faces, "aroface={ratio:1.5}"), ["ratio=1.5", "[0, 1]"]),
+        "unknown network": (run(faces, "network=mbff"), ["mbff", "did you mean 'mbf'"]),
+        "unknown key": (run(faces, "bach_size=3"), ["bach_size", "did you mean 'batch_size'"]),
+        "wrong type": (run(faces, "batch_size=many"), ["batch_size", "many"]),
+        "forbidden pickle": (run(forbidden, "val_targets=[pairs]"), ["pairs.bin", "system"]),
+        "too few pairs to score": (run(few, "val_targets=[pairs]"), ["pairs.bin", "10 folds"]),
+        "nothing to resume": (run(faces, "resume=true"), ["no checkpoint"]),
+        "missing verification set": (run(faces, "val_targets=[pears]"), ["pears", "did you mean 'pairs'"]),
+        "unknown config": (["configs/syntetic"], ["syntetic", "did you mean 'synthetic'"]),
+        "batch larger than the data": (run(faces, "batch_size=999"), ["999"]),
+        "diverged": (run(faces, "lr=1e9", "grad_clip=0"), ["loss became nan", "lr"]),
+    }
+    for name, (code, output) in zip(cases, train(*(arguments for arguments, _ in cases.values()))):
+        line = output.strip().splitlines()[-1]
+        assert code == 1, f"{name}: exit code {code}, {output}"
+        assert line.startswith("error: "), f"{name}: {output}"
+        assert "Traceback" not in output, f"{name}: {output}"
+        assert all(word in line for word in cases[name][1]), f"{name}: {line}"
+
+
+def group_lives(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_all_ranks_within_seconds_and_checkpoints_stay_whole(faces, tmp_path, stop):
+    arguments = ["configs/synthetic", *SMALL, f"rec={faces}", "num_classes=None", "num_image=None"]
+    arguments += ["save_all_states=true", "checkpoint_every=1", "num_steps=100000", f"output={tmp_path}/run"]
+    process = torchrun(2, arguments)
+    try:
+        deadline = time.monotonic() + 90
+        while (checkpoint.latest_step(tmp_path / "run/checkpoints") or 0) < 2:
+            assert process.poll() is None, process.stdout.read()
+            assert time.monotonic() < deadline, "no checkpoint within 90 s"
+            time.sleep(0.1)
+        os.killpg(process.pid, stop)  # what a terminal does on Ctrl-C: every process of the group gets it
+        process.communicate(timeout=30)
+        assert process.returncode != 0
+        deadline = time.monotonic() + 10
+        while group_lives(process.pid):  # the loader's workers notice that their parent is gone
+            assert time.monotonic() < deadline, "processes are left"
+            time.sleep(0.1)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.stdout.close()
+    step = checkpoint.latest_step(tmp_path / "run/checkpoints")
+    shared, sharded = weights(tmp_path / "run", step)
+    assert shared["step"] == step
+    assert len(sharded["weight"]) == 5

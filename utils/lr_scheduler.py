@@ -1,0 +1,53 @@
+"""The learning rate in closed form: a function of the step alone, so resuming needs no scheduler state."""
+
+import math
+from bisect import bisect_right
+from collections.abc import Sequence
+
+from utils.command_line import nearest
+
+SCHEDULERS = ("poly", "multistep", "cosine")
+
+
+def learning_rate(
+    step: int,
+    *,
+    base_lr: float,
+    total_steps: int,
+    warmup_steps: int = 0,
+    scheduler: str = "poly",
+    power: float = 1.0,
+    milestones: Sequence[int] = (),
+    decay: float = 0.1,
+) -> float:
+    """The learning rate of optimiser step `step`, counted from 0.
+
+    All schedules share a linear warm-up, base_lr · max(step, 1) / warmup_steps. (insightface runs its very
+    first step at the full base_lr; here it runs at the second one's.) With p, the share of the steps after
+    the warm-up that are done, they continue as
+
+        poly        base_lr · (1 − p)^power
+        cosine      base_lr · (1 + cos πp) / 2
+        multistep   base_lr · decay^(number of milestones reached)
+
+    Args:
+        step: in 0 … total_steps − 1; total_steps itself gives the end of the schedule.
+        warmup_steps: length of the warm-up; 0: none.
+        power: of `poly`; 1 is linear.
+        milestones: of `multistep`: steps, counted from 0 with the warm-up included, ascending.
+        decay: of `multistep`: the factor at each milestone.
+    Raises:
+        ValueError: an unknown scheduler, a step outside the run, or a warm-up longer than it.
+    """
+    if scheduler not in SCHEDULERS:
+        raise ValueError(f"scheduler {scheduler!r}: allowed are {SCHEDULERS}{nearest(scheduler, SCHEDULERS)}")
+    if not 0 <= step <= total_steps:
+        raise ValueError(f"step {step} is outside the schedule's 0 … {total_steps}")
+    if warmup_steps > total_steps:
+        raise ValueError(f"the warm-up of {warmup_steps} steps is longer than the run of {total_steps} steps")
+    if step < warmup_steps:
+        return base_lr * max(step, 1) / warmup_steps
+    if scheduler == "multistep":
+        return base_lr * decay ** bisect_right(milestones, step)
+    done = (step - warmup_steps) / max(total_steps - warmup_steps, 1)
+    return base_lr * ((1 + math.cos(math.pi * done)) / 2 if scheduler == "cosine" else (1 - done) ** power)

@@ -1,0 +1,84 @@
+"""What a run was: its config, code, software and hardware, written beside its results."""
+
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping
+from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from utils.files import write_json
+from utils.frozen import as_plain
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("torch", "torchvision", "numpy", "opencv-python-headless", "scipy", "scikit-learn")
+
+
+def write_run_info(folder: str | os.PathLike, cfg: Mapping, **derived: Any) -> None:
+    """Writes config.json (every setting) and run.json (git, versions, hardware, command, `derived`) there.
+
+    Args:
+        derived: numbers that follow from config, data and ranks, such as the global batch or the class count.
+    """
+    folder = Path(folder)
+    run = {
+        "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "command": shlex.join(sys.argv),
+        "git": git_state(),
+        "versions": versions(),
+        "hardware": hardware(),
+    }
+    write_json(folder / "config.json", as_plain(cfg))
+    write_json(folder / "run.json", run | as_plain(derived))
+
+
+def git_state() -> dict[str, Any]:
+    """Commit of the working tree, and whether it differs from that commit; None outside a repository."""
+    commit = _git("rev-parse", "HEAD")
+    changes = _git("status", "--porcelain")
+    return {"commit": commit, "dirty": None if changes is None else bool(changes)}
+
+
+def versions() -> dict[str, str | None]:
+    """Versions of Python, CUDA and the packages that results depend on; None: not installed."""
+    found: dict[str, str | None] = {"python": platform.python_version(), "cuda": torch.version.cuda}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:  # another build of OpenCV, for one
+            found[package] = None
+    return found
+
+
+def hardware() -> dict[str, Any]:
+    """This machine: processor, cores that this process may use, memory, GPUs."""
+    gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+    return {
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory_mib": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20,
+        "gpus": [{"name": gpu.name, "memory_mib": gpu.total_memory // 2**20} for gpu in gpus],
+    }
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", "-C", ROOT, *arguments], capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):  # no git, or a very slow disk: no reason not to train
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
