@@ -1,0 +1,88 @@
+"""What every benchmark needs: a process of its own per measurement, time, peak memory, and a row to keep."""
+
+import json
+import multiprocessing
+import resource
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from prettytable import PrettyTable
+
+from utils.run_info import git_state, hardware, versions
+
+MIB = 1 << 20
+
+
+def in_own_process(function: Callable, *arguments, timeout_s: float = 900) -> dict:
+    """Run `function(*arguments)` in a new process, so that its peak memory is its own.
+
+    Raises:
+        RuntimeError: the process died (out of memory, say) or ran past the limit.
+    """
+    context = multiprocessing.get_context("spawn")
+    receive, send = context.Pipe(duplex=False)
+    process = context.Process(target=_send, args=(send, function, arguments))
+    process.start()
+    send.close()
+    try:
+        if not receive.poll(timeout_s):
+            raise RuntimeError(f"{function.__name__}{arguments} took longer than {timeout_s:.0f} s")
+        return receive.recv()
+    except EOFError:
+        raise RuntimeError(f"{function.__name__}{arguments} died without a result; out of memory?") from None
+    finally:
+        process.kill()
+        process.join()
+
+
+def _send(pipe, function: Callable, arguments: tuple) -> None:
+    pipe.send(function(*arguments))
+
+
+def device() -> torch.device:
+    """The GPU if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def synchronize() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def timed(function: Callable, *arguments) -> tuple[object, float]:
+    """What the call returns, and the seconds that it takes, the GPU's work included."""
+    synchronize()
+    start = time.perf_counter()
+    result = function(*arguments)
+    synchronize()
+    return result, time.perf_counter() - start
+
+
+def peak_memory() -> int:
+    """Bytes: the most that this process has held so far (on a GPU: that tensors have held of it)."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def median_ms(seconds: list[float]) -> float:
+    return 1000 * statistics.median(seconds)
+
+
+def report(name: str, rows: list[dict], settings: dict) -> None:
+    """Print the rows as a table, and everything as one line of JSON."""
+    environment = {"git": git_state(), "versions": versions(), "hardware": hardware()}
+    table = PrettyTable(list(rows[0]))
+    table.align = "r"
+    for row in rows:
+        table.add_row([_readable(value) for value in row.values()])
+    print(table)
+    print(json.dumps({"benchmark": name, "settings": settings, "environment": environment, "rows": rows}))
+
+
+def _readable(value) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"

@@ -1,0 +1,54 @@
+"""The README is complete, its defaults are the code's, and its relative links lead somewhere."""
+
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+
+from losses import LOSSES, REGULARIZERS
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+LOSSES_AND_REGULARIZERS = LOSSES | REGULARIZERS
+
+
+def table(heading: str) -> dict[str, list[str]]:
+    """The rows under a heading whose first cell is a `name`: name -> cells."""
+    section = README.split(f"## {heading}\n")[1].split("\n## ")[0]
+    rows = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("| `")]
+    return {row[0].strip("`"): row for row in rows}
+
+
+def defaults(of: type) -> str:
+    """`s=64 m=0.5 …`, as the table shows settings; focal, which every loss has, is told once below it."""
+    settings = inspect.signature(of).parameters.values()
+    shown = [s for s in settings if s.name != "focal"]
+    return " ".join(
+        f"{s.name}={s.default:g}" if isinstance(s.default, float) else f"{s.name}={s.default}" for s in shown
+    )
+
+
+@pytest.mark.parametrize("name", LOSSES_AND_REGULARIZERS)
+def test_the_readme_shows_each_loss_with_its_defaults(name):
+    row = table("Losses")[name]
+    assert row[2].replace("`", "") == (defaults(LOSSES_AND_REGULARIZERS[name]) or "–")
+
+
+def test_the_readme_names_no_loss_that_does_not_exist():
+    assert set(table("Losses")) == set(LOSSES_AND_REGULARIZERS)
+
+
+def test_every_preset_is_in_the_readme():
+    presets = {path.stem for path in (ROOT / "configs").glob("*.py")} - {"__init__", "base"}
+    assert set(table("Presets")) == presets
+
+
+def test_links_and_named_files_exist():
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", README) if not link.startswith("http")]
+    commands = re.findall(r"(?:python|train_v2\.py) ((?:tools|eval|configs|benchmarks)/\w+(?:\.py)?)", README)
+    files = [name if name.endswith(".py") else f"{name}.py" for name in commands]
+    assert links
+    assert files
+    missing = [name for name in [*links, *files] if not (ROOT / name).exists()]
+    assert not missing
