@@ -140,7 +140,7 @@ def test_an_unusable_image_ends_the_loop_with_one_line(tmp_path, num_workers):
 
 
 SCRIPT = """
-import os, signal, sys, time
+import os, signal, sys, threading, time
 sys.path[:0] = [{root!r}, {tests!r}]
 from records import settings
 from dataset import get_dataset, get_dataloader
@@ -183,11 +183,23 @@ def assert_group_is_gone(group: int) -> None:
     raise AssertionError("processes are left")
 
 
-@pytest.mark.parametrize("where", ["in the loader", "in the training step"])
-def test_a_killed_worker_is_an_error_of_one_line(folder, where):
-    action = "os.kill(loader._loader._iterator._workers[0].pid, signal.SIGKILL)"
-    if where == "in the training step":
-        action += "; time.sleep(60)"
+KILL = "os.kill(loader._loader._iterator._workers[0].pid, signal.SIGKILL)"
+
+
+@pytest.mark.parametrize(
+    "action",
+    [
+        pytest.param(KILL, id="in the loader"),
+        pytest.param(KILL + "; time.sleep(60)", id="in the training step"),
+        # Locks of a process that was killed stay locked: whoever ends the workers politely waits for ever.
+        pytest.param(
+            "threading.Thread(target=loader._loader._iterator._workers_done_event._cond.acquire).start(); "
+            + KILL,
+            id="while it held a lock",
+        ),
+    ],
+)
+def test_a_killed_worker_is_an_error_of_one_line(folder, action):
     process = run_training(folder, action)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1

@@ -62,9 +62,12 @@ def _leave(message: str, code: int) -> None:
         print(message, file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()
+    children = multiprocessing.active_children()
+    for child in children:
+        child.kill()
     torch_distributed = sys.modules.get("torch.distributed")
-    if _has_peers() or (torch_distributed is not None and torch_distributed.is_initialized()):
-        for child in multiprocessing.active_children():
-            child.terminate()
-        os._exit(code)  # at once: the group's destructor would wait for peers that may be gone
+    in_group = torch_distributed is not None and torch_distributed.is_initialized()
+    if children or in_group or _has_peers():
+        # At once: destructors would wait for peers that may be gone, and for locks of workers that were killed.
+        os._exit(code)
     sys.exit(code)
