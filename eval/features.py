@@ -1,16 +1,23 @@
 """Images -> features: the one place in evaluation where a network runs."""
 
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
 
 from dataset import to_input
 from utils.command_line import nearest
 from utils.distributed import all_gather_rows, rank, world_size
 from utils.precision import PRECISIONS, autocast
+
+NUM_READERS = min(8, os.cpu_count() or 1)  # threads that read ahead: OpenCV decodes without Python's lock
 
 
 @contextmanager
@@ -24,14 +31,43 @@ def evaluating(model: nn.Module):
             module.training = training
 
 
+def check_settings(batch_size: int, precision: str) -> None:
+    """Require what `extract` can do.
+
+    Raises:
+        ValueError: an unknown precision, a batch without images.
+    """
+    if precision not in PRECISIONS:
+        allowed = ", ".join(PRECISIONS)
+        raise ValueError(f"precision {precision!r}{nearest(precision, PRECISIONS)}; allowed: {allowed}")
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}, allowed: 1 or more")
+
+
+def read_ahead(images: Sequence, parts: Iterable[slice]) -> Iterator[np.ndarray]:
+    """`images[part]` for each part, in order; the next ones are read by threads in the meantime.
+
+    At most NUM_READERS + 1 parts are in memory.
+    """
+    waiting = deque()
+    with ThreadPoolExecutor(NUM_READERS) as pool:
+        for part in parts:
+            waiting.append(pool.submit(images.__getitem__, part))
+            if len(waiting) > NUM_READERS:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
 @torch.no_grad()
 def extract(
     backbone: nn.Module,
-    images: np.ndarray,
+    images: Sequence,
     *,
     batch_size: int = 64,
     device: torch.device | str | None = None,
     precision: str = "fp32",
+    progress: str | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Raw features of the images and of their mirror images.
 
@@ -40,25 +76,18 @@ def extract(
 
     Args:
         backbone: `(n, 3, 112, 112)` in [-1, 1] -> `(n, D)`; wants BGR where its `input_order` says so.
-        images: `(N, 112, 112, 3)` uint8, RGB, the same on every rank.
+        images: `(N, 112, 112, 3)` uint8, RGB, the same on every rank: an array, or a sequence whose slices
+            are such arrays (`eval.faces`), of which only a few batches are ever in memory.
         batch_size: images a forward pass, on each rank.
         device: where to run; None: where the backbone is.
         precision: "fp32", "bf16" or "fp16" (autocast).
+        progress: what rank 0's progress bar is called, on a terminal; None: no bar.
     Returns:
         plain and flip, each `(N, D)` float32, not normalised.
     Raises:
         ValueError: images of another shape or type, an unknown precision or colour order.
     """
-    if images.ndim != 4 or images.shape[1:] != (112, 112, 3) or images.dtype != np.uint8 or len(images) == 0:
-        raise ValueError(
-            f"images are {images.dtype} {images.shape}, expected uint8 (N, 112, 112, 3), N > 0: "
-            "faces aligned by five landmarks to insightface's 112x112 template"
-        )
-    if precision not in PRECISIONS:
-        allowed = ", ".join(PRECISIONS)
-        raise ValueError(f"precision {precision!r}{nearest(precision, PRECISIONS)}; allowed: {allowed}")
-    if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}, allowed: 1 or more")
+    check_settings(batch_size, precision)
     if isinstance(backbone, DistributedDataParallel):
         backbone = backbone.module  # the wrapper talks to the other ranks, which may run fewer batches
     input_order = getattr(backbone, "input_order", "RGB")
@@ -70,14 +99,35 @@ def extract(
 
     first, last = (len(images) * r // world_size() for r in (rank(), rank() + 1))
     # A rank without images runs one and keeps nothing of it: it has to learn D to join the gather.
-    share = images[first:last] if first < last else images[:1]
+    start, end = (first, last) if first < last else (0, 1)
+    parts = [slice(at, min(at + batch_size, end)) for at in range(start, end, batch_size)]
+    shown = progress is not None and rank() == 0
     batches = []
-    with evaluating(backbone), autocast(device, precision):
-        for start in range(0, len(share), batch_size):
-            rgb = torch.from_numpy(share[start : start + batch_size]).permute(0, 3, 1, 2)
+    with (
+        evaluating(backbone),
+        autocast(device, precision),
+        tqdm(total=end - start, desc=progress, unit=" faces", disable=None if shown else True) as bar,
+    ):
+        for faces in read_ahead(images, parts):
+            check_faces(faces)
+            rgb = torch.from_numpy(faces).permute(0, 3, 1, 2)
             batch = to_input(rgb.flip(1) if input_order == "BGR" else rgb, device)
             views = (batch, torch.flip(batch, dims=[3]))
             batches.append(torch.cat([backbone(view).float() for view in views], dim=1))  # (n, 2D)
+            bar.update(len(faces))
     features = all_gather_rows(torch.cat(batches)[: last - first]).cpu().numpy()
     plain, flip = np.split(features, 2, axis=1)
     return np.ascontiguousarray(plain), np.ascontiguousarray(flip)
+
+
+def check_faces(faces: np.ndarray) -> None:
+    """Require `(n, 112, 112, 3)` uint8 and at least one face.
+
+    Raises:
+        ValueError: it is anything else.
+    """
+    if faces.ndim != 4 or faces.shape[1:] != (112, 112, 3) or faces.dtype != np.uint8 or len(faces) == 0:
+        raise ValueError(
+            f"images are {faces.dtype} {faces.shape}, expected uint8 (N, 112, 112, 3), N > 0: "
+            "faces aligned by five landmarks to insightface's 112x112 template"
+        )

@@ -1,0 +1,181 @@
+"""What an evaluation leaves behind: results.json, pictures, and report.html, a page that needs nothing else.
+
+Two runs on the same model and data write the same results.json, byte for byte: it holds no times. Files are
+replaced, never appended to.
+"""
+
+import base64
+import io
+import json
+import math
+from collections.abc import Mapping
+from html import escape
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, PercentFormatter
+from prettytable import PrettyTable
+
+from utils.files import whole_file, write_json
+from utils.plots import STYLE
+from utils.run_info import git_state, hardware, versions
+
+Curves = Mapping[str, tuple[np.ndarray, np.ndarray]]  # name -> x, y
+
+# Masataka Okabe and Kei Ito's palette, without its yellow: told apart by colour-blind readers too.
+COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
+DASHES = ["-", "--", ":", "-."]
+
+PAGE = """<!DOCTYPE html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>
+  body {{ max-width: 56rem; margin: 2.5rem auto; padding: 0 1.5rem; color: #24292f; background: #fff;
+         font: 15px/1.5 system-ui, sans-serif; }}
+  h1 {{ font-size: 1.6rem; margin: 0 0 1.5rem; }}
+  h2 {{ font-size: 1.05rem; margin: 2.2rem 0 .6rem; }}
+  table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; }}
+  .wide {{ overflow-x: auto; }}
+  th, td {{ padding: .3rem .8rem; text-align: right; border-bottom: 1px solid #d8dee4; white-space: nowrap; }}
+  th {{ color: #57606a; font-weight: 600; }}
+  th:first-child, td:first-child {{ text-align: left; padding-left: 0; }}
+  figure {{ margin: 2.2rem 0 0; }}
+  figcaption {{ font-weight: 600; font-size: 1.05rem; margin-bottom: .6rem; }}
+  img {{ max-width: 100%; }}
+  dl {{ display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1.2rem; font-size: .85rem; }}
+  dt {{ color: #57606a; }}
+  dd {{ margin: 0; overflow-wrap: anywhere; }}
+</style>
+<h1>{title}</h1>
+{body}
+</html>
+"""
+
+
+class Report:
+    """Collects what a script has to say, in its order; `write` then writes and prints all of it.
+
+    Args:
+        title: of the page, such as the name of the protocol.
+        settings: what the numbers depend on; a script may add to `report.settings` until it writes.
+    """
+
+    def __init__(self, title: str, settings: Mapping[str, Any]):
+        self.title, self.settings = title, dict(settings)
+        self.content: dict[str, Any] = {}  # of results.json
+        self.pictures: dict[str, bytes] = {}
+        self.text: list[str] = []  # for the screen
+        self.body: list[str] = []  # HTML, for the page
+
+    def note(self, text: str) -> None:
+        """A paragraph: a convention, a warning."""
+        self.text.append(text)
+        self.body.append(f"<p>{escape(text)}</p>")
+
+    def table(self, table: PrettyTable, caption: str = "") -> None:
+        """A table, for screen and page."""
+        self.text.append(f"{caption}\n{table}" if caption else str(table))
+        heading = f"<h2>{escape(caption)}</h2>\n" if caption else ""
+        self.body.append(f'{heading}<div class="wide">{table.get_html_string()}</div>')
+
+    def numbers(self, key: str, content: Any) -> None:
+        """An entry of results.json, in full precision: numbers, NumPy's too, text, lists, dicts."""
+        self.content[key] = content
+
+    def picture(self, name: str, figure: Figure, caption: str = "") -> None:
+        """A picture, for the file NAME.png and the page."""
+        buffer = io.BytesIO()
+        with matplotlib.rc_context(STYLE):  # some parts of a figure are only made when it is drawn
+            figure.savefig(buffer, format="png", metadata={"Software": None})
+        self.pictures[name] = buffer.getvalue()
+        data = base64.b64encode(buffer.getvalue()).decode()
+        title = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
+        image = f'<img alt="{escape(caption or name)}" src="data:image/png;base64,{data}">'
+        self.body.append(f"<figure>{title}{image}</figure>")
+
+    def write(self, out: str | Path) -> None:
+        """Write results.json, the pictures and report.html to the folder `out`, and print the tables."""
+        out = Path(out)
+        about = {"git": git_state(), "versions": versions(), "hardware": hardware()}
+        content = as_json({"title": self.title, "settings": self.settings, **self.content, **about})
+        write_json(out / "results.json", content)
+        for name, png in self.pictures.items():
+            with whole_file(out / f"{name}.png") as partial:
+                partial.write_bytes(png)
+        lists = [
+            f"<h2>{name.capitalize()}</h2>\n{definitions(content[name])}" for name in ("settings", *about)
+        ]
+        with whole_file(out / "report.html") as partial:
+            partial.write_text(PAGE.format(title=escape(self.title), body="\n".join(self.body + lists)))
+        print("\n\n".join(self.text))
+        print(f"written to {out}")
+
+
+def as_json(value: Any) -> Any:
+    """The same in what JSON has: lists for arrays, null for what is not finite, text for the rest."""
+    if isinstance(value, Mapping):
+        return {str(key): as_json(entry) for key, entry in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        return [as_json(entry) for entry in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, bool | int) else str(value)
+
+
+def definitions(entries: Mapping[str, Any]) -> str:
+    """A list of names and values as HTML."""
+    rows = []
+    for name, value in entries.items():
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        rows.append(f"<dt>{escape(name.replace('_', ' '))}</dt><dd>{escape(text)}</dd>")
+    return f"<dl>{''.join(rows)}</dl>"
+
+
+def roc_figure(curves: Curves, title: str = "ROC", x: str = "FAR", y: str = "TAR") -> Figure:
+    """Receiver operating characteristic: (FAR, TAR) of each curve, FAR on a logarithmic axis.
+
+    x, y: the names of the axes, such as FPIR and TPIR.
+    """
+    figure, axes = _axes(curves, title, x, y)
+    axes.set_xscale("log")
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    return figure
+
+
+def det_figure(curves: Curves, title: str = "DET", x: str = "FAR", y: str = "FRR") -> Figure:
+    """Detection error trade-off: of the same (FAR, TAR) curves as `roc_figure`, both errors on log axes."""
+    errors = {name: (far, 1 - np.asarray(tar)) for name, (far, tar) in curves.items()}
+    figure, axes = _axes(errors, title, x, y)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    return figure
+
+
+def cmc_figure(curves: Curves, title: str = "CMC") -> Figure:
+    """Cumulative match characteristic: (rank, identification rate) of each curve, ranks on a log axis."""
+    figure, axes = _axes(curves, title, "rank", "identification rate")
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda rank, _: f"{rank:,.0f}"))
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    return figure
+
+
+def _axes(curves: Curves, title: str, x: str, y: str):
+    """A figure of its own (no global state, no display) with the curves on it."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(7.5, 5), dpi=150, layout="constrained")
+        axes = figure.subplots()
+        axes.set(title=title, xlabel=x, ylabel=y)
+        looks = zip(curves.items(), cycle(COLOURS), cycle(DASHES))
+        for (name, (along, up)), colour, dash in looks:
+            axes.plot(along, up, label=name, color=colour, linestyle=dash, linewidth=1.8)
+        axes.legend(frameon=False)
+    return figure, axes

@@ -1,0 +1,183 @@
+"""What the evaluation scripts share: their arguments, a run with its networks, and features kept on disk.
+
+    args = arguments(__doc__).parse_args()
+    protocol = read_protocol(args.data)               # mistakes are told before a network is loaded
+    with evaluation(args, "eval_tinyface") as run:
+        plain, flip = run.features(AlignedFaces(protocol.paths))    # on every rank
+        if run.is_main:
+            run.report.table(...)
+            run.report.write(run.out)
+
+Features are kept in `feature_cache/` beside the output folder, in files named by a hash of all that they
+follow from: content of the model file, images, precision, version of the extraction. To evaluate again costs
+no pass of the network; a changed model or image makes a new file. Delete the folder at will; `--no-cache`
+neither reads nor writes it.
+"""
+
+import argparse
+import hashlib
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from backbones import load_backbone
+from eval.features import check_settings, extract
+from eval.report import Report
+from utils.distributed import all_max, all_reduce, rank, start_process_group, stop_process_group, world_size
+from utils.files import whole_file
+from utils.precision import PRECISIONS
+
+CACHE = "feature_cache"
+EXTRACTION = 1  # raise it with every change of features.py, faces.py or a backbone that changes features
+
+
+def arguments(
+    doc: str, data: str = "folder of the data set", several: Collection[str] = ()
+) -> argparse.ArgumentParser:
+    """A parser with what all evaluation scripts take; a script adds its own.
+
+    Args:
+        doc: the script's docstring.
+        data: help of `--data`.
+        several: "data", "model": which of them is a list of paths, not a single path.
+    """
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    weights = "weights: this project's, insightface's .pt/.pth or AdaFace's .ckpt"
+    for name, text in (("model", weights), ("data", data)):
+        add(f"--{name}", type=Path, required=True, nargs="+" if name in several else None, help=text)
+    add("--network", help="name of the network, where the file does not tell it")
+    add("--out", type=Path, help="folder to write to; default: MODEL.PROTOCOL, beside the model")
+    add("--batch-size", type=int, default=64, help="images a forward pass, on each rank (default 64)")
+    add("--precision", default="fp32", help=f"{', '.join(PRECISIONS)} (default fp32)")
+    add("--no-cache", action="store_true", help=f"neither read nor write {CACHE}/, beside the output folder")
+    add("--seed", type=int, default=0, help="of the bootstrap (default 0)")
+    return parser
+
+
+class Evaluation:
+    """One run of a script.
+
+    Attributes: models, the paths; backbones, their networks on `device`; is_main, whether this is the rank
+    that scores and reports; out, the folder to write to; report.
+    """
+
+    def __init__(self, args: argparse.Namespace, protocol: str, device: torch.device):
+        self.args, self.device, self.is_main = args, device, rank() == 0
+        self.models = args.model if isinstance(args.model, list) else [args.model]
+        self.out = args.out or Path(f"{self.models[0]}.{protocol.removeprefix('eval_')}")
+        check_settings(args.batch_size, args.precision)
+        if self.out.exists() and not self.out.is_dir():
+            raise ValueError(f"--out {self.out} is a file, expected a folder")
+        self.backbones = [load_backbone(path, args.network).to(device) for path in self.models]
+        self.hashes = [file_hash(path) for path in self.models]
+        self.report = Report(protocol, self.settings())
+
+    def settings(self) -> dict:
+        """What the report says of this run; a script adds its conventions to `report.settings`."""
+        models = [
+            {"file": str(path), "network": b.network, "input_order": b.input_order, "sha256": sha256}
+            for path, b, sha256 in zip(self.models, self.backbones, self.hashes)
+        ]
+        return {
+            "models": models,
+            "data": self.args.data,
+            "precision": self.args.precision,
+            "batch_size": self.args.batch_size,
+            "ranks": world_size(),
+            "device": self.device.type,
+        }
+
+    def features(self, faces: Sequence, model: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """Raw features of faces and mirrored faces, each `(N, D)` float32, from the cache or the network.
+
+        Every rank calls it, and gets all of them. Rank 0 alone looks into the cache and decides for all: its
+        disk need not be theirs. One integer a rank crosses the network, and on a hit the features.
+
+        Args:
+            faces: an array `(N, 112, 112, 3)` or a sequence of `eval.faces`, the same on every rank.
+            model: index into `models`.
+        """
+        caching = self.is_main and not self.args.no_cache
+        path = self.cache_file(faces, model) if caching else None
+        found = read_features(path, len(faces)) if caching else None  # (2, N, D)
+        num_features = int(all_max(torch.tensor(0 if found is None else found.shape[2])))
+        if num_features:
+            if found is None:
+                found = np.zeros((2, len(faces), num_features), dtype=np.float32)
+            plain, flip = all_reduce(torch.from_numpy(found)).numpy()  # rank 0's plus zeros
+            return plain, flip
+        plain, flip = extract(
+            self.backbones[model],
+            faces,
+            batch_size=self.args.batch_size,
+            device=self.device,
+            precision=self.args.precision,
+            progress=self.models[model].name,
+        )
+        if caching:
+            write_features(path, plain, flip)
+        return plain, flip
+
+    def cache_file(self, faces: Sequence, model: int) -> Path:
+        """Where the features of these faces are, or would be, kept."""
+        parts = (EXTRACTION, self.hashes[model], fingerprint(faces), self.args.precision)
+        key = hashlib.sha256(" ".join(map(str, parts)).encode()).hexdigest()
+        return self.out.parent / CACHE / f"{key[:32]}.npz"
+
+
+@contextmanager
+def evaluation(args: argparse.Namespace, protocol: str) -> Iterator[Evaluation]:
+    """Join the process group, load the networks, leave the group.
+
+    Args:
+        args: what `arguments` parsed.
+        protocol: the script's name, such as "eval_tinyface"; the default output folder is called after it.
+    Raises:
+        ValueError, FileNotFoundError: settings that no network can run with, no such model.
+    """
+    device = start_process_group()
+    alone = world_size() == 1
+    try:
+        yield Evaluation(args, protocol, device)
+    except BaseException:
+        if alone:  # otherwise run_script leaves at once: peers that fail never come to say goodbye
+            stop_process_group()
+        raise
+    stop_process_group()
+
+
+def fingerprint(faces: Sequence) -> str:
+    """A hash that tells these faces from others: their own, or that of the array."""
+    if not isinstance(faces, np.ndarray):
+        return faces.fingerprint()
+    return hashlib.sha256(np.ascontiguousarray(faces).reshape(-1)).hexdigest()
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's content."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_features(path: Path, num_faces: int) -> np.ndarray | None:
+    """What `write_features` wrote, `(2, num_faces, D)` float32; None where it is missing or damaged."""
+    try:
+        with np.load(path) as file:  # zip archives carry a checksum
+            found = np.stack([file["plain"], file["flip"]])
+    except FileNotFoundError:
+        return None
+    except Exception:  # a damaged archive can raise anything; the features are made again
+        return None
+    usable = found.ndim == 3 and found.shape[1] == num_faces and found.dtype == np.float32
+    return found if usable else None
+
+
+def write_features(path: Path, plain: np.ndarray, flip: np.ndarray) -> None:
+    """Keep features, in a file that is there whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path) as partial, open(partial, "wb") as file:
+        np.savez(file, plain=plain, flip=flip)
