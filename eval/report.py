@@ -8,6 +8,7 @@ import base64
 import io
 import json
 import math
+import textwrap
 from collections.abc import Mapping
 from html import escape
 from itertools import cycle
@@ -75,7 +76,7 @@ class Report:
 
     def note(self, text: str) -> None:
         """A paragraph: a convention, a warning."""
-        self.text.append(text)
+        self.text.append(textwrap.fill(text, 100))
         self.body.append(f"<p>{escape(text)}</p>")
 
     def table(self, table: PrettyTable, caption: str = "") -> None:
@@ -142,10 +143,11 @@ def definitions(entries: Mapping[str, Any]) -> str:
 def roc_figure(curves: Curves, title: str = "ROC", x: str = "FAR", y: str = "TAR") -> Figure:
     """Receiver operating characteristic: (FAR, TAR) of each curve, FAR on a logarithmic axis.
 
-    x, y: the names of the axes, such as FPIR and TPIR.
+    Args:
+        x, y: the names of the axes, such as FPIR and TPIR.
     """
     figure, axes = _axes(curves, title, x, y)
-    axes.set_xscale("log")
+    axes.set_xscale("log", nonpositive="mask")
     axes.yaxis.set_major_formatter(PercentFormatter(1))
     return figure
 
@@ -154,8 +156,8 @@ def det_figure(curves: Curves, title: str = "DET", x: str = "FAR", y: str = "FRR
     """Detection error trade-off: of the same (FAR, TAR) curves as `roc_figure`, both errors on log axes."""
     errors = {name: (far, 1 - np.asarray(tar)) for name, (far, tar) in curves.items()}
     figure, axes = _axes(errors, title, x, y)
-    axes.set_xscale("log")
-    axes.set_yscale("log")
+    axes.set_xscale("log", nonpositive="mask")
+    axes.set_yscale("log", nonpositive="mask")
     return figure
 
 

@@ -8,9 +8,11 @@ consecutive pairs; each fold is judged at the threshold that was best on the oth
 
 Ties: a pair is accepted where distance < threshold, strictly. Of equally good thresholds the smallest wins.
 The threshold at FAR = 1e-3 is the smallest whose interpolated rate attains it (`metrics.threshold_at_far`).
+
+Writes results.json, roc.png and report.html to MODEL.verification/ or --out. Thresholds for use elsewhere are
+given as cosines (distance = 2 - 2 cosine): the best one, and those of all pairs at FAR .1, .01 and .001.
 """
 
-import argparse
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,19 +24,19 @@ import torch
 from prettytable import PrettyTable
 from torch import nn
 
-from backbones import load_backbone
 from eval.bin_format import load_bin, require_bin
 from eval.features import extract
 from eval.metrics import check_unit, count_accepted, fold_of_each, normalise, ratio, threshold_at_far
+from eval.report import roc_figure
+from eval.script import arguments, evaluation
 from utils.command_line import run_script
-from utils.distributed import rank, start_process_group, stop_process_group, world_size
-from utils.files import write_json
-from utils.precision import PRECISIONS
-from utils.run_info import git_state, hardware, versions
 
 THRESHOLDS = np.arange(0, 4, 0.01)  # of the squared distance
 FINE_THRESHOLDS = np.arange(0, 4, 0.001)  # for VAL@FAR
 FAR_TARGET = 1e-3
+OPERATING_FARS = (1e-1, 1e-2, 1e-3)
+CONVENTIONS = """Feature: image plus mirror image, brought to length 1. Accuracy: each fold at the threshold
+best on the others; ± is the standard deviation over the folds. Accepted: squared distance < threshold."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class VerificationResult:
     threshold: np.ndarray  # (folds,) best threshold of the other folds, squared distance
     val: float  # true accept rate at the threshold where the other folds have FAR = 1e-3, mean over the folds
     far: float  # the false accept rate really met there
+    far_cosine: np.ndarray  # (3,) cosine at OPERATING_FARS, over all pairs; NaN: too few pairs
     xnorm: float | None = None  # mean length of the raw features, both views
 
     @property
@@ -124,7 +127,11 @@ def evaluate(embeddings: np.ndarray, issame: np.ndarray, nrof_folds: int = 10) -
     best = other_folds(gain).argmax(axis=1)  # (folds,) the first maximum
     correct = gain[np.arange(nrof_folds), best] + num_pairs[:, 0]
 
-    false_accepts = accepted_at(FINE_THRESHOLDS)[:, 0]
+    false_accepts = accepted_at(FINE_THRESHOLDS)[:, 0]  # (folds, 4000)
+    overall = false_accepts.sum(axis=0) / num_pairs[:, 0].sum()
+    far_cosine = [1 - threshold_at_far(overall, FINE_THRESHOLDS, target) / 2 for target in OPERATING_FARS]
+    measurable = np.array(OPERATING_FARS) * num_pairs[:, 0].sum() >= 1  # of 300 pairs, not one in a thousand
+
     far = ratio(other_folds(false_accepts), other_folds(num_pairs)[:, :1], if_empty=0)  # (folds, 4000)
     strict = np.array([threshold_at_far(row, FINE_THRESHOLDS, FAR_TARGET) for row in far])
     accepted = np.bincount(group[distance < strict[fold]], minlength=2 * nrof_folds).reshape(nrof_folds, 2)
@@ -138,7 +145,15 @@ def evaluate(embeddings: np.ndarray, issame: np.ndarray, nrof_folds: int = 10) -
         threshold=THRESHOLDS[best],
         val=float(val),
         far=float(far),
+        far_cosine=np.where(measurable, far_cosine, np.nan),
     )
+
+
+def score(plain: np.ndarray, flip: np.ndarray, issame: np.ndarray, nrof_folds=10) -> VerificationResult:
+    """`evaluate` on the sum of both views, with the mean length of the raw features, `(2P, D)` each."""
+    result = evaluate(normalise(plain.astype(np.float64) + flip), issame, nrof_folds)
+    xnorm = np.linalg.norm(np.concatenate([plain, flip]), axis=1).mean()
+    return replace(result, xnorm=float(xnorm))
 
 
 def verify(
@@ -158,9 +173,7 @@ def verify(
         batch_size, device, precision: see `features.extract`.
     """
     plain, flip = extract(backbone, images, batch_size=batch_size, device=device, precision=precision)
-    result = evaluate(normalise(plain.astype(np.float64) + flip), issame, nrof_folds)
-    xnorm = np.linalg.norm(np.concatenate([plain, flip]), axis=1).mean()
-    return replace(result, xnorm=float(xnorm))
+    return score(plain, flip, issame, nrof_folds)
 
 
 def report(result: VerificationResult, path: Path, num_pairs: int) -> dict:
@@ -175,8 +188,15 @@ def report(result: VerificationResult, path: Path, num_pairs: int) -> dict:
         "val": result.val,
         "far": result.far,
         "far_target": FAR_TARGET,
+        "best_cosine": float(result.cosine_threshold.mean()),
+        "far_cosine": {f"{far:g}": cosine for far, cosine in zip(OPERATING_FARS, result.far_cosine.tolist())},
         "xnorm": result.xnorm,
     }
+
+
+def mean_of(reports: dict[str, dict], key: str) -> float:
+    """Over the sets."""
+    return float(np.mean([r[key] for r in reports.values()]))
 
 
 def table(reports: dict[str, dict]) -> PrettyTable:
@@ -186,49 +206,45 @@ def table(reports: dict[str, dict]) -> PrettyTable:
     rows.align["set"] = "l"
     for name, r in reports.items():
         accuracy = f"{100 * r['accuracy']:.2f} ± {100 * r['std']:.2f}"
-        cosine = f"{np.mean(r['fold_cosine_threshold']):.3f}"
+        cosine = f"{r['best_cosine']:.3f}"
         val, far = f"{100 * r['val']:.2f}", f"{100 * r['far']:.2f}"
         rows.add_row([name, r["pairs"], accuracy, val, far, cosine, f"{r['xnorm']:.4g}"])
     if len(reports) > 1:
-        accuracy, val = (100 * np.mean([r[field] for r in reports.values()]) for field in ("accuracy", "val"))
-        rows.add_row(["mean", "", f"{accuracy:.2f}", f"{val:.2f}", "", "", ""])
+        accuracy, val = (f"{100 * mean_of(reports, key):.2f}" for key in ("accuracy", "val"))
+        rows.add_row(["mean", "", accuracy, val, "", "", ""])
+    return rows
+
+
+def threshold_table(reports: dict[str, dict]) -> PrettyTable:
+    """The cosines above which to accept a pair, one row a set."""
+    rows = PrettyTable(["set", "best", *(f"FAR={far:g}" for far in OPERATING_FARS)], align="r")
+    rows.align["set"] = "l"
+    for name, r in reports.items():
+        far_cosine = ["too few pairs" if np.isnan(c) else f"{c:.3f}" for c in r["far_cosine"].values()]
+        rows.add_row([name, f"{r['best_cosine']:.3f}", *far_cosine])
     return rows
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
-    add("--model", required=True, help="weights: this project's, insightface's .pt/.pth or AdaFace's .ckpt")
-    add("--data", required=True, nargs="+", help=".bin files")
-    add("--network", help="name of the network, where the file does not tell it")
-    add("--batch-size", type=int, default=64, help="images a forward pass, on each rank")
-    add("--precision", default="fp32", help=", ".join(PRECISIONS))
-    add("--out", type=Path, help="JSON file or folder; default: MODEL.verification.json, beside the model")
-    args = parser.parse_args()
-    out = args.out or Path(f"{args.model}.verification.json")
-    out = out if out.suffix == ".json" else out / "verification.json"
+    args = arguments(__doc__, data=".bin files", several=["data"]).parse_args()
     paths = [require_bin(path) for path in args.data]  # a misspelt last one is told before the first is run
     names = [path.stem for path in paths]
     if len(set(names)) < len(names):  # sets of the same name in several folders
-        names = args.data
-
-    device = start_process_group()
-    backbone = load_backbone(args.model, args.network).to(device)
-    settings = {"batch_size": args.batch_size, "device": device, "precision": args.precision}
-    reports = {}
-    for name, path in zip(names, paths):
-        images, issame = load_set(path)
-        reports[name] = report(verify(backbone, images, issame, **settings), path, len(issame))
-    if rank() == 0:
-        print(table(reports))
-        settings |= {"model": args.model, "network": args.network, "input_order": backbone.input_order}
-        settings |= {"features": "unit(plain + mirrored)", "ranks": world_size(), "device": device.type}
-        run = {"settings": settings, "git": git_state(), "versions": versions(), "hardware": hardware()}
-        write_json(out, run | {"sets": reports})
-        print(f"written to {out}")
-    stop_process_group()
+        names = [str(path) for path in paths]
+    with evaluation(args, "verification") as run:
+        reports, curves = {}, {}
+        for name, path in zip(names, paths):
+            images, issame = load_set(path)
+            result = score(*run.features(images), issame)
+            reports[name], curves[name] = report(result, path, len(issame)), (result.fpr, result.tpr)
+        if run.is_main:
+            run.report.table(table(reports), "Accuracy")
+            run.report.table(threshold_table(reports), "Thresholds on the cosine (at FAR: of all pairs)")
+            run.report.note(CONVENTIONS)
+            run.report.picture("roc", roc_figure(curves), "ROC, mean over the folds")
+            run.report.numbers("sets", reports)
+            run.report.numbers("mean", {key: mean_of(reports, key) for key in ("accuracy", "val")})
+            run.report.write(run.out)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,102 @@
+"""Features: those of the network, whatever batches, precision and ranks they are computed with."""
+
+import numpy as np
+import pytest
+import torch
+from evaluation_runs import BINS, Fake
+from ranks import run_ranks
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from eval.bin_format import load_bin
+from eval.features import extract
+from eval.verification import verify
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.random.default_rng(1).integers(0, 256, (7, 112, 112, 3), dtype=np.uint8)
+
+
+def test_features_are_those_of_the_network_on_normalised_pixels(images):
+    backbone = Fake().eval()
+    plain, _ = extract(backbone, images, batch_size=3)
+    pixels = (torch.from_numpy(images).double().permute(0, 3, 1, 2) / 255 - 0.5) / 0.5
+    assert (plain.shape, plain.dtype) == ((7, 8), np.float32)
+    assert np.allclose(plain, backbone(pixels.float()).detach().numpy(), rtol=1e-5, atol=1e-5)
+
+
+def test_the_flipped_view_is_the_mirror_image(images):
+    _, flip = extract(Fake(), images)
+    mirrored, _ = extract(Fake(), np.ascontiguousarray(images[:, :, ::-1]))
+    assert np.allclose(flip, mirrored, atol=1e-6)
+
+
+def test_a_bgr_network_gets_bgr(images):
+    backbone = Fake()
+    rgb, _ = extract(backbone, np.ascontiguousarray(images[..., ::-1]))
+    backbone.input_order = "BGR"
+    bgr, _ = extract(backbone, images)
+    assert np.array_equal(rgb, bgr)
+    backbone.input_order = "GRB"
+    with pytest.raises(ValueError, match="input_order is 'GRB', allowed: RGB, BGR"):
+        extract(backbone, images)
+
+
+def test_every_module_returns_to_its_mode_even_after_a_failure(images):
+    backbone = Fake().train()
+    backbone.norm.eval()  # frozen statistics
+    before = {key: value.clone() for key, value in backbone.state_dict().items()}
+    extract(backbone, images)
+    assert (backbone.training, backbone.linear.training, backbone.norm.training) == (True, True, False)
+    assert all(torch.equal(value, before[key]) for key, value in backbone.state_dict().items())
+    backbone.linear = nn.Linear(5, 5)
+    with pytest.raises(RuntimeError):
+        extract(backbone, images)
+    assert (backbone.training, backbone.norm.training) == (True, False)
+
+
+def test_features_do_not_depend_on_the_batch_size_and_repeat_bit_for_bit(images):
+    whole = extract(Fake().train(), images, batch_size=7)
+    for a, b in zip(whole, extract(Fake(), images, batch_size=2)):
+        assert np.allclose(a, b, atol=1e-6)
+    for a, b in zip(whole, extract(Fake(), images, batch_size=7)):
+        assert np.array_equal(a, b)
+
+
+def test_precision_changes_the_arithmetic_and_little_else(images):
+    exact, _ = extract(Fake(), images)
+    for precision, tolerance in (("bf16", 0.05), ("fp16", 0.01)):
+        rough, _ = extract(Fake(), images, precision=precision)
+        assert rough.dtype == np.float32
+        error = np.abs(rough - exact).max() / np.abs(exact).max()
+        assert 0 < error < tolerance
+
+
+def test_unusable_requests_are_errors(images):
+    for bad in (images[:, :96], images.astype(np.float32), images[0], images[:0]):
+        with pytest.raises(ValueError, match="faces aligned by five landmarks"):
+            extract(Fake(), bad)
+    with pytest.raises(ValueError, match="precision 'pf16'; did you mean 'fp16'"):
+        extract(Fake(), images, precision="pf16")
+    with pytest.raises(ValueError, match="batch_size is 0"):
+        extract(Fake(), images, batch_size=0)
+
+
+NUM_IMAGES = (7, 2, 1)  # divided by neither 2 nor 3; fewer than ranks
+
+
+def extract_on_rank(images: np.ndarray) -> dict:
+    wrapped = DistributedDataParallel(Fake().train())  # its own forward would wait for ranks that are done
+    found = {n: extract(wrapped, images[:n], batch_size=2) for n in NUM_IMAGES}
+    return found | {"xnorm": verify(Fake(), *load_bin(BINS / "py3.bin"), batch_size=3).xnorm}
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_any_number_of_ranks_gives_every_rank_the_features_of_one_process(images, world_size):
+    expected = {n: extract(Fake(), images[:n]) for n in NUM_IMAGES}
+    xnorm = verify(Fake(), *load_bin(BINS / "py3.bin")).xnorm
+    for found in run_ranks(world_size, extract_on_rank, images):
+        for n in NUM_IMAGES:
+            assert np.allclose(found[n], expected[n], atol=1e-6)
+        assert found["xnorm"] == pytest.approx(xnorm, rel=1e-6)
