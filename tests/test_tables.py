@@ -1,0 +1,109 @@
+"""Tables of text: the same columns however lines end, and one line of error that names the row."""
+
+import numpy as np
+import pytest
+
+from eval import tables
+from eval.tables import read_rows
+
+PAIRS = {"first": int, "second": int, "same": int}
+FACES = {"name": str, "template": int, "score": float}
+
+
+def write(path, text, newline="\n"):
+    path.write_bytes(text.replace("\n", newline).encode())
+    return path
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+@pytest.mark.parametrize("end", ["", "\n"])
+def test_columns_are_the_same_however_lines_end(tmp_path, newline, mark, end):
+    blanks = write(tmp_path / "a.txt", f"{mark}1.jpg 7 .5\n  2b.jpg\t8 1e-2{end}", newline)
+    commas = write(tmp_path / "a.csv", f'{mark}NAME,T,S\n1.jpg,7,.5\n"2b.jpg", 8 ,1e-2{end}', newline)
+    for table in (read_rows(blanks, FACES), read_rows(commas, FACES, header=True, delimiter=",")):
+        assert table["name"] == ["1.jpg", "2b.jpg"]
+        assert (table["template"].tolist(), table["template"].dtype) == ([7, 8], np.int64)
+        assert (table["score"].tolist(), table["score"].dtype) == ([0.5, 0.01], np.float64)
+    pairs = read_rows(write(tmp_path / "pairs.txt", f"{mark}1 2 1\n1  30\t0{end}", newline), PAIRS)
+    assert [column.tolist() for column in pairs.values()] == [[1, 1], [2, 30], [1, 0]]
+
+
+def test_further_columns_are_skipped_where_they_are_allowed(tmp_path):
+    path = write(tmp_path / "a.csv", 'ID,FILE,NOTE\n3,a.jpg,\n4,b.jpg,"x, y"\n')
+    columns = {"id": int, "file": str}
+    table = read_rows(path, columns, header=True, delimiter=",", extra=True)
+    assert (table["id"].tolist(), table["file"]) == ([3, 4], ["a.jpg", "b.jpg"])
+    with pytest.raises(ValueError, match=r"line 1: 3 columns, expected 2 \(id, file\): 'ID,FILE,NOTE'"):
+        read_rows(path, columns, header=True, delimiter=",")
+    write(path, "ID,FILE,NOTE\n3,a.jpg,\n4,b.jpg\n")
+    with pytest.raises(ValueError, match=r"line 3: 2 columns, expected 3 \(id, file, …\): '4,b.jpg'"):
+        read_rows(path, columns, header=True, delimiter=",", extra=True)
+
+
+def test_integers_take_the_quick_path_and_read_the_same(tmp_path, monkeypatch):
+    numbers = np.random.default_rng(0).integers(-(2**62), 2**62, (1000, 3))
+    path = write(tmp_path / "pairs.txt", "\n".join("{} {} {}".format(*row) for row in numbers))
+    slow = read_rows(path, {**PAIRS, "same": str})
+    monkeypatch.setattr(tables, "parse", None)  # not called
+    quick = read_rows(path, PAIRS)
+    assert np.array_equal(np.stack(list(quick.values()), axis=1), numbers)
+    assert all(column.flags.c_contiguous for column in quick.values())
+    assert np.array_equal(slow["first"], quick["first"])
+    assert slow["same"] == [str(number) for number in numbers[:, 2]]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("1 2 1\n1 2\n", r"line 2: 2 columns, expected 3 \(first, second, same\): '1 2'"),
+        ("1 2 1\n1 2 0 5\n", "line 2: 4 columns, expected 3"),
+        ("1 2\n1 2\n", "line 1: 2 columns, expected 3"),
+        ("1 2 1\n\n1 3 0\n", "line 2: it is empty"),
+        ("1 2 1\n1 3 0\n\n", "line 3: it is empty"),
+        ("1 2 1\n1 3 0\n \t\n", "line 3: it is empty"),
+        ("1 2 1\n1 x 0\n", "line 2: second is 'x', expected an integer"),
+        ("1 2 1\n1 3 0.5\n", "line 2: same is '0.5', expected an integer"),
+        ("1 2 1\n1 3_4 0\n", "line 2: second is '3_4', expected an integer"),
+        ("1 2 1\n1 3 99999999999999999999\n", "line 2: same is '9+', expected an integer"),
+        ("T1 T2 SAME\n1 2 1\n", "line 1: first is 'T1', expected an integer"),
+        ("", "holds no rows"),
+    ],
+)
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_a_malformed_row_is_told_by_file_and_line(tmp_path, text, message, newline):
+    path = write(tmp_path / "pairs.txt", text, newline)
+    with pytest.raises(ValueError, match=message) as caught:
+        read_rows(path, PAIRS)
+    assert str(caught.value).startswith(str(path))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("N,T,S\na.jpg,1,0.5\n\n", "line 3: it is empty"),
+        ("N,T,S\n,1,0.5\n", "line 2: name is '', expected a text"),
+        ("N,T,S\na.jpg,1,nan\n", "line 2: score is 'nan', expected a finite number"),
+        ("N,T,S\na.jpg,,1\n", "line 2: template is '', expected an integer"),
+        ("a.jpg,1,0.5\nb.jpg,2,0.5\n", "line 1: expected a header, got '1' for template"),
+        ('N,T,S\na.jpg,1,0.5\n"b.jpg,2,0.5\n', "line 3: unexpected end of data"),
+        ("N,T,S\n", "holds no rows"),
+        ("N T S\na.jpg 1 0.5\n", "line 1: 1 columns, expected 3"),
+    ],
+)
+def test_a_malformed_csv_is_told_by_file_and_line(tmp_path, text, message):
+    path = write(tmp_path / "faces.csv", text)
+    with pytest.raises(ValueError, match=message) as caught:
+        read_rows(path, FACES, header=True, delimiter=",")
+    assert str(caught.value).startswith(str(path))
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_no_text_is_told(tmp_path):
+    (tmp_path / "a.csv").write_bytes(b"\x80\x04\x95 1\n")  # a pickle
+    for columns in (PAIRS, FACES):
+        with pytest.raises(ValueError, match=r"a.csv is no text in UTF-8 \(invalid start byte at byte 0\)"):
+            read_rows(tmp_path / "a.csv", columns)
+    with pytest.raises(FileNotFoundError, match=r"no file .*none.csv"):
+        read_rows(tmp_path / "none.csv", FACES)
