@@ -1,0 +1,214 @@
+"""Weights survive every kind of file: this project's, insightface's, AdaFace's, and broken ones."""
+
+import pickle
+import shutil
+import sys
+import types
+from pathlib import Path
+
+import pytest
+import torch
+from backbone_cases import SMALL, images, shapes, small
+from torch import nn
+
+from backbones import MODEL_NAMES, get_model, load_backbone, save_backbone
+
+
+def same_outputs(backbone, original) -> bool:
+    return torch.equal(backbone(images()), original.eval()(images()))
+
+
+@pytest.mark.parametrize(("name", "input_order"), list(zip(SMALL, ["RGB", "BGR"] * 2)))
+def test_own_files_carry_everything(name, input_order, tmp_path):
+    original = small(name)
+    original(images())  # running statistics of its own
+    file = tmp_path / "model.pt"
+    save_backbone(
+        file, original, network=name, num_features=32, network_args=SMALL[name], input_order=input_order
+    )
+    loaded = load_backbone(file)
+    assert (loaded.training, loaded.input_order, loaded.network) == (False, input_order, name)
+    assert same_outputs(loaded, original)
+    assert {k: p.requires_grad for k, p in loaded.named_parameters()} == {
+        k: p.requires_grad for k, p in original.named_parameters()
+    }
+    assert [f.name for f in tmp_path.iterdir()] == ["model.pt"]
+    content = torch.load(file, weights_only=True)
+    assert content.keys() == {
+        "format",
+        "network",
+        "num_features",
+        "network_args",
+        "input_order",
+        "state_dict",
+    }
+
+
+def test_a_wrapped_backbone_is_saved_bare_and_keeps_its_input_order(tmp_path):
+    class Wrapped(nn.Module):
+        """As DistributedDataParallel wraps."""
+
+        def __init__(self, module):
+            super().__init__()
+            self.module = module
+
+    original = small("mbf")
+    original.input_order = "BGR"
+    save_backbone(
+        tmp_path / "m.pt", Wrapped(original), network="mbf", num_features=32, network_args=SMALL["mbf"]
+    )
+    loaded = load_backbone(tmp_path / "m.pt")
+    assert loaded.input_order == "BGR"
+    assert same_outputs(loaded, original)
+
+
+def test_a_failed_save_leaves_the_old_file_whole(tmp_path, monkeypatch):
+    file = tmp_path / "model.pt"
+    settings = {"network": "mbf", "num_features": 32, "network_args": SMALL["mbf"]}
+    original = small("mbf")
+    save_backbone(file, original, **settings)
+
+    def full_disk(content, path):
+        Path(path).write_bytes(b"half of it")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(torch, "save", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        save_backbone(file, small("mbf", num_features=32), **settings)
+    assert same_outputs(load_backbone(file), original)
+    assert [f.name for f in tmp_path.iterdir()] == ["model.pt"]
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize("name", ["mbf", None])
+def test_insightface_files_load_with_and_without_a_name(prefix, name, tmp_path):
+    torch.manual_seed(5)
+    original = get_model("mbf")
+    torch.save({prefix + k: v for k, v in original.state_dict().items()}, tmp_path / "backbone.pth")
+    loaded = load_backbone(tmp_path / "backbone.pth", name)
+    assert (loaded.network, loaded.input_order, loaded.training) == ("mbf", "RGB", False)
+    assert same_outputs(loaded, original)
+
+
+def test_files_in_half_precision_or_of_old_versions_load_in_float32(tmp_path):
+    original = get_model("mbf", num_features=64).half()
+    weights = {k: v for k, v in original.state_dict().items() if "num_batches" not in k}
+    torch.save(weights, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    loaded = load_backbone(tmp_path / "old.pth", num_features=64)
+    assert {tensor.dtype for tensor in loaded.state_dict().values()} == {torch.float32, torch.int64}
+    assert same_outputs(loaded, original.float())
+
+
+@pytest.fixture
+def lightning(monkeypatch):
+    """A stand-in for the package whose classes AdaFace's checkpoints name."""
+    module = types.ModuleType("pytorch_lightning")
+    for name, bases in {"ModelCheckpoint": (), "AttributeDict": (dict,)}.items():
+        setattr(module, name, type(name, bases, {"__module__": module.__name__}))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    return module
+
+
+def lightning_checkpoint(backbone, lightning) -> dict:
+    callback = lightning.ModelCheckpoint()
+    callback.best_model_path = "epoch=25.ckpt"
+    return {
+        "epoch": 25,
+        "pytorch-lightning_version": "1.4.4",
+        "state_dict": {f"model.{k}": v for k, v in backbone.state_dict().items()}
+        | {"head.kernel": torch.zeros(512, 10), "head.t": torch.zeros(1)},
+        "callbacks": {lightning.ModelCheckpoint: {"monitor": "val_acc", "self": callback}},
+        "hyper_parameters": lightning.AttributeDict(arch="ir_18", lr=0.1),
+    }
+
+
+@pytest.mark.parametrize("name", ["ir_18", None])
+def test_adaface_checkpoints_load_as_bgr_without_lightning(name, lightning, tmp_path, monkeypatch):
+    original = get_model("ir_18")
+    torch.save(lightning_checkpoint(original, lightning), tmp_path / "adaface.ckpt")
+    monkeypatch.setitem(sys.modules, lightning.__name__, None)  # from here on an import fails
+    loaded = load_backbone(tmp_path / "adaface.ckpt", name)
+    assert (loaded.network, loaded.input_order) == ("ir_18", "BGR")
+    assert same_outputs(loaded, original)
+    with pytest.raises(pickle.UnpicklingError):
+        torch.load(tmp_path / "adaface.ckpt", weights_only=True)
+
+
+@pytest.mark.parametrize("name", [name for name in MODEL_NAMES if name != "r2060"])  # takes ten seconds
+def test_keys_and_shapes_tell_the_network(name, tmp_path):
+    # Every tensor of the file is one number, repeated: nothing large is written or read.
+    weights = {key: torch.zeros(()).expand(shape) for key, shape in shapes(name).items()}
+    torch.save(weights, tmp_path / "weights.pt")
+    assert (tmp_path / "weights.pt").stat().st_size < 20e6
+    network = load_backbone(tmp_path / "weights.pt").network
+    twins = {"vit_t_dp005_mask0": "vit_t", "vit_s_dp005_mask_0": "vit_s", "vit_b_dp005_mask_005": "vit_b"}
+    assert network == twins.get(name, name)
+
+
+class _Evil:
+    def __init__(self, trace: Path):
+        self.trace = trace
+
+    def __reduce__(self):
+        return shutil.copyfile, (__file__, str(self.trace))
+
+
+def test_a_file_that_would_run_code_is_refused_and_does_not(tmp_path):
+    file, trace = tmp_path / "evil.ckpt", tmp_path / "ran"
+    torch.save({"state_dict": {}, "callbacks": _Evil(trace)}, file)
+    with pytest.raises(
+        ValueError, match=r"evil.ckpt names shutil.copyfile, .*If you trust .*weights_only=False"
+    ) as e:
+        load_backbone(file)
+    assert "\n" not in str(e.value)
+    assert not trace.exists()
+
+
+def write(path: Path, content) -> None:
+    path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
+
+
+@pytest.mark.parametrize(
+    ("content", "arguments", "message"),
+    [
+        (b"", {}, "is no model file, or a damaged one"),
+        (b"\xff\xd8\xff\xe0 a picture", {}, "is no model file, or a damaged one"),
+        (b"PK\x03\x04 an archive's start", {}, "is no model file, or a damaged one"),
+        (torch.zeros(3), {}, "it holds a Tensor, not a state_dict"),
+        ({"epoch": 3, "step": 5}, {}, "holds no state_dict, but epoch, step"),
+        ({"conv.weight": torch.zeros(3)}, {}, r"holds no known backbone: .*fc.weight \(IResNet\).* conv.w"),
+        ({"fc.weight": torch.zeros(512, 9)}, {}, "holds IResNet weights of other sizes than r18, r34"),
+        ("r34", {"name": "r50"}, r"does not fit network 'r50': layer3.6.bn1.weight is missing and 119 more"),
+        ("r34", {"name": "r50"}, r"; its weights fit 'r34'$"),
+        ("r34", {"name": "ir_34"}, r"does not fit network 'ir_34': .* and \d+ more; its weights fit 'r34'"),
+        ("r34", {"name": "r-34"}, r"unknown network 'r-34' .*did you mean 'r34'"),
+        ("r34", {"num_features": 256}, "holds embeddings of 512 numbers, not num_features=256"),
+    ],
+)  # fmt: skip
+def test_a_wrong_file_is_one_clear_line(content, arguments, message, tmp_path):
+    if content == "r34":
+        content = {key: torch.zeros(()).expand(shape) for key, shape in shapes("r34").items()}
+    write(tmp_path / "model.pt", content)
+    with pytest.raises(ValueError, match=message) as error:
+        load_backbone(tmp_path / "model.pt", **arguments)
+    assert str(error.value).startswith((str(tmp_path / "model.pt"), "unknown network"))
+    assert "\n" not in str(error.value)
+
+
+def test_an_own_file_of_another_network_or_a_missing_file_is_named(tmp_path):
+    save_backbone(tmp_path / "m.pt", small("mbf"), network="mbf", num_features=32, network_args=SMALL["mbf"])
+    with pytest.raises(ValueError, match=r"m.pt holds network 'mbf', not 'r50'"):
+        load_backbone(tmp_path / "m.pt", "r50")
+    with pytest.raises(ValueError, match=r"input_order is 'RGB' or 'BGR', got 'rgb'"):
+        save_backbone(tmp_path / "n.pt", small("mbf"), network="mbf", num_features=32, input_order="rgb")
+    for missing in (tmp_path / "none.pt", tmp_path):
+        with pytest.raises(FileNotFoundError, match="no model file"):
+            load_backbone(missing)
+
+
+def test_a_truncated_file_is_one_clear_line(tmp_path):
+    file = tmp_path / "m.pt"
+    save_backbone(file, small("mbf"), network="mbf", num_features=32, network_args=SMALL["mbf"])
+    file.write_bytes(file.read_bytes()[:-1000])
+    with pytest.raises(ValueError, match=r"m.pt is no model file, or a damaged one \("):
+        load_backbone(file)
