@@ -5,10 +5,11 @@
     ... configs/ms1mv2_r100 batch_size=256 lr=0.05 loss_args.m=0.4       # any field of configs/base.py
 
 The run folder (`output`) receives config.json, run.json, train.log, metrics.jsonl, TensorBoard files,
-curves.png, model.pt (the backbone alone) and checkpoints/. `resume=true` goes on from the newest checkpoint,
-on any number of ranks, mid-epoch too: the order of the data and the randomness of a step are functions of
-(seed, epoch, step), so a resumed run repeats what an uninterrupted one does. Without `resume`, a folder that
-holds checkpoints is refused.
+curves.png, model.pt (the backbone alone), checkpoints/ and, with ARoFace, aroface_samples.png: faces that the
+first step has warped (a resumed run leaves it as it is). `resume=true` goes on from the newest checkpoint, on
+any number of ranks, mid-epoch too: the order of the data and the randomness of a step are functions of (seed,
+epoch, step), so a resumed run repeats what an uninterrupted one does. Without `resume`, a folder that holds
+checkpoints is refused.
 """
 
 import sys
@@ -195,6 +196,8 @@ def main() -> None:
                 numbers["loss_scale"] = scaler.get_scale()  # halves with each step skipped
             log.log_step(done, **numbers)
             total_loss, logged = 0.0, done
+        if perturb and done == 1:
+            log.log_pairs(done, "aroface_samples", perturb.samples)
         if done == num_steps or (cfg.verbose and done % cfg.verbose == 0):
             results = evaluate(done)
         if done == num_steps or done % checkpoint_every == 0:

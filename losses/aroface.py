@@ -24,6 +24,7 @@ START_STD = 0.01
 STEP_STD = 0.001
 MIXINGS = ("partition", "independent")
 COMPANY = 8  # images; BatchNorm after the last layer cannot do with one, and with two has next to no gradient
+SAMPLES = 8  # warped images that are kept to be looked at
 
 
 def aroface_matrix(scale: Tensor, theta: Tensor, translation: Tensor) -> Tensor:
@@ -75,6 +76,10 @@ class AlignmentPerturbation:
             original: the warped and the clean images are drawn independently of each other, so that some
             appear twice and some not at all.
         exact_identity: see `aroface_warp`.
+
+    Attributes:
+        samples: of the last batch in which any was warped, the first images that were, at most SAMPLES:
+            (clean, warped), each `(n, 3, H, W)`, in the same order; () before.
     """
 
     def __init__(
@@ -96,6 +101,7 @@ class AlignmentPerturbation:
         require(isinstance(exact_identity, bool), "exact_identity", exact_identity, "True or False")
         self.ratio, self.etas, self.steps = ratio, (eta_scale, eta_theta, eta_t), steps
         self.mixing, self.exact_identity = mixing, exact_identity
+        self.samples: tuple[Tensor, ...] = ()
 
     def __call__(
         self, backbone: nn.Module, head: nn.Module, images: Tensor, labels: Tensor
@@ -131,6 +137,8 @@ class AlignmentPerturbation:
             parameters = self._climb(embed, loss, start, eta)
         if count:
             images[places] = self._warp(chosen, parameters)
+            # Copies: a view would keep all that was warped in memory during the training pass.
+            self.samples = chosen[:SAMPLES].clone(), images[places[:SAMPLES]]
         return images, labels
 
     def _choose(self, size: int, count: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -56,7 +56,7 @@ class RunLog:
     "step", "set", "accuracy", "accuracy_std", ...}. A number that is not finite is null.
 
     Args:
-        folder: of the run; gets metrics.jsonl and tensorboard/.
+        folder: of the run; gets metrics.jsonl, tensorboard/ and pictures.
         rank: on all ranks but 0 every method does nothing.
         total_steps: of the whole run, with what was done before resuming.
         global_batch: images in one step, on all ranks together.
@@ -77,7 +77,7 @@ class RunLog:
         self.speaks, self.bar, self.tensorboard, self.waited = rank == 0, None, None, 0.0
         if not self.speaks:
             return
-        folder = Path(folder)
+        self.folder = folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self.logger = logging.getLogger(LOGGER_NAME)
         self.total_steps, self.global_batch, self.first_step = total_steps, global_batch, first_step
@@ -149,6 +149,23 @@ class RunLog:
                 text += f"  norm {result.xnorm:.2f}"
             self._record("eval", step, numbers, name)
             self.logger.info(text)
+        self.restart_clock(step)
+
+    def log_pairs(self, step: int, name: str, pairs: tuple[torch.Tensor, ...]) -> None:
+        """Images before and after, one below the other, to folder/NAME.png and TensorBoard.
+
+        Args:
+            pairs: (before, after), each `(n, 3, H, W)` in [-1, 1]; (): there is nothing to show.
+        """
+        if not self.speaks or not pairs:
+            return
+        from torchvision.utils import make_grid, save_image  # takes seconds, hence only where used
+
+        grid = make_grid(torch.cat(pairs), len(pairs[0]), normalize=True, value_range=(-1, 1), pad_value=1)
+        save_image(grid, self.folder / f"{name}.png")
+        if self.tensorboard is not None:
+            self.tensorboard.add_image(name, grid, step)
+        self.logger.info(f"step {step}  {name}.png shows {len(pairs[0])} images, before above after")
         self.restart_clock(step)
 
     def close(self) -> None:
