@@ -1,6 +1,7 @@
 """Demo data: the same for any number of workers, fit to train on, unseen people to verify, a real problem."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -21,9 +22,10 @@ from tools.make_demo import (
     photographs,
     write_verification_sets,
 )
+from utils.demo.album import painters
 from utils.demo.head import Head
 from utils.demo.people import TRAITS, Identity
-from utils.demo.photo import PIXELS, look_up, photograph, rotation, similarity, visible_points
+from utils.demo.photo import look_up, photograph, pixels, rotation, similarity, visible_points
 
 ROOT = Path(__file__).parents[1]
 TINY = dict(identities=3, images_per_identity=4, pairs=20, seed=5)
@@ -36,13 +38,19 @@ def tiny(tmp_path_factory):
     return folder
 
 
+def files_of(folder):
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
 # ---------------------------------------------------------------------------------------------------- files
 
 
 def test_every_number_of_workers_makes_the_same_files(tiny, tmp_path):
     make_demo(tmp_path, **TINY, workers=2)
-    for file in tiny.iterdir():
-        assert (tmp_path / file.name).read_bytes() == file.read_bytes(), file.name
+    names = [file.relative_to(tiny) for file in files_of(tiny)]
+    assert names == [file.relative_to(tmp_path) for file in files_of(tmp_path)]
+    for name in names:
+        assert (tmp_path / name).read_bytes() == (tiny / name).read_bytes(), name
 
 
 def test_the_training_set_is_read_back_with_its_labels(tiny):
@@ -54,25 +62,39 @@ def test_the_training_set_is_read_back_with_its_labels(tiny):
 
 
 def test_an_unchanged_order_is_not_made_twice(tiny):
-    before = {file: file.stat().st_mtime_ns for file in tiny.iterdir()}
+    before = {file: file.stat().st_mtime_ns for file in files_of(tiny)}
     assert not make_demo(tiny, **TINY)
-    assert {file: file.stat().st_mtime_ns for file in tiny.iterdir()} == before
+    assert {file: file.stat().st_mtime_ns for file in files_of(tiny)} == before
 
 
-def test_other_settings_and_unfinished_sets_are_made_again(tmp_path):
-    order = TINY | {"identities": 2, "images_per_identity": 1}
-    assert make_demo(tmp_path, **order)
-    assert make_demo(tmp_path, **(order | {"seed": 6}))
+@pytest.mark.parametrize("change", [{"complete": False}, {"seed": 6}])
+def test_other_settings_and_unfinished_sets_are_made_again_and_nothing_old_stays(tiny, tmp_path, change):
+    shutil.copytree(tiny, tmp_path, dirs_exist_ok=True)
     card = tmp_path / "settings.json"
-    card.write_text(json.dumps(json.loads(card.read_text()) | {"complete": False}))
-    assert make_demo(tmp_path, **(order | {"seed": 6}))
+    card.write_text(json.dumps(json.loads(card.read_text()) | change))
+    (tmp_path / "tinyface" / "tinyface" / "Testing_Set" / "Probe" / "9_9.jpg").touch()
+    assert make_demo(tmp_path, **TINY)
+    assert [file.relative_to(tmp_path) for file in files_of(tmp_path)] == [
+        file.relative_to(tiny) for file in files_of(tiny)
+    ]
 
 
-def test_somebody_elses_training_set_is_left_alone(tmp_path):
-    (tmp_path / "train.rec").write_bytes(b"precious")
-    with pytest.raises(ValueError, match="not from this script"):
+@pytest.mark.parametrize(
+    ("name", "card"),
+    [
+        ("train.rec", None),
+        ("IJBC/meta/ijbc_face_tid_mid.txt", None),
+        ("IJBC/meta/ijbc_face_tid_mid.txt", {"drawn_by": "a version that made no trees"}),
+    ],
+)
+def test_somebody_elses_data_are_left_alone(tmp_path, name, card):
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_bytes(b"precious")
+    if card:
+        (tmp_path / "settings.json").write_text(json.dumps(card))
+    with pytest.raises(ValueError, match=f"holds {name.split('/')[0]} that is not from this script"):
         make_demo(tmp_path, **TINY)
-    assert (tmp_path / "train.rec").read_bytes() == b"precious"
+    assert (tmp_path / name).read_bytes() == b"precious"
 
 
 @pytest.mark.parametrize(
@@ -150,7 +172,7 @@ def test_a_pixel_shows_the_point_that_projects_onto_it(yaw, pitch):
     points = visible_points(head.depth, projection)[1]
     depth = look_up(head.depth, points)
     seen = np.dstack([points, depth, np.ones_like(depth)]) @ projection.T
-    error = np.abs(seen - PIXELS).max(axis=-1)[look_up(head.skin.pixels, points)[..., 3] > 250]
+    error = np.abs(seen - pixels(112)).max(axis=-1)[look_up(head.skin.pixels, points)[..., 3] > 250]
     assert len(error) > 4000
     assert np.quantile(error, 0.95) < 0.5  # pixels
 
@@ -190,7 +212,8 @@ def verification_set(tmp_path_factory):
     """The good photographs of the default demo."""
     folder = tmp_path_factory.mktemp("problem")
     default = make_demo.__kwdefaults__
-    write_verification_sets(folder, default["seed"], default["pairs"], workers=2)
+    with painters(workers=2) as draw:
+        write_verification_sets(folder, default["seed"], default["pairs"], draw)
     return load_bin(folder / "demo_hq.bin")
 
 

@@ -4,8 +4,9 @@
     python tools/make_demo.py --out /tmp/tiny --identities 40 --images-per-identity 12 --pairs 100
 
 Writes train.rec, train.idx and property in insightface's layout; demo_hq.bin and demo_lq.bin, good and bad
-photographs of people that training never sees; contact_sheet.png, to look at; and settings.json. Where
-settings.json says that the same has been made already, nothing is done. The images depend on the settings
+photographs of people that training never sees; IJBB, IJBC, tinyface, survface and ijbs, small trees in the
+layouts of these benchmarks, of other people again; contact_sheet.png, to look at; and settings.json. Where
+settings.json says that the same has been made already, nothing is done. The files depend on the settings
 alone, not on the number of workers.
 """
 
@@ -13,12 +14,11 @@ import argparse
 import functools
 import hashlib
 import json
-import multiprocessing
 import os
-import signal
+import shutil
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -28,18 +28,21 @@ import numpy as np
 
 from eval.bin_format import save_bin
 from utils.command_line import run_script
+from utils.demo.album import jpeg, painters
 from utils.demo.head import Head
 from utils.demo.people import Identity
 from utils.demo.photo import SIZE, photograph
+from utils.demo.trees import TREES, write_trees
 from utils.files import write_json
 from utils.recordio import IndexedRecordWriter
 
-TRAIN, GOOD, BAD = range(3)  # what photographs are for; photograph n has the seed (seed, person, purpose, n)
+# What photographs are for; photograph n has the seed (seed, person, purpose, n). Purpose 3 is album.ALBUM.
+TRAIN, GOOD, BAD = range(3)
 VERIFICATION_SETS = {"demo_hq": GOOD, "demo_lq": BAD}
 FIRST_UNSEEN = 10_000_000  # people from this number on are for verification
+FIRST_IN_TREES = 20_000_000  # and from this one on for the benchmarks' trees
 BAD_SHARE = 0.35  # of the training images
 FOLDS = 10  # consecutive tenths of the pairs, in verification
-JPEG_QUALITY = 92
 Task = tuple[int, dict[int, int]]  # a person, and how many photographs for each purpose
 
 
@@ -64,29 +67,17 @@ def photographs(task: Task, seed: int) -> dict[int, list[np.ndarray]]:
 
 def jpeg_photographs(task: Task, seed: int) -> dict[int, list[bytes]]:
     """The same as JPEG files."""
-
-    def encode(image):
-        return cv2.imencode(".jpg", image[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes()
-
-    return {purpose: list(map(encode, images)) for purpose, images in photographs(task, seed).items()}
+    return {purpose: list(map(jpeg, images)) for purpose, images in photographs(task, seed).items()}
 
 
-def photograph_all(tasks: list[Task], seed: int, workers: int) -> Iterator[dict[int, list[bytes]]]:
-    """jpeg_photographs() of each task, in order."""
-    work = functools.partial(jpeg_photographs, seed=seed)
-    if workers == 1:
-        yield from map(work, tasks)
-        return
-    ignore_ctrl_c = functools.partial(signal.signal, signal.SIGINT, signal.SIG_IGN)  # the parent ends them
-    with multiprocessing.get_context("spawn").Pool(workers, ignore_ctrl_c) as pool:
-        yield from pool.imap(work, tasks, chunksize=4)
-
-
-def write_training_set(out: Path, people: Iterable[list[bytes]]) -> None:
+def write_training_set(out: Path, seed: int, num_people: int, num_images: int, draw: Callable) -> None:
     """Keys 1…N: images, person by person. Key 0 and those from N+1 on: insightface's header records."""
+    tasks = [(person, {TRAIN: num_images}) for person in range(num_people)]
+    people = draw(functools.partial(jpeg_photographs, seed=seed), tasks)
     with IndexedRecordWriter(out / "train.idx", out / "train.rec") as records:
         key, ranges = 1, []
-        for label, images in enumerate(people):
+        for label, photos in enumerate(people):
+            images = photos[TRAIN]
             ranges.append((key, key + len(images)))
             for image in images:
                 records.write(key, label, image)
@@ -104,7 +95,7 @@ def draw_pairs(rng: np.random.Generator, num_pairs: int, num_people: int) -> np.
     return np.stack([first, np.where(np.arange(num_pairs) % 2, other, first)], axis=1)
 
 
-def write_verification_sets(out: Path, seed: int, num_pairs: int, workers: int) -> None:
+def write_verification_sets(out: Path, seed: int, num_pairs: int, draw: Callable) -> None:
     """The same people in all sets, different pairs, and no photograph twice."""
     num_people = max(2, num_pairs // 5)
     pairs = {
@@ -117,7 +108,7 @@ def write_verification_sets(out: Path, seed: int, num_pairs: int, workers: int) 
     tasks = [
         (FIRST_UNSEEN + i, {purpose: counts[purpose][i] for purpose in pairs}) for i in range(num_people)
     ]
-    people = list(photograph_all(tasks, seed, workers))
+    people = list(draw(functools.partial(jpeg_photographs, seed=seed), tasks))
     for name, purpose in VERIFICATION_SETS.items():
         unused = [iter(images[purpose]) for images in people]
         who = pairs[purpose]
@@ -162,18 +153,25 @@ def make_demo(
             f"pairs={pairs}: allowed are multiples of {2 * FOLDS}, so that in each of the {FOLDS} folds "
             "half of the pairs are of one person"
         )
-    settings["drawn_by"] = fingerprint()
+    settings |= {"drawn_by": fingerprint(), "trees": list(TREES)}
     card = out / "settings.json"
     found = json.loads(card.read_text()) if card.is_file() else {}
     if found == {**settings, "complete": True}:
         return False
-    if (out / "train.rec").exists() and "drawn_by" not in found:
-        raise ValueError(f"{out} holds a train.rec that is not from this script; give another folder")
+    own = found.get("trees", []) + ["train.rec"] * ("drawn_by" in found)
+    for name in ("train.rec", *TREES):
+        if (out / name).exists() and name not in own:
+            raise ValueError(f"{out} holds {name} that is not from this script; give another folder")
     out.mkdir(parents=True, exist_ok=True)
     write_json(card, {**settings, "complete": False})  # if this is interrupted, the next call starts again
-    tasks = [(person, {TRAIN: images_per_identity}) for person in range(identities)]
-    write_training_set(out, (images[TRAIN] for images in photograph_all(tasks, seed, workers)))
-    write_verification_sets(out, seed, pairs, workers)
+    for name in TREES:  # a file of an earlier order would be taken for part of this one
+        if (out / name).exists():
+            shutil.rmtree(out / name)
+    num_in_trees = max(8, 12 * pairs // 100)
+    with painters(workers) as draw:
+        write_training_set(out, seed, identities, images_per_identity, draw)
+        write_verification_sets(out, seed, pairs, draw)
+        write_trees(out, range(FIRST_IN_TREES, FIRST_IN_TREES + num_in_trees), seed, draw)
     write_contact_sheet(out, seed, num_people=min(identities, 12))
     write_json(card, {**settings, "complete": True})
     return True
@@ -187,14 +185,15 @@ def main() -> None:
     add("--out", type=Path, required=True, help="folder to fill")
     add("--identities", type=int, default=default["identities"], help="people to train on")
     add("--images-per-identity", type=int, default=default["images_per_identity"])
-    add("--pairs", type=int, default=default["pairs"], help="pairs in each verification set")
+    add("--pairs", type=int, default=default["pairs"], help="in each verification set; trees grow with it")
     add("--seed", type=int, default=default["seed"])
     add("--workers", type=int, default=os.cpu_count(), help="processes that draw")
     args = parser.parse_args()
     start = time.perf_counter()
     if make_demo(**vars(args)):
         made = f"{args.identities} people x {args.images_per_identity} images, 2 sets of {args.pairs} pairs"
-        print(f"{args.out}: {made}, {time.perf_counter() - start:.1f} s; look at contact_sheet.png")
+        seconds = time.perf_counter() - start
+        print(f"{args.out}: {made}, {len(TREES)} trees, {seconds:.1f} s; look at contact_sheet.png")
     else:
         print(f"{args.out}: made already")
 

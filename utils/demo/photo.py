@@ -6,6 +6,8 @@ R[:2] @ (x, y, z). So the point that a pixel shows is a fixed point, found by a 
     (x, y) = R[:2, :2]^-1 (pixel - R[:2, 2] z(x, y))
 """
 
+from functools import lru_cache
+
 import cv2
 import numpy as np
 
@@ -14,7 +16,6 @@ from utils.demo.head import Head
 from utils.demo.people import Accessories, Expression
 
 SIZE = 112  # pixels
-PIXELS = np.stack(np.meshgrid(*2 * [np.arange(SIZE, dtype=np.float32)]), axis=-1)  # (112, 112, 2): x, y
 # Where the alignment of the field puts eyes, tip of the nose and corners of the mouth.
 TEMPLATE = [
     (38.2946, 51.6963),
@@ -28,12 +29,41 @@ SEARCH_STEPS = 8  # the error is then below half a pixel almost everywhere, at a
 BACK_DEPTH = -0.25  # z of neck and long hair
 BACK_NORMAL = np.float32([0, 0, 0.85])  # shorter than 1: in the shadow of the head
 SMALLEST_SIDE = 12  # pixels that the worst photograph has across the face
+LOOSE_SIDE = 176  # pixels of a loose crop as it is drawn: the aligned image and what is around it
+LARGEST_CUT = 0.1  # of a side, on each side: boxes of detectors are not squares
 
 
 def photograph(head: Head, rng: np.random.Generator, badness: float) -> np.ndarray:
     """One aligned image, uint8 (112, 112, 3) RGB.
 
     badness: from 0, a good photograph, to 1, a face far away from a cheap camera.
+    """
+    image, _ = _take(head, rng, badness, np.eye(2, 3), SIZE)
+    return image
+
+
+def loose_crop(head: Head, rng: np.random.Generator, badness: float) -> tuple[np.ndarray, np.ndarray]:
+    """The same before alignment: a larger image with the face somewhere in it, tilted, and its landmarks.
+
+    Returns the image, uint8 (H, W, 3) RGB, and pixels (5, 2) in TEMPLATE's order, where the drawing has them
+    but for a detector's error. Aligned by them, the face is where photograph() would have put it.
+    """
+    place = rng.spawn(1)[0]  # apart, so that the person does the same in both
+    tilt, zoom = np.clip(place.normal(0, 0.2), -0.5, 0.5), place.uniform(1, 1.5)
+    turn = np.array([[np.cos(tilt), -np.sin(tilt)], [np.sin(tilt), np.cos(tilt)]])
+    middle = (LOOSE_SIDE - 1) / 2 + place.uniform(-6, 6, 2)
+    frame = np.column_stack([turn, middle - turn @ (2 * [(SIZE - 1) / 2])])
+    image, landmarks = _take(head, rng, badness, frame, LOOSE_SIDE, zoom)
+    (left, top), (right, bottom) = (LARGEST_CUT * len(image) * place.random((2, 2))).astype(int)
+    return image[top : len(image) - bottom, left : len(image) - right], landmarks - (left, top)
+
+
+def _take(
+    head: Head, rng: np.random.Generator, badness: float, frame: np.ndarray, side: int, zoom: float = 1.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """A square image (S, S, 3), S = zoom * side, and the landmarks (5, 2) in it.
+
+    frame: similarity (2, 3) from the aligned image to the image. side: pixels to draw, a multiple of 4.
     """
     p = head.person
     yaw, pitch = np.clip(rng.normal(0, (0.3, 0.12)), -LARGEST_TURN, LARGEST_TURN)
@@ -46,30 +76,42 @@ def photograph(head: Head, rng: np.random.Generator, badness: float) -> np.ndarr
         (p.mouth_width, p.mouth_y),
     ]
     seen = np.hstack([flat, look_up(head.depth, np.float32([flat])).T]) @ turn[:2].T
-    detected = TEMPLATE + rng.normal(0, 1.5 + 2 * badness, (5, 2))
-    align = similarity(seen, detected)
+    error = rng.normal(0, 1.5 + 2 * badness, (5, 2))  # the detector's
+    align = similarity(seen, TEMPLATE + error)
     projection = np.column_stack([align[:, :2] @ turn[:2], align[:, 2]])
+    # Reported with the opposite error they lead back to this alignment: at most a second-order term is left.
+    landmarks = _apply(frame, _apply(align, seen) - error)
+    projection = frame[:, :2] @ projection + [[0, 0, 0, 1]] * frame[:, 2:]
 
-    image, light = _background(rng), Light(rng)
+    image, light = _background(rng, side), Light(rng)
     face = head.face(Expression(rng), Accessories(p, rng))
-    back_points, points = visible_points(head.depth, projection)
+    back_points, points = visible_points(head.depth, projection, side)
     normals = look_up(head.normals, points) @ np.float32(turn.T)
     image = _over(image, look_up(head.back.pixels, back_points), light.on(BACK_NORMAL))
     image = _over(image, look_up(face, points), light.on(normals))
     if rng.random() < 0.1 + 0.1 * badness:
-        image = _occlude(image, rng)
-    return _develop(image, rng, badness)
+        image = _occlude(image, rng, _apply(frame, np.array([SIZE / 2, SIZE / 2])))
+    image = _develop(image, rng, badness, zoom)
+    return image, (landmarks + 0.5) * (len(image) / side) - 0.5
 
 
-def visible_points(depth: np.ndarray, projection: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Which points (x, y) of the flat back layer and of the face the pixels show, float32 (112, 112, 2) each.
+@lru_cache
+def pixels(side: int) -> np.ndarray:
+    """The place (x, y) of each pixel, float32 (side, side, 2)."""
+    return np.stack(np.meshgrid(*2 * [np.arange(side, dtype=np.float32)]), axis=-1)
+
+
+def visible_points(
+    depth: np.ndarray, projection: np.ndarray, side: int = SIZE
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which points (x, y) of the flat back layer and of the face the pixels show: float32 (side, side, 2).
 
     depth: z of the face, (H, W). projection: (2, 4), takes (x, y, z, 1) to pixels.
     """
     inverse = np.linalg.inv(projection[:, :2])
     parallax = np.float32(inverse @ projection[:, 2])  # how far a point of depth 1 seems moved
     plane = cv2.transform(
-        PIXELS, np.column_stack([inverse, -inverse @ projection[:, 3]])
+        pixels(side), np.column_stack([inverse, -inverse @ projection[:, 3]])
     )  # if all depths were 0
     coarse = (
         plane[1::4, 1::4] + plane[2::4, 2::4]
@@ -77,7 +119,7 @@ def visible_points(depth: np.ndarray, projection: np.ndarray) -> tuple[np.ndarra
     points = coarse
     for _ in range(SEARCH_STEPS):
         points = coarse - parallax * look_up(depth, points)[..., None]
-    return plane - parallax * np.float32(BACK_DEPTH), cv2.resize(points, (SIZE, SIZE))
+    return plane - parallax * np.float32(BACK_DEPTH), cv2.resize(points, (side, side))
 
 
 def rotation(yaw: float, pitch: float) -> np.ndarray:
@@ -94,6 +136,11 @@ def similarity(source, target) -> np.ndarray:
     factor = np.vdot(a - a.mean(), b - b.mean()) / np.vdot(a - a.mean(), a - a.mean())
     shift = b.mean() - factor * a.mean()
     return np.array([[factor.real, -factor.imag, shift.real], [factor.imag, factor.real, shift.imag]])
+
+
+def _apply(transform: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Points (..., 2) after an affine transform (2, 3)."""
+    return points @ transform[:, :2].T + transform[:, 2]
 
 
 def look_up(picture: np.ndarray, points: np.ndarray) -> np.ndarray:
@@ -123,13 +170,13 @@ class Light:
         return (self.ambient + (1.15 - self.ambient) * facing + 0.12 * shine)[..., None] * self.colour
 
 
-def _background(rng: np.random.Generator) -> np.ndarray:
-    """A place out of focus, float32 (112, 112, 3): patches of colour, boxes, discs."""
+def _background(rng: np.random.Generator, side: int) -> np.ndarray:
+    """A place out of focus, float32 (side, side, 3): patches of colour, boxes, discs."""
     patches = _muted(rng, (rng.integers(2, 6), rng.integers(2, 6)))
     smooth = cv2.INTER_LINEAR if rng.random() < 0.5 else cv2.INTER_NEAREST
-    image = cv2.resize(patches, (SIZE, SIZE), interpolation=smooth)
+    image = cv2.resize(patches, (side, side), interpolation=smooth)
     for _ in range(rng.integers(0, 5)):
-        (x, y), (u, v), colour = *rng.integers(0, SIZE, (2, 2)).tolist(), _muted(rng).tolist()
+        (x, y), (u, v), colour = *rng.integers(0, side, (2, 2)).tolist(), _muted(rng).tolist()
         if rng.random() < 0.6:
             cv2.rectangle(image, (x, y), (u, v), colour, -1)
         else:
@@ -143,15 +190,18 @@ def _muted(rng: np.random.Generator, shape=()) -> np.ndarray:
     return np.float32(np.clip(brightness + rng.normal(0, 28, (*shape, 3)), 0, 255))
 
 
-def _occlude(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Fingers, a stick, somebody's arm: rounded bars side by side, from outside to the rim of the face."""
+def _occlude(image: np.ndarray, rng: np.random.Generator, middle: np.ndarray) -> np.ndarray:
+    """Fingers, a stick, somebody's arm: rounded bars side by side, from outside to the rim of the face.
+
+    middle: pixel (x, y) of the middle of the face.
+    """
     angle = rng.uniform(0, 2 * np.pi)
     outward, across = np.array([np.cos(angle), np.sin(angle)]), np.array([-np.sin(angle), np.cos(angle)])
     width = int(rng.integers(8, 16))
-    mask = np.zeros((SIZE, SIZE), np.uint8)
+    mask = np.zeros(image.shape[:2], np.uint8)
     for finger in range(rng.integers(1, 5)):
-        tip = SIZE / 2 + outward * rng.uniform(22, 34) + across * 1.05 * width * (finger - 1.5)
-        start, end = np.rint([tip, tip + SIZE * outward]).astype(int).tolist()
+        tip = middle + outward * rng.uniform(22, 34) + across * 1.05 * width * (finger - 1.5)
+        start, end = np.rint([tip, tip + len(image) * outward]).astype(int).tolist()
         cv2.line(mask, start, end, 255, width, cv2.LINE_AA)
     alpha, roundness = (
         cv2.GaussianBlur(mask, (0, 0), sigma)[..., None] / np.float32(255) for sigma in (0.8, 3)
@@ -159,8 +209,8 @@ def _occlude(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return image * (1 - alpha) + alpha * _muted(rng) * (0.45 + 0.55 * roundness)
 
 
-def _develop(image: np.ndarray, rng: np.random.Generator, badness: float) -> np.ndarray:
-    """From light to uint8: exposure, blur, few pixels, noise, compression."""
+def _develop(image: np.ndarray, rng: np.random.Generator, badness: float, zoom: float) -> np.ndarray:
+    """From light to uint8: exposure, blur, few pixels, noise, compression; enlarged by `zoom` at the end."""
     contrast, brightness = rng.normal((1, 0), (0.15, 8))
     image = (image - 128) * np.float32(contrast) + np.float32(128 + brightness)
     if rng.random() < 0.1:  # black and white
@@ -168,7 +218,8 @@ def _develop(image: np.ndarray, rng: np.random.Generator, badness: float) -> np.
     image = cv2.GaussianBlur(np.clip(image, 0, 255), (0, 0), 0.3 + 1.5 * badness * rng.random())
     if rng.random() < 0.4 * badness:
         image = cv2.filter2D(image, -1, _motion(rng))
-    side = round(SIZE - (SIZE - SMALLEST_SIDE) * badness * rng.uniform(0.75, 1))
+    face_side = SIZE - (SIZE - SMALLEST_SIDE) * badness * rng.uniform(0.75, 1)
+    side, enlarged = round(face_side * len(image) / SIZE), round(zoom * len(image))
     image = cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA)
     noise = np.float32(1.5 + 10 * badness * rng.random())
     image += noise * rng.standard_normal(image.shape, dtype=np.float32)
@@ -178,7 +229,7 @@ def _develop(image: np.ndarray, rng: np.random.Generator, badness: float) -> np.
         jpeg = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
         image = cv2.imdecode(jpeg, cv2.IMREAD_COLOR)
     enlarge = cv2.INTER_CUBIC if rng.random() < 0.5 else cv2.INTER_LINEAR
-    return cv2.resize(image, (SIZE, SIZE), interpolation=enlarge)
+    return cv2.resize(image, (enlarged, enlarged), interpolation=enlarge)
 
 
 def _motion(rng: np.random.Generator, largest=4) -> np.ndarray:
