@@ -6,7 +6,6 @@ replaced, never appended to.
 
 import base64
 import io
-import json
 import math
 import textwrap
 from collections.abc import Mapping
@@ -18,7 +17,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, PercentFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator, PercentFormatter
 from prettytable import PrettyTable
 
 from utils.files import whole_file, write_json
@@ -133,11 +132,22 @@ def as_json(value: Any) -> Any:
 
 def definitions(entries: Mapping[str, Any]) -> str:
     """A list of names and values as HTML."""
-    rows = []
-    for name, value in entries.items():
-        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        rows.append(f"<dt>{escape(name.replace('_', ' '))}</dt><dd>{escape(text)}</dd>")
+    rows = (
+        f"<dt>{escape(name.replace('_', ' '))}</dt><dd>{escape(in_words(value))}</dd>"
+        for name, value in entries.items()
+    )
     return f"<dl>{''.join(rows)}</dl>"
+
+
+def in_words(value: Any) -> str:
+    """A value of JSON for people to read."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name.replace('_', ' ')} {in_words(entry)}" for name, entry in value.items())
+    if isinstance(value, list):
+        return "; ".join(map(in_words, value)) or "none"
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "–"}[value]
+    return str(value)
 
 
 def roc_figure(curves: Curves, title: str = "ROC", x: str = "FAR", y: str = "TAR") -> Figure:
@@ -165,6 +175,8 @@ def cmc_figure(curves: Curves, title: str = "CMC") -> Figure:
     """Cumulative match characteristic: (rank, identification rate) of each curve, ranks on a log axis."""
     figure, axes = _axes(curves, title, "rank", "identification rate")
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda rank, _: f"{rank:,.0f}"))
     axes.yaxis.set_major_formatter(PercentFormatter(1))
     return figure
@@ -178,6 +190,16 @@ def _axes(curves: Curves, title: str, x: str, y: str):
         axes.set(title=title, xlabel=x, ylabel=y)
         looks = zip(curves.items(), cycle(COLOURS), cycle(DASHES))
         for (name, (along, up)), colour, dash in looks:
-            axes.plot(along, up, label=name, color=colour, linestyle=dash, linewidth=1.8)
+            axes.plot(*_thinned(along, up), label=name, color=colour, linestyle=dash, linewidth=1.8)
         axes.legend(frameon=False)
     return figure, axes
+
+
+def _thinned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Without the points that would fall on their predecessor: an ROC has a corner for each of its scores."""
+    x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
+    with np.errstate(divide="ignore", invalid="ignore"):  # where x is 0
+        spot = np.stack([np.rint(500 * np.log10(x)), np.rint(10_000 * y)])
+        keep = np.append(True, (np.diff(spot) != 0).any(axis=0))
+    keep[-1:] = True
+    return x[keep], y[keep]

@@ -8,7 +8,6 @@ consecutive pairs; each fold is judged at the threshold that was best on the oth
 
 Ties: a pair is accepted where distance < threshold, strictly. Of equally good thresholds the smallest wins.
 The threshold at FAR = 1e-3 is the smallest whose interpolated rate attains it (`metrics.threshold_at_far`).
-
 Writes results.json, roc.png and report.html to MODEL.verification/ or --out. Thresholds for use elsewhere are
 given as cosines (distance = 2 - 2 cosine): the best one, and those of all pairs at FAR .1, .01 and .001.
 """

@@ -1,5 +1,10 @@
 """Features: those of the network, whatever batches, precision and ranks they are computed with."""
 
+import io
+import sys
+import weakref
+from threading import Lock
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +14,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from eval.bin_format import load_bin
-from eval.features import extract
+from eval.features import NUM_READERS, extract
 from eval.verification import verify
 
 
@@ -81,6 +86,56 @@ def test_unusable_requests_are_errors(images):
         extract(Fake(), images, precision="pf16")
     with pytest.raises(ValueError, match="batch_size is 0"):
         extract(Fake(), images, batch_size=0)
+
+
+class Lazy:
+    """A sequence of faces that counts how many of its batches are alive."""
+
+    def __init__(self, images, fails_at=None):
+        self.images, self.fails_at, self.alive, self.most = images, fails_at, 0, 0
+        self.lock = Lock()
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, part):
+        if part.start == self.fails_at:
+            raise ValueError("face.jpg: its 8 bytes are no whole image")
+        faces = self.images[part].copy()
+        self.count(1)
+        weakref.finalize(faces, self.count, -1)
+        return faces
+
+    def count(self, change):
+        with self.lock:
+            self.alive += change
+            self.most = max(self.most, self.alive)
+
+
+def test_a_sequence_is_read_in_batches_of_which_few_are_in_memory():
+    images = np.random.default_rng(1).integers(0, 256, (60, 112, 112, 3), dtype=np.uint8)
+    lazy = Lazy(images)
+    for found, expected in zip(extract(Fake(), lazy, batch_size=2), extract(Fake(), images, batch_size=2)):
+        assert np.array_equal(found, expected)
+    assert (
+        1 <= lazy.most <= NUM_READERS + 3 < 30
+    )  # waiting or being read, the next one, the one in the network
+    assert lazy.alive == 0
+
+
+def test_a_face_that_cannot_be_read_ends_the_extraction(images):
+    with pytest.raises(ValueError, match=r"face.jpg: its 8 bytes"):
+        extract(Fake(), Lazy(images, fails_at=4), batch_size=2)
+
+
+def test_a_bar_is_shown_on_a_terminal_only(images, monkeypatch):
+    for is_terminal, name in ((True, "model.pt"), (True, None), (False, "model.pt")):
+        stderr = io.StringIO()
+        stderr.isatty = lambda answer=is_terminal: answer
+        monkeypatch.setattr(sys, "stderr", stderr)
+        extract(Fake(), images, batch_size=3, progress=name)
+        shown = stderr.getvalue()
+        assert ("model.pt" in shown and "7/7" in shown) if is_terminal and name else shown == ""
 
 
 NUM_IMAGES = (7, 2, 1)  # divided by neither 2 nor 3; fewer than ranks

@@ -1,0 +1,174 @@
+"""What evaluation scripts share: features kept on disk under what they follow from, runs on several ranks."""
+
+import hashlib
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from evaluation_runs import BINS, png, save_small_model
+from ranks import run_ranks
+
+from eval.bin_format import load_bin
+from eval.faces import AlignedFaces
+from eval.script import CACHE, Evaluation, arguments, evaluation
+from utils.distributed import rank
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return save_small_model(tmp_path_factory.mktemp("model") / "model.pt")
+
+
+def parsed(model, out, *more):
+    return arguments("").parse_args(["--model", str(model), "--data", ".", "--out", str(out), *more])
+
+
+def counted(run: Evaluation, faces) -> tuple[np.ndarray, np.ndarray, int]:
+    """What run.features returns, and how often the network ran for it."""
+    calls = []
+    run.backbones[0].register_forward_pre_hook(lambda *_: calls.append(1))
+    return *run.features(faces), len(calls)
+
+
+def features(model, faces, out, *more):
+    with evaluation(parsed(model, out, *more), "eval_x") as run:
+        return counted(run, faces)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Three faces in files, as a list of paths."""
+    paths = [tmp_path / f"{i}.png" for i in range(3)]
+    for i, path in enumerate(paths):
+        path.write_bytes(png((50 * i, 10, 20)))
+    return paths
+
+
+def test_a_repeated_evaluation_neither_runs_the_network_nor_reads_images(
+    tmp_path, model, folder, monkeypatch
+):
+    plain, flip, calls = features(model, AlignedFaces(folder), tmp_path / "out", "--batch-size", "2")
+    assert calls == 4  # two batches, two views
+    assert (plain.shape, flip.shape, plain.dtype) == ((3, 32), (3, 32), np.float32)
+    monkeypatch.setattr(AlignedFaces, "read", None)
+    again, again_flip, calls = features(model, AlignedFaces(folder), tmp_path / "out", "--batch-size", "2")
+    assert calls == 0
+    assert np.array_equal(again, plain)
+    assert np.array_equal(again_flip, flip)
+    # Another script, or another output folder beside the first, finds them too.
+    assert features(model, AlignedFaces(folder), tmp_path / "other")[2] == 0
+    assert [path.suffix for path in (tmp_path / CACHE).iterdir()] == [".npz"]
+
+
+def test_another_model_precision_or_image_is_another_key(tmp_path, model, folder):
+    faces = AlignedFaces(folder)
+    array = faces[0:3]
+
+    def calls(model=model, faces=faces, *more):
+        return features(model, faces, tmp_path / "out", *more)[2]
+
+    assert calls() == 2
+    assert calls(save_small_model(tmp_path / "other.pt", seed=1)) == 2
+    assert calls(model, faces, "--precision", "bf16") == 2
+    assert calls(model, array) == 2
+    assert calls(model, array.copy()) == 0
+    array[2, 5, 5, 0] += 1
+    assert calls(model, array) == 2
+    folder[1].write_bytes(png((1, 2, 3)))
+    os.utime(folder[1], ns=(7, 7))
+    assert calls(model, AlignedFaces(folder)) == 2
+    (tmp_path / "copy.pt").write_bytes(model.read_bytes())  # the content counts, not the name
+    assert calls(tmp_path / "copy.pt", faces) == 0
+
+
+def test_a_damaged_cache_is_made_again(tmp_path, model, folder):
+    faces = AlignedFaces(folder)
+    plain, *_ = features(model, faces, tmp_path / "out")
+    (kept,) = (tmp_path / CACHE).iterdir()
+    whole = kept.read_bytes()
+    changed = bytearray(whole)
+    changed[300] ^= 1  # within the features: only the archive's checksum tells
+    for damage in (b"", whole[: len(whole) // 2], whole[:-1], bytes(changed), b"not an archive"):
+        kept.write_bytes(damage)
+        found, _, calls = features(model, faces, tmp_path / "out")
+        assert calls == 2
+        assert np.array_equal(found, plain)
+        assert kept.read_bytes() == whole
+    np.savez(kept, plain=plain[:2], flip=plain[:2])  # of other faces
+    assert features(model, faces, tmp_path / "out")[2] == 2
+    assert list((tmp_path / CACHE).iterdir()) == [kept]
+
+
+def test_without_a_cache_none_is_read_or_written(tmp_path, model, folder):
+    faces = AlignedFaces(folder)
+    assert [features(model, faces, tmp_path / "out", "--no-cache")[2] for _ in range(2)] == [2, 2]
+    assert not (tmp_path / CACHE).exists()
+
+
+def features_on_rank(folders: list[Path], model: Path, images: np.ndarray) -> list:
+    """Twice in each folder, with a disk for each rank; the group is that of the test."""
+    found = []
+    for folder in folders:
+        args = parsed(model, folder / str(rank()) / "out")
+        found += [counted(Evaluation(args, "eval_x", torch.device("cpu")), images) for _ in range(2)]
+    return found
+
+
+def test_ranks_agree_whether_the_cache_holds_the_features(tmp_path, model):
+    images = load_bin(BINS / "py3.bin")[0][:9]
+    on_rank_0, on_rank_1 = tmp_path / "a", tmp_path / "b"
+    expected = features(model, images, on_rank_0 / "0" / "out")[:2]
+    features(model, images, on_rank_1 / "1" / "out")
+    for found in run_ranks(2, features_on_rank, [on_rank_0, on_rank_1], model, images):
+        assert [calls for *_, calls in found] == [
+            0,
+            0,
+            2,
+            0,
+        ]  # what rank 1 has on its disk is never looked at
+        for *views, _ in found:
+            assert np.allclose(views, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
+    assert not (on_rank_0 / "1").exists()
+
+
+def test_the_output_lies_beside_the_model_unless_told_otherwise(tmp_path, model):
+    args = arguments("").parse_args(["--model", str(model), "--data", "x"])
+    with evaluation(args, "eval_tinyface") as run:
+        assert run.out == Path(f"{model}.tinyface")
+        assert run.is_main
+        assert not run.out.exists()  # until there is something to write
+        settings = run.report.settings
+    assert settings["models"][0]["sha256"] == hashlib.sha256(model.read_bytes()).hexdigest()
+    assert settings["models"][0] | {"sha256": ""} == {
+        "file": str(model), "network": "mbf", "input_order": "RGB", "sha256": ""
+    }  # fmt: skip
+
+
+def test_several_models_have_features_of_their_own(tmp_path, model, folder):
+    other = save_small_model(tmp_path / "other.pt", seed=1)
+    parser = arguments("", several=["model"])
+    args = parser.parse_args(
+        ["--model", str(model), str(other), "--data", "x", "--out", str(tmp_path / "out")]
+    )
+    with evaluation(args, "eval_x") as run:
+        first, second = (run.features(AlignedFaces(folder), model=i)[0] for i in range(2))
+    assert np.array_equal(first, features(model, AlignedFaces(folder), tmp_path / "out")[0])
+    assert np.array_equal(second, features(other, AlignedFaces(folder), tmp_path / "out")[0])
+    assert not np.allclose(first, second)
+
+
+def test_what_no_run_can_use_is_told_before_it_starts_and_leaves_no_group(tmp_path, model):
+    (tmp_path / "file").write_text("")
+    for more, message in (
+        (["--precision", "pf16"], "did you mean 'fp16'"),
+        (["--batch-size", "0"], "batch_size is 0"),
+        (["--out", str(tmp_path / "file")], "is a file, expected a folder"),
+        (["--model", str(tmp_path / "none.pt")], "no model file"),
+        (["--network", "r50"], "holds network 'mbf', not 'r50'"),
+    ):
+        with pytest.raises((ValueError, FileNotFoundError), match=message):
+            features(model, None, tmp_path / "out", *more)
+        assert not dist.is_initialized()
