@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -158,17 +159,28 @@ run_script(main)
 """
 
 
-def run_training(folder, action: str) -> subprocess.Popen:
-    """A training process of its own group, as a terminal starts it; `action` runs after its first batch."""
+@pytest.fixture
+def run_training(folder):
+    """Starts a training process as a terminal does, in a group of its own, which is ended after the test.
+
+    `action` runs after its first batch.
+    """
     tests = Path(__file__).parent
-    script = SCRIPT.format(root=str(tests.parent), tests=str(tests), folder=str(folder), action=action)
-    return subprocess.Popen(
-        [sys.executable, "-c", script],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    started = []
+
+    def start(action: str) -> subprocess.Popen:
+        script = SCRIPT.format(root=str(tests.parent), tests=str(tests), folder=str(folder), action=action)
+        pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        started.append(
+            subprocess.Popen([sys.executable, "-c", script], text=True, start_new_session=True, **pipes)
+        )
+        return started[-1]
+
+    yield start
+    for process in started:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait(timeout=20)
 
 
 def assert_group_is_gone(group: int) -> None:
@@ -179,7 +191,6 @@ def assert_group_is_gone(group: int) -> None:
         except ProcessLookupError:
             return
         time.sleep(0.05)
-    os.killpg(group, signal.SIGKILL)
     raise AssertionError("processes are left")
 
 
@@ -199,8 +210,8 @@ KILL = "os.kill(loader._loader._iterator._workers[0].pid, signal.SIGKILL)"
         ),
     ],
 )
-def test_a_killed_worker_is_an_error_of_one_line(folder, action):
-    process = run_training(folder, action)
+def test_a_killed_worker_is_an_error_of_one_line(run_training, action):
+    process = run_training(action)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
     assert re.match(r"error: .*DataLoader worker .*: perhaps out of memory", errors), errors
@@ -208,8 +219,8 @@ def test_a_killed_worker_is_an_error_of_one_line(folder, action):
     assert_group_is_gone(process.pid)
 
 
-def test_ctrl_c_ends_all_processes_without_a_word_from_the_workers(folder):
-    process = run_training(folder, "print('ready', flush=True)")
+def test_ctrl_c_ends_all_processes_without_a_word_from_the_workers(run_training):
+    process = run_training("print('ready', flush=True)")
     assert process.stdout.readline() == "ready\n"
     os.killpg(process.pid, signal.SIGINT)  # what a terminal sends: to every process of the group
     _, errors = process.communicate(timeout=60)
