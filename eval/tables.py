@@ -1,7 +1,7 @@
 """Text metadata, blank- or comma-separated: columns as arrays; a malformed row is told by file and line.
 
-A table of integers alone (the 16 million pairs of IJB-C) is parsed by NumPy, in seconds; what NumPy does not take
-is read again line by line, which finds the faulty line.
+A table of integers alone (the 16 million pairs of IJB-C) is parsed by NumPy, in seconds; what NumPy does not
+take is read again line by line, which finds the faulty line.
 """
 
 import csv
