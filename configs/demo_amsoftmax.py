@@ -1,0 +1,11 @@
+"""AM-Softmax on the demo's faces: its own s=30 and m=0.35 suit them.
+
+    torchrun --nproc_per_node=2 train_v2.py configs/demo_amsoftmax
+
+Hardware: as configs/demo_softmax.py, from which only the loss differs.
+Measured by us: not yet.
+"""
+
+from configs.demo_softmax import config
+
+config.loss = "amsoftmax"

@@ -1,0 +1,11 @@
+"""CosFace and ARoFace on the demo's faces: a quarter of each batch is adversarially misaligned.
+
+    torchrun --nproc_per_node=2 train_v2.py configs/demo_aroface
+
+Hardware: as configs/demo_softmax.py. Only aroface differs from configs/demo_cosface.py.
+Measured by us: not yet.
+"""
+
+from configs.demo_cosface import config
+
+config.aroface = {"ratio": 0.75}

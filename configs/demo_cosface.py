@@ -1,0 +1,12 @@
+"""CosFace on the demo's faces, at the settings of configs/demo.py.
+
+    torchrun --nproc_per_node=2 train_v2.py configs/demo_cosface
+
+Hardware: as configs/demo_softmax.py, from which only the loss differs.
+Measured by us: not yet.
+"""
+
+from configs.demo_softmax import config
+
+config.loss = "cosface"
+config.loss_args = {"s": 32, "m": 0.35}

@@ -1,0 +1,12 @@
+"""CurricularFace on the demo's faces.
+
+    torchrun --nproc_per_node=2 train_v2.py configs/demo_curricularface
+
+Hardware: as configs/demo_softmax.py, from which only the loss differs.
+Measured by us: not yet.
+"""
+
+from configs.demo_softmax import config
+
+config.loss = "curricularface"
+config.loss_args = {"s": 32, "m": 0.3, "t_alpha": 0.05}  # t follows within 20 steps; 100 are all there are

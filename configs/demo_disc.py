@@ -1,0 +1,11 @@
+"""CosFace and DiscFace's regulariser on the demo's faces.
+
+    torchrun --nproc_per_node=2 train_v2.py configs/demo_disc
+
+Hardware: as configs/demo_softmax.py. Only disc differs from configs/demo_cosface.py.
+Measured by us: not yet.
+"""
+
+from configs.demo_cosface import config
+
+config.regularizers = ["disc"]

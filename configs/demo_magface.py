@@ -1,0 +1,19 @@
+"""MagFace on the demo's faces.
+
+    torchrun --nproc_per_node=2 train_v2.py configs/demo_magface
+
+Hardware: as configs/demo_softmax.py, from which only the loss differs.
+Measured by us: not yet.
+"""
+
+from configs.demo_softmax import config
+
+config.loss = "magface"
+config.loss_args = {
+    "s": 32,
+    "l_a": 5,  # norms begin at √128 = 11.3 and stay below 20; below the default l_a=10 nothing pulls at them
+    "u_a": 25,
+    "l_margin": 0.2,
+    "u_margin": 0.5,
+    "lambda_g": 5,  # λ_g/u_a, the weight of the term on the norm, stays the paper's 0.2
+}

@@ -1,0 +1,12 @@
+"""NormFace on the demo's faces: cosines in place of inner products, and no margin.
+
+    torchrun --nproc_per_node=2 train_v2.py configs/demo_normface
+
+Hardware: as configs/demo_softmax.py, from which only the loss differs.
+Measured by us: not yet.
+"""
+
+from configs.demo_softmax import config
+
+config.loss = "normface"
+config.loss_args = {"s": 32}

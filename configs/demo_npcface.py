@@ -1,0 +1,18 @@
+"""NPCFace on the demo's faces.
+
+    torchrun --nproc_per_node=2 train_v2.py configs/demo_npcface
+
+Hardware: as configs/demo_softmax.py, from which only the loss differs.
+Measured by us: not yet.
+"""
+
+from configs.demo_softmax import config
+
+config.loss = "npcface"
+config.loss_args = {
+    "s": 32,
+    "m0": 0.2,
+    "m1": 0.1,
+    "m_hard": 0.2,
+    "a": 0.1,  # at first almost every class is hard, and s·a one more margin on top of m0
+}
