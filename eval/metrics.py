@@ -4,6 +4,8 @@ What is compared is an integer count, so that equal accuracies are really equal 
 the same on every machine.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 
 
@@ -93,3 +95,114 @@ def threshold_at_far(far: np.ndarray, thresholds: np.ndarray, target: float) -> 
     lower = upper - 1  # exists, and has a smaller rate: the curve starts at 0 < target
     share = (target - far[lower]) / (far[upper] - far[lower])
     return float(thresholds[lower] + share * (thresholds[upper] - thresholds[lower]))
+
+
+class TarAtFar(NamedTuple):
+    """True accept rates at wanted false accept rates, `(F,)` each."""
+
+    tar: np.ndarray  # share of the same-person pairs that are accepted
+    far: np.ndarray  # share of the other pairs that really are
+    threshold: np.ndarray  # a pair is accepted where score >= threshold
+
+
+def split_scores(scores: np.ndarray, same: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The scores of different people and of the same person, float64, each ascending.
+
+    Raises:
+        ValueError: shapes that differ, a score that is not finite, one kind of pair only.
+    """
+    scores, same = np.asarray(scores, dtype=np.float64), np.asarray(same).astype(bool)
+    if scores.ndim != 1 or scores.shape != same.shape:
+        raise ValueError(f"scores {scores.shape} and same {same.shape} do not fit: expected (P,) and (P,)")
+    if not (finite := np.isfinite(scores)).all():
+        raise ValueError(
+            f"{(~finite).sum()} of {len(scores)} scores are not finite: pair {finite.argmin()} is the first"
+        )
+    if same.all() or not same.any():
+        kind = "the same person" if same.all() else "different people"
+        raise ValueError(f"all {len(same)} pairs are of {kind}, expected both kinds")
+    return np.sort(scores[~same]), np.sort(scores[same])
+
+
+def roc(scores: np.ndarray, same: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """False and true accept rate wherever the curve bends: scikit-learn's `roc_curve`, faster.
+
+    The first point accepts nothing (threshold inf); then a point a distinct score, descending, without those
+    where both counts go on as before (`drop_intermediate`, its default): of millions of pairs thousands are left.
+
+    Args:
+        scores: `(P,)`, higher is more alike.
+        same: `(P,)`, true where both are the same person.
+    Returns:
+        far, tar, thresholds: `(K,)` each; a pair is accepted where score >= threshold.
+    Raises:
+        ValueError: see `split_scores`.
+    """
+    other, own = split_scores(scores, same)
+    every = np.sort(np.concatenate([other, own]))[::-1]
+    last = np.flatnonzero(
+        np.append(every[1:] != every[:-1], True)
+    )  # (U,) the end of each run of equal scores
+    thresholds = every[last]
+    accepted_own = len(own) - np.searchsorted(own, thresholds)  # (U,)
+    accepted_other = last + 1 - accepted_own
+    bends = (np.diff(accepted_own, 2) != 0) | (np.diff(accepted_other, 2) != 0)
+    kept = np.flatnonzero(np.concatenate([[True], bends, [True]])[-len(last) :])
+    far = np.append(0, accepted_other[kept]) / len(other)
+    tar = np.append(0, accepted_own[kept]) / len(own)
+    return far, tar, np.append(np.inf, thresholds[kept])
+
+
+def auc(scores: np.ndarray, same: np.ndarray) -> float:
+    """Area under the ROC curve: how often a same-person pair beats another; a tie is half a win.
+
+    Counted in integers (Mann-Whitney), so that it is exact. Arguments and errors as `roc`.
+    """
+    other, own = split_scores(scores, same)
+    wins = np.searchsorted(other, own, side="left").sum() + np.searchsorted(other, own, side="right").sum()
+    return float(wins / (2 * len(own) * len(other)))
+
+
+def tar_at_far(scores: np.ndarray, same: np.ndarray, fars: np.ndarray, rule: str = "nearest") -> TarAtFar:
+    """True accept rates at false accept rates, as published.
+
+    "nearest" (IJB: insightface, AdaFace, CVLface): of the points of `roc` the one whose false accept rate is
+    nearest to the wanted one, and may lie above it; of equally near ones that with the largest true accept rate.
+    "rounded" (SurvFace: NDR): the threshold is the k-th largest score of the N different-people pairs,
+    k = round(FAR N), half to even; the largest of them + 1e-8 where k is 0.
+
+    Args:
+        scores, same: as for `roc`.
+        fars: `(F,)`, in [0, 1].
+        rule: "nearest" or "rounded".
+    Raises:
+        ValueError: see `split_scores`; a rate outside [0, 1]; an unknown rule.
+    """
+    fars = check_rates(fars)
+    if rule == "nearest":
+        far, tar, thresholds = roc(scores, same)
+        chosen = np.array([len(far) - 1 - np.abs(far[::-1] - wanted).argmin() for wanted in fars])
+        return TarAtFar(tar[chosen], far[chosen], thresholds[chosen])
+    if rule != "rounded":
+        raise ValueError(f"rule {rule!r}: allowed are 'nearest' and 'rounded'")
+    other, own = split_scores(scores, same)
+    count = np.round(fars * len(other)).astype(int)  # (F,)
+    threshold = np.append(other, other[-1] + 1e-8)[len(other) - count]
+    return TarAtFar(share_accepted(own, threshold), share_accepted(other, threshold), threshold)
+
+
+def share_accepted(ascending: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+    """`(F,)`: the share of the scores that are >= each threshold."""
+    return 1 - np.searchsorted(ascending, thresholds) / len(ascending)
+
+
+def check_rates(rates: np.ndarray) -> np.ndarray:
+    """Rates as float64 `(F,)`.
+
+    Raises:
+        ValueError: one is outside [0, 1].
+    """
+    rates = np.atleast_1d(np.asarray(rates, dtype=np.float64))
+    if not (allowed := (rates >= 0) & (rates <= 1)).all():
+        raise ValueError(f"rate {rates[~allowed][0]:g}: allowed are 0 to 1")
+    return rates

@@ -1,0 +1,224 @@
+"""Searching probes in a gallery: ranks, and open-set rates in every published variant.
+
+Scores are inner products of unit features, in the precision of the features (float32 is off by some 1e-7 of a
+cosine). One block of probes at a time meets the whole gallery, so that memory grows with P + G, not with P x G.
+
+Ties go against the probe: another person that scores as high as the mate stands before it. A network that is
+dead, and gives the same feature for every face, therefore scores 0.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from eval.metrics import check_rates
+
+BLOCK_BYTES = 1 << 28  # of the scores of one block of probes
+
+
+class Search(NamedTuple):
+    """What the protocols need of each probe's scores, `(P,)` each."""
+
+    mate_score: (
+        np.ndarray
+    )  # the best score among gallery entries of the probe's identity; -inf: there is none
+    mate_rank: np.ndarray  # 1 + the number of entries of other identities that score as much or more
+    top_other: np.ndarray  # the best score among entries of other identities; -inf: there is none
+
+    @property
+    def mated(self) -> np.ndarray:
+        """`(P,)`: whether the probe's identity is in the gallery."""
+        return self.mate_score > -np.inf
+
+
+class DirAtFar(NamedTuple):
+    """Detection and identification rates at wanted false positive identification rates."""
+
+    dir: np.ndarray  # (F, R) share of the mated probes that are identified
+    threshold: np.ndarray  # (F,)
+    far: np.ndarray  # (F,) share of the unmated probes that really raise an alarm
+
+
+class LegacyTpir(NamedTuple):
+    """True positive identification rates at pair-level false positive rates, `(F,)` each."""
+
+    tpir: np.ndarray
+    threshold: np.ndarray
+
+
+class _Block(NamedTuple):
+    """The scores of some probes with the whole gallery, and where in them the mates are."""
+
+    probes: slice
+    scores: np.ndarray  # (b, G), may be changed
+    mate_row: np.ndarray  # (M,) ascending
+    mate_column: np.ndarray  # (M,)
+
+
+def _blocks(
+    probes: np.ndarray, gallery: np.ndarray, probe_ids: np.ndarray, gallery_ids: np.ndarray, chunk: int | None
+) -> Iterator[_Block]:
+    """All scores, block by block; the array is reused, so a block is gone when the next is asked for.
+
+    Raises:
+        ValueError: shapes that do not fit, an empty gallery.
+    """
+    fits = probes.ndim == gallery.ndim == 2 and probes.shape[1] == gallery.shape[1]
+    if not fits or probe_ids.shape != probes.shape[:1] or gallery_ids.shape != gallery.shape[:1]:
+        raise ValueError(
+            f"probes {probes.shape} with ids {probe_ids.shape} and gallery {gallery.shape} with ids "
+            f"{gallery_ids.shape} do not fit: expected (P, D), (P,), (G, D), (G,)"
+        )
+    if not len(gallery):
+        raise ValueError("the gallery is empty")
+    order = np.argsort(gallery_ids, kind="stable")
+    first = np.searchsorted(gallery_ids, probe_ids, side="left", sorter=order)  # (P,) mates: order[first:end]
+    end = np.searchsorted(gallery_ids, probe_ids, side="right", sorter=order)
+    dtype = np.result_type(probes, gallery)
+    chunk = chunk or max(1, BLOCK_BYTES // (len(gallery) * dtype.itemsize))
+    buffer = np.empty((min(chunk, len(probes)), len(gallery)), dtype)
+    for start in range(0, len(probes), chunk):
+        part = slice(start, min(start + chunk, len(probes)))
+        scores = np.matmul(probes[part], gallery.T, out=buffer[: part.stop - part.start])
+        count = (end - first)[part]
+        mate_row = np.repeat(np.arange(len(count)), count)
+        place = np.arange(count.sum()) - np.repeat(count.cumsum() - count, count)  # 0, 1 ... within a probe
+        yield _Block(part, scores, mate_row, order[first[part][mate_row] + place])
+
+
+def search(
+    probes: np.ndarray,
+    gallery: np.ndarray,
+    probe_ids: np.ndarray,
+    gallery_ids: np.ndarray,
+    *,
+    chunk: int | None = None,
+) -> Search:
+    """Compare every probe with every gallery entry, and keep three numbers a probe.
+
+    Args:
+        probes, gallery: `(P, D)` and `(G, D)`, unit rows (or zero), of one floating type.
+        probe_ids, gallery_ids: `(P,)` and `(G,)` integers; a probe whose identity is not in the gallery is
+            unmated, one with several entries is found by the best of them.
+        chunk: probes at a time; None: as many as make `BLOCK_BYTES` of scores.
+    Raises:
+        ValueError: shapes that do not fit, an empty gallery, features that are not finite.
+    """
+    probe_ids, gallery_ids = np.asarray(probe_ids), np.asarray(gallery_ids)
+    mate_score = np.full(len(probes), -np.inf)
+    top_other = np.empty(len(probes))
+    mate_rank = np.empty(len(probes), dtype=np.int64)
+    for part, scores, row, column in _blocks(probes, gallery, probe_ids, gallery_ids, chunk):
+        best = np.full(len(scores), -np.inf, scores.dtype)
+        np.maximum.at(best, row, scores[row, column])
+        scores[row, column] = -np.inf  # what is left are others
+        mate_score[part], top_other[part] = best, scores.max(axis=1)
+        mate_rank[part] = 1 + np.count_nonzero(scores >= best[:, None], axis=1)
+    if not (finite := np.isfinite(top_other) | np.isfinite(mate_score)).all():
+        raise ValueError(f"the scores of probe {finite.argmin()} are not finite")
+    return Search(mate_score, mate_rank, top_other)
+
+
+def cmc(search: Search, ranks: np.ndarray) -> np.ndarray:
+    """`(R,)`: the share of the mated probes whose mate is among the `rank` best, for each rank.
+
+    Raises:
+        ValueError: no probe has a mate.
+    """
+    return _identified(search, ranks, np.array([-np.inf]), strict=False)[0]
+
+
+def _identified(search: Search, ranks: np.ndarray, thresholds: np.ndarray, strict: bool) -> np.ndarray:
+    """`(F, R)`: the share of the mated probes with a mate of at most this rank that scores enough."""
+    score, rank = search.mate_score[search.mated], search.mate_rank[search.mated]
+    if not len(score):
+        raise ValueError("no probe has a mate in the gallery")
+    enough = np.greater if strict else np.greater_equal
+    accepted = enough(score, thresholds[:, None])  # (F, M)
+    found = rank <= np.atleast_1d(ranks)[:, None]  # (R, M)
+    return np.array([(accepted_at & found).mean(axis=1) for accepted_at in accepted])
+
+
+def dir_at_far(
+    mated: Search, unmated_top: np.ndarray, fars: np.ndarray, ranks: np.ndarray, rule: str = "round"
+) -> DirAtFar:
+    """Open-set identification: a mated probe counts if a mate is among the `rank` best and scores enough.
+
+    The threshold of a rate is the k-th largest of the U unmated probes' best scores:
+
+    "round" (SurvFace): k = round(rate U), half to even; the largest + 1e-5 where k is 0; score >= threshold.
+    "truncate" (IJB-S): k = int(rate U); the largest + 1e-8 where k is 0; score >= threshold.
+    "ijb" (insightface's ijb_evals.py): k = max(int(rate U), 1); score > threshold.
+
+    Args:
+        mated: probes without a mate are left out.
+        unmated_top: `(U,)`, `top_other` of the probes that have no mate.
+        fars: `(F,)` false positive identification rates, in [0, 1].
+        ranks: `(R,)`.
+        rule: one of the three.
+    Raises:
+        ValueError: an unknown rule, a rate outside [0, 1], no mated or no unmated probe.
+    """
+    fars, top = check_rates(fars), np.sort(np.asarray(unmated_top, dtype=np.float64))[::-1]
+    if not len(top):
+        raise ValueError("there is no unmated probe to set the threshold by")
+    if rule == "round":
+        count, margin = np.round(fars * len(top)).astype(int), 1e-5
+    elif rule == "truncate":
+        count, margin = (fars * len(top)).astype(int), 1e-8
+    elif rule == "ijb":
+        count, margin = np.maximum((fars * len(top)).astype(int), 1), 0
+    else:
+        raise ValueError(f"rule {rule!r}: allowed are 'round', 'truncate' and 'ijb'")
+    threshold = np.append(top[0] + margin, top)[count]
+    strict = rule == "ijb"
+    alarms = top > threshold[:, None] if strict else top >= threshold[:, None]
+    return DirAtFar(_identified(mated, ranks, threshold, strict), threshold, alarms.mean(axis=1))
+
+
+def legacy_tpir(
+    probes: np.ndarray,
+    gallery: np.ndarray,
+    probe_ids: np.ndarray,
+    gallery_ids: np.ndarray,
+    fars: np.ndarray,
+    *,
+    chunk: int | None = None,
+) -> LegacyTpir:
+    """What insightface's ijb_1n.py and AdaFace's copy print as "TPIR@FPIR" on IJB-B and IJB-C.
+
+    False positives are counted among pairs, not among probes: the threshold is the ceil(P rate)-th largest of
+    all scores of a probe with another person. No probe is unmated, no rank counts, and score > threshold.
+
+    Args:
+        probes, gallery, probe_ids, gallery_ids, chunk: as for `search`, but every probe has exactly one mate.
+        fars: `(F,)`, in (0, 1].
+    Raises:
+        ValueError: see `search`; a probe with no mate or several; a rate that asks for more scores than there
+            are, or none.
+    """
+    probe_ids, gallery_ids, fars = np.asarray(probe_ids), np.asarray(gallery_ids), check_rates(fars)
+    count = np.ceil(len(probes) * fars).astype(int)  # in floating point, as published
+    if count.min() < 1 or count.max() > len(probes) * (len(gallery) - 1):
+        raise ValueError(
+            f"{len(probes)} probes and {len(gallery)} gallery entries: no threshold at rates {fars}"
+        )
+    mate_score = np.empty(len(probes))
+    largest = np.empty(0)  # of other people so far, at most count.max()
+    for part, scores, row, column in _blocks(probes, gallery, probe_ids, gallery_ids, chunk):
+        num_mates = np.bincount(row, minlength=len(scores))
+        if (wrong := num_mates != 1).any():
+            index = int(np.argmax(wrong))
+            raise ValueError(
+                f"probe {part.start + index} of identity {probe_ids[part][index]} has {num_mates[index]} "
+                "gallery entries, expected exactly one"
+            )
+        mate_score[part] = scores[row, column]
+        scores[row, column] = -np.inf
+        floor = largest.min() if len(largest) == count.max() else -np.inf
+        largest = np.concatenate([largest, scores[scores > floor]])
+        if len(largest) > count.max():
+            largest = np.partition(largest, -count.max())[-count.max() :]
+    threshold = np.sort(largest)[::-1][count - 1]
+    return LegacyTpir((mate_score > threshold[:, None]).mean(axis=1), threshold)

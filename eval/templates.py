@@ -1,0 +1,129 @@
+"""IJB's templates: from images to one feature a template, and the scores of template pairs.
+
+How the views of an image are joined, and what weighs it, is where published numbers differ (`fuse`); the
+aggregation of images into medias and templates is the same everywhere (`template_features`).
+"""
+
+import numpy as np
+
+from eval.metrics import normalise
+
+CHUNK_IMAGES = 8192
+CHUNK_PAIRS = 1024
+
+
+def row_norms(features: np.ndarray) -> np.ndarray:
+    """`(N, 1)` lengths, 1 for a row of zeros so that one can divide; makes no copy of the features."""
+    norms = np.sqrt(np.einsum("nd,nd->n", features, features))[:, None]
+    return np.where(norms == 0, 1, norms)
+
+
+def join_views(plain: np.ndarray, flip: np.ndarray, fusion: str = "pre_norm_vector_add") -> np.ndarray:
+    """One feature of an image and its mirror image, in the four ways that AdaFace's code names.
+
+    "pre_norm_vector_add": the sum of the raw features. "norm_weighted_avg": its direction, with the mean length
+    of both. "average": the direction of the sum of the unit features, with that length. "concat": the unit
+    features side by side, times that length.
+
+    Args:
+        plain, flip: `(N, D)` raw features.
+    Returns:
+        `(N, D)`; `(N, 2D)` for "concat".
+    Raises:
+        ValueError: an unknown fusion.
+    """
+    if fusion == "pre_norm_vector_add":
+        return plain + flip
+    plain_norms, flip_norms = row_norms(plain), row_norms(flip)
+    mean_norms = (plain_norms + flip_norms) / 2
+    if fusion == "concat":
+        return np.concatenate([plain / plain_norms, flip / flip_norms], axis=1) * mean_norms
+    if fusion == "norm_weighted_avg":
+        joined = plain + flip
+    elif fusion == "average":
+        joined = plain / plain_norms + flip / flip_norms
+    else:
+        names = "'pre_norm_vector_add', 'norm_weighted_avg', 'average' and 'concat'"
+        raise ValueError(f"fusion {fusion!r}: allowed are {names}")
+    joined *= mean_norms / row_norms(joined)
+    return joined
+
+
+def fuse(
+    plain: np.ndarray,
+    flip: np.ndarray,
+    detector_score: np.ndarray | None = None,
+    *,
+    flip_sum: bool = True,
+    keep_norm: bool = True,
+    fusion: str = "pre_norm_vector_add",
+) -> np.ndarray:
+    """The feature of each image, by the switches F, N and D of the IJB evaluators.
+
+    Args:
+        plain, flip: `(N, D)` raw features of the image and its mirror image.
+        detector_score: D: `(N,)`, each feature is multiplied by it; None: it is not.
+        flip_sum: F: join both views as `fusion` says; False: the plain view only.
+        keep_norm: N: False: divide by the length, so that every image weighs the same (before D).
+        fusion: see `join_views`.
+    Returns:
+        `(N, D)`, in the precision of the features.
+    """
+    feature = join_views(plain, flip, fusion) if flip_sum else plain.copy()
+    if not keep_norm:
+        feature /= row_norms(feature)
+    if detector_score is not None:
+        feature *= np.asarray(detector_score, dtype=feature.dtype)[:, None]
+    return feature
+
+
+def template_features(
+    features: np.ndarray, template_ids: np.ndarray, media_ids: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Unit feature of each template: the sum over its medias of the mean over the media's images.
+
+    The images may come in any order. They are visited sorted by template, some thousand at a time; sums are
+    float64. An image weighs 1 / the number of images of its media in its template.
+
+    Args:
+        features: `(N, D)`, one a row of the metadata.
+        template_ids, media_ids: `(N,)` integers.
+    Returns:
+        ids `(T,)`, ascending; features `(T, D)` float64, unit (zero where the sum is).
+    Raises:
+        ValueError: shapes that do not fit, no image at all.
+    """
+    if features.ndim != 2 or not len(features) == len(template_ids) == len(media_ids) > 0:
+        raise ValueError(
+            f"features {features.shape}, template_ids {np.shape(template_ids)} and media_ids "
+            f"{np.shape(media_ids)} do not fit: expected (N, D), (N,), (N,)"
+        )
+    order = np.lexsort([media_ids, template_ids])
+    template, media = np.asarray(template_ids)[order], np.asarray(media_ids)[order]
+    new_template = np.append(True, template[1:] != template[:-1])  # (N,) the first image of its template
+    new_media = new_template | np.append(True, media[1:] != media[:-1])
+    media_of_each = new_media.cumsum() - 1
+    weight = 1 / np.bincount(media_of_each)[media_of_each]  # (N,)
+    template_of_each = new_template.cumsum() - 1
+    sums = np.zeros((template_of_each[-1] + 1, features.shape[1]))
+    for start in range(0, len(order), CHUNK_IMAGES):
+        part = slice(start, start + CHUNK_IMAGES)
+        weighted = features[order[part]] * weight[part, None]  # float64, as the weights
+        places = template_of_each[part]
+        starts = np.flatnonzero(np.append(True, places[1:] != places[:-1]))
+        sums[places[starts]] += np.add.reduceat(weighted, starts, axis=0)
+    return template[new_template], normalise(sums)
+
+
+def pair_scores(templates: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Inner products of pairs of templates, `(P,)`, in the precision of the templates.
+
+    Args:
+        templates: `(T, D)`.
+        first, second: `(P,)` rows of `templates`.
+    """
+    scores = np.empty(len(first), dtype=templates.dtype)
+    for start in range(0, len(first), CHUNK_PAIRS):
+        part = slice(start, start + CHUNK_PAIRS)
+        np.einsum("pd,pd->p", templates[first[part]], templates[second[part]], out=scores[part])
+    return scores
