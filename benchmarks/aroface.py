@@ -1,0 +1,159 @@
+"""What ARoFace adds to a training step: ours, and the original's way, against the plain step.
+
+    python benchmarks/aroface.py [--networks demo r18] [--precisions fp32 bf16] [--batch 64] [--classes 10000]
+
+`demo` is the network of configs/demo with its 500 classes; the others have 512 dimensions and --classes. The
+original's way perturbs the whole batch, with the gradients of all weights, and uses the same share of it.
+First, in float64, both ways are checked to warp alike where both warp all. Then the three kinds of step take
+turns in one process, so that whatever else the machine does hits all of them. `of_plain` is the median over
+the rounds of the time against the plain step of the same round; low and high are the quartiles.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from backbones import MODEL_NAMES, get_model
+from benchmarks.common import device, in_own_process, median_ms, report, timed
+from dataset import to_input
+from losses import build_loss
+from losses.aroface import LIMITS, AlignmentPerturbation
+from partial_fc import PartialFC
+from utils.command_line import run_script
+from utils.config import as_plain, get_config
+from utils.distributed import start_process_group
+from utils.optimizer import build_optimizer, make_scaler
+from utils.precision import PRECISIONS, autocast
+
+DEMO_CLASSES = 500
+
+
+class WholeBatch(AlignmentPerturbation):
+    """The original's way to find the same warps: the whole batch, and a backward pass to every weight."""
+
+    def __call__(self, backbone: nn.Module, head: nn.Module, images: Tensor, labels: Tensor):
+        order = torch.randperm(len(images))
+        shuffled = images[order]
+        start, eta = self._draw(shuffled)
+        parameters = start.clone().requires_grad_()
+        head(backbone(self._warp(shuffled, parameters)), labels[order]).backward()
+        backbone.zero_grad(), head.zero_grad()
+        limits = start.new_tensor(LIMITS)
+        warped = self._warp(shuffled, start + (eta * parameters.grad.sign()).clamp(-limits, limits))
+        count = round((1 - self.ratio) * len(images))
+        images = images.clone()
+        images[order[:count]] = warped[:count]
+        return images, labels
+
+
+WAYS = {"plain": None, "aroface": AlignmentPerturbation, "original": WholeBatch}
+
+
+def make_network(network: str, num_classes: int, precision: str) -> tuple[nn.Module, PartialFC]:
+    """Backbone and head on the device; the same numbers every time."""
+    torch.manual_seed(0)
+    cfg = get_config("demo" if network == "demo" else "synthetic")
+    name = cfg.network if network == "demo" else network
+    backbone = get_model(name, num_features=cfg.embedding_size, **as_plain(cfg.network_args))
+    head = PartialFC(build_loss("arcface"), cfg.embedding_size, num_classes, precision=precision)
+    return backbone.to(device(), memory_format=torch.channels_last), head.to(device())
+
+
+def make_batch(size: int, num_classes: int) -> tuple[Tensor, Tensor]:
+    """Random images, smooth as faces are, `(size, 3, 112, 112)` uint8, and labels."""
+    coarse = torch.randint(256, (size, 3, 14, 14), generator=torch.Generator().manual_seed(0))
+    images = nn.functional.interpolate(coarse.float(), (112, 112), mode="bilinear")
+    return images.byte(), torch.arange(size) % num_classes
+
+
+def check_equal() -> None:
+    """Where all of a batch is warped, both ways come to the same images, from the same random numbers.
+
+    Raises:
+        AssertionError: they do not; then no timing means anything.
+    """
+    backbone, head = (module.double() for module in make_network("demo", DEMO_CLASSES, "fp32"))
+    images, labels = make_batch(8, DEMO_CLASSES)
+    images = to_input(images, device(), channels_last=True).double()
+    warped = []
+    for way in (AlignmentPerturbation, WholeBatch):
+        torch.manual_seed(0)
+        warped.append(way(ratio=0.0)(backbone, head, images, labels)[0])
+    assert (warped[0] - images).abs().max() > 0.1, "nothing was warped"
+    difference = (warped[1] - warped[0]).abs().max().item()
+    assert difference < 1e-6, f"the two ways warp differently, by up to {difference:.1e}"
+
+
+def make_step(network: str, precision: str, batch: int, num_classes: int) -> Callable:
+    """step(perturb): fetch, perturb, forward, head, backward, clip, optimiser, as in train_v2.py."""
+    backbone, head = make_network(network, num_classes, precision)
+    cfg = get_config("synthetic")
+    optimizer = build_optimizer(cfg, backbone, head, lr=0.01)
+    scaler = make_scaler(precision, device())
+    faces, identities = make_batch(batch, num_classes)
+
+    def step(perturb: AlignmentPerturbation | None) -> None:
+        images, labels = to_input(faces, device(), channels_last=True), identities
+        if perturb:
+            with autocast(device(), precision):
+                images, labels = perturb(backbone, head, images, labels)
+        with autocast(device(), precision):
+            embeddings = backbone(images)
+        scaler.scale(head(embeddings, labels)).backward()
+        scaler.unscale_(optimizer)
+        nn.utils.clip_grad_norm_(backbone.parameters(), 5.0)
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+def measure(
+    network: str, precision: str, batch: int, num_classes: int, ratio: float, repeat: int
+) -> dict[str, list[float]]:
+    """Seconds of each way's step in each of `repeat` rounds, after one that warms up."""
+    start_process_group()  # the loss scaler of fp16 asks the other ranks, also where there are none
+    step = make_step(network, precision, batch, num_classes)
+    perturb = {name: way and way(ratio=ratio) for name, way in WAYS.items()}
+    rounds = [{name: timed(step, perturb[name])[1] for name in WAYS} for _ in range(repeat + 1)][1:]
+    return {name: [seconds[name] for seconds in rounds] for name in WAYS}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    known = ["demo", *MODEL_NAMES]
+    parser.add_argument("--networks", nargs="+", choices=known, default=["demo"], metavar="NAME")
+    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=["fp32", "bf16"])
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--classes", type=int, default=10_000)
+    parser.add_argument("--ratio", type=float, default=0.75)
+    parser.add_argument("--repeat", type=int, default=5)
+    args = parser.parse_args()
+
+    check_equal()
+    rows = []
+    for network in args.networks:
+        num_classes = DEMO_CLASSES if network == "demo" else args.classes
+        for precision in args.precisions:
+            sizes = (args.batch, num_classes, args.ratio, args.repeat)
+            seconds = in_own_process(measure, network, precision, *sizes)
+            for way, times in seconds.items():
+                ratios = [own / plain for own, plain in zip(times, seconds["plain"])]
+                low, middle, high = np.quantile(ratios, (0.25, 0.5, 0.75)).tolist()
+                row = dict(network=network, classes=num_classes, precision=precision, way=way)
+                rows.append(row | dict(step_ms=median_ms(times), of_plain=middle, low=low, high=high))
+    report("aroface", rows, vars(args))
+
+
+if __name__ == "__main__":
+    run_script(main)
