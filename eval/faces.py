@@ -35,10 +35,11 @@ class FaceFiles:
 
     def __init__(self, paths: Iterable[str | Path]):
         self.paths = [os.fspath(path) for path in paths]
-        self.stats, missing = [], []
+        self.states, missing = [], []  # size and time of change of each
         for path in self.paths:
             try:
-                self.stats.append(os.stat(path))
+                stat = os.stat(path)
+                self.states.append((stat.st_size, stat.st_mtime_ns))
             except FileNotFoundError:
                 missing.append(path)
         if missing:
@@ -76,8 +77,8 @@ class FaceFiles:
     def fingerprint(self) -> str:
         """Of paths, sizes and times of change: no image is read."""
         digest = hashlib.sha256(type(self).__name__.encode())
-        for path, stat in zip(self.paths, self.stats):
-            digest.update(f"{os.path.abspath(path)}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+        for path, (size, changed) in zip(self.paths, self.states):
+            digest.update(os.fsencode(f"{os.path.abspath(path)}\0{size}\0{changed}\n"))
         return digest.hexdigest()
 
 

@@ -51,6 +51,7 @@ PAGE = """<!DOCTYPE html>
   dl {{ display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1.2rem; font-size: .85rem; }}
   dt {{ color: #57606a; }}
   dd {{ margin: 0; overflow-wrap: anywhere; }}
+  summary {{ color: #57606a; margin-top: 1.6rem; cursor: pointer; }}
 </style>
 <h1>{title}</h1>
 {body}
@@ -108,11 +109,13 @@ class Report:
         for name, png in self.pictures.items():
             with whole_file(out / f"{name}.png") as partial:
                 partial.write_bytes(png)
-        lists = [
+        settings, *rest = (
             f"<h2>{name.capitalize()}</h2>\n{definitions(content[name])}" for name in ("settings", *about)
-        ]
+        )
+        details = ["<details><summary>Code, versions, hardware</summary>", *rest, "</details>"]
+        body = "\n".join([*self.body, settings, *details])
         with whole_file(out / "report.html") as partial:
-            partial.write_text(PAGE.format(title=escape(self.title), body="\n".join(self.body + lists)))
+            partial.write_text(PAGE.format(title=escape(self.title), body=body), encoding="utf-8")
         print("\n\n".join(self.text))
         print(f"written to {out}")
 
@@ -157,17 +160,17 @@ def roc_figure(curves: Curves, title: str = "ROC", x: str = "FAR", y: str = "TAR
         x, y: the names of the axes, such as FPIR and TPIR.
     """
     figure, axes = _axes(curves, title, x, y)
-    axes.set_xscale("log", nonpositive="mask")
+    axes.set_xscale("log")
     axes.yaxis.set_major_formatter(PercentFormatter(1))
     return figure
 
 
 def det_figure(curves: Curves, title: str = "DET", x: str = "FAR", y: str = "FRR") -> Figure:
     """Detection error trade-off: of the same (FAR, TAR) curves as `roc_figure`, both errors on log axes."""
-    errors = {name: (far, 1 - np.asarray(tar)) for name, (far, tar) in curves.items()}
-    figure, axes = _axes(errors, title, x, y)
-    axes.set_xscale("log", nonpositive="mask")
-    axes.set_yscale("log", nonpositive="mask")
+    misses = {name: (far, 1 - np.asarray(tar)) for name, (far, tar) in curves.items()}
+    figure, axes = _axes(misses, title, x, y, y_above=0)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
     return figure
 
 
@@ -182,24 +185,24 @@ def cmc_figure(curves: Curves, title: str = "CMC") -> Figure:
     return figure
 
 
-def _axes(curves: Curves, title: str, x: str, y: str):
-    """A figure of its own (no global state, no display) with the curves on it."""
+def _axes(curves: Curves, title: str, x: str, y: str, y_above: float = -np.inf):
+    """A figure of its own (no global state, no display) with the curves, of which x > 0 and y > y_above."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(7.5, 5), dpi=150, layout="constrained")
         axes = figure.subplots()
         axes.set(title=title, xlabel=x, ylabel=y)
         looks = zip(curves.items(), cycle(COLOURS), cycle(DASHES))
-        for (name, (along, up)), colour, dash in looks:
-            axes.plot(*_thinned(along, up), label=name, color=colour, linestyle=dash, linewidth=1.8)
+        for (name, curve), colour, dash in looks:
+            points = np.array(curve, dtype=float)  # (2, N)
+            points = _thinned(points[:, (points[0] > 0) & (points[1] > y_above)])
+            axes.plot(*points, label=name, color=colour, linestyle=dash, linewidth=1.8)
         axes.legend(frameon=False)
     return figure, axes
 
 
-def _thinned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Without the points that would fall on their predecessor: an ROC has a corner for each of its scores."""
-    x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
-    with np.errstate(divide="ignore", invalid="ignore"):  # where x is 0
-        spot = np.stack([np.rint(500 * np.log10(x)), np.rint(10_000 * y)])
-        keep = np.append(True, (np.diff(spot) != 0).any(axis=0))
+def _thinned(points: np.ndarray) -> np.ndarray:
+    """Without those that would fall on their predecessor: an ROC has a corner for each of its scores."""
+    spot = np.stack([np.rint(500 * np.log10(points[0])), np.rint(10_000 * points[1])])
+    keep = np.diff(spot, prepend=np.nan).any(axis=0)  # NaN counts as a difference: the first stays
     keep[-1:] = True
-    return x[keep], y[keep]
+    return points[:, keep]

@@ -98,15 +98,16 @@ def test_roc_and_cmc_show_the_curves_on_log_axes():
     axes = figure.axes[0]
     assert (axes.get_xscale(), axes.get_xlabel(), axes.get_ylabel()) == ("log", "FPIR", "TPIR")
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["a", "b"]
-    for line, (far, tar) in zip(lines(figure), CURVES.values()):
-        assert np.array_equal(line.get_xydata(), np.stack([far, tar], axis=1))
+    for line, curve in zip(lines(figure), CURVES.values()):
+        assert np.array_equal(line.get_xydata(), np.stack(curve, axis=1)[1:])  # no place for a FAR of 0
+    assert axes.get_ylim()[0] > 0.15  # nor do the rates there count
     assert cmc_figure({"a": (np.arange(1, 21), np.linspace(0.5, 1, 20))}).axes[0].get_xscale() == "log"
 
 
 def test_det_shows_the_misses_of_the_same_curves():
     figure = det_figure(CURVES)
     assert (figure.axes[0].get_xscale(), figure.axes[0].get_yscale()) == ("log", "log")
-    assert np.allclose(lines(figure)[0].get_ydata(), 1 - CURVES["a"][1])
+    assert np.allclose(lines(figure)[0].get_ydata(), [0.5, 0.2, 0.1])  # no place for a FAR or a miss of 0
 
 
 def test_a_curve_of_a_million_corners_is_drawn_with_few_and_looks_the_same():
@@ -114,8 +115,14 @@ def test_a_curve_of_a_million_corners_is_drawn_with_few_and_looks_the_same():
     tar = far**0.1
     x, y = lines(roc_figure({"a": (far, tar)}))[0].get_data()
     assert len(x) < 20_000
-    assert (x[0], y[0], x[-1], y[-1]) == (0, 0, 1, 1)
+    assert (x[0], y[0], x[-1], y[-1]) == (far[1], tar[1], 1, 1)
     assert np.abs(np.interp(far, x, y) - tar)[1:].max() < 1e-3
+
+
+def test_a_curve_without_a_false_accept_is_no_error():
+    report = Report("x", {})
+    report.picture("roc", roc_figure({"perfect": (np.zeros(3), np.ones(3))}))
+    assert report.pictures["roc"].startswith(b"\x89PNG")
 
 
 def test_twenty_eight_curves_look_different():
