@@ -46,9 +46,9 @@ def order_ijb(album: Album, rng: np.random.Generator, root: Path, people: Sequen
         return rows
 
     for i in range(len(people)):
-        galleries[i % 2].extend(template(i, stills=rng.integers(1, 4), frames=0))
+        galleries[i % 2].extend(template(i, stills=rng.integers(1, 3), frames=0))
         probes.extend(template(i, stills=1, frames=0))
-        probes.extend(template(i, stills=rng.integers(0, 2), frames=rng.integers(2, 5)))
+        probes.extend(template(i, stills=rng.integers(0, 2), frames=rng.integers(2, 4)))
     rng.shuffle(faces)  # the real lists are not sorted by template either
     for number, face in enumerate(faces, start=1):
         face.name = f"{number}.jpg"

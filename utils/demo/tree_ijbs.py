@@ -8,9 +8,9 @@ import numpy as np
 from utils.demo.album import Album
 
 SEEN_TOGETHER = 4  # people in a video
-SURVEILLANCE_VIDEOS = 3  # of each group; the first is enrolled in the surveillance galleries
-FRAMES = 3  # of a person in a video
-BOOKING_IMAGES = 3  # the first is the single image
+SURVEILLANCE_VIDEOS = 2  # of each group; the first is enrolled in the surveillance galleries
+FRAMES = 2  # of a person in a video
+BOOKING_IMAGES = 2  # the first is the single image
 
 
 def order_ijbs(album: Album, rng: np.random.Generator, root: Path, people: Sequence[int]) -> None:
@@ -48,13 +48,13 @@ def order_ijbs(album: Album, rng: np.random.Generator, root: Path, people: Seque
     for start in range(0, len(people), SEEN_TOGETHER):
         group = range(start, min(start + SEEN_TOGETHER, len(people)))
         videos = [
-            add_video(group, 0.3, 0.8, empty=0 if start == 0 and number == 1 else None)
+            add_video(group, 0.5, 0.95, empty=0 if start == 0 and number == 1 else None)
             for number in range(SURVEILLANCE_VIDEOS)
         ]
         surveillance += videos
         enrolled.append(videos[0])
-        drone.append(add_video(group, 0.5, 0.9))
-        drone += [add_still(i, 0.5, 0.9) for i in group[::2]]
+        drone.append(add_video(group, 0.6, 1))
+        drone += [add_still(i, 0.6, 1) for i in group[::2]]
         for i in group:
             half = ("g1", "g2")[i % 2]
             booking = [add_still(i, 0, 0.15) for _ in range(BOOKING_IMAGES)]

@@ -1,7 +1,7 @@
 """Small trees in the official layouts of IJB-B, IJB-C, TinyFace, QMUL-SurvFace and IJB-S.
 
 All trees show the same people in different photographs; IJB-B, IJB-S and the gallery of SurvFace are content
-with half of them.
+with fewer of them.
 """
 
 from collections.abc import Callable
@@ -24,16 +24,15 @@ def write_trees(root: Path, people: range, seed: int, draw: Callable) -> None:
     draw: how, see album.painters.
     """
     known, strangers = people[: len(people) // 2], people[len(people) // 2 :]
-    half = known[: (len(known) + 1) // 2]
     album = Album(seed)
     rng = {name: np.random.default_rng([seed, ALBUM, number]) for number, name in enumerate(TREES)}
     ijb = {
         name: order_ijb(album, rng[name], root / name, shown)
-        for name, shown in (("IJBB", half), ("IJBC", known))
+        for name, shown in (("IJBB", known[: len(known) // 2]), ("IJBC", known))
     }
     order_tinyface(album, rng["tinyface"], root / "tinyface", known, strangers)
     order_survface(album, rng["survface"], root / "survface", known, strangers)
-    order_ijbs(album, rng["ijbs"], root / "ijbs", half)
+    order_ijbs(album, rng["ijbs"], root / "ijbs", known[: 2 * len(known) // 3])
     landmarks = album.take(draw)
     for name, faces in ijb.items():
         write_landmarks(root / name, faces, landmarks)
