@@ -5,7 +5,7 @@
 Hardware: 4 GPUs, 128 images each; on one GPU batch_size=512.
 Source: the recipe of AdaFace (Kim et al., CVPR 2022), which NDR-FACE uses for its CosFace baseline: global
 batch 512, 26 epochs (40-odd in NDR-FACE), steps at 12, 20 and 24, no weight decay on BatchNorm, three
-augmentations. `loss=adaface` trains AdaFace's own.
+augmentations. The casia_ir50_* presets build on this one; they are the rows of NDR-FACE's table.
 
 Published, NDR-FACE's CosFace baseline: TinyFace rank 1/5 56.7/62.7.
 Published, AdaFace R50 on this data (another loss): LFW 99.42, CFP-FP 96.41, CPLFW 89.97, CALFW 93.23,

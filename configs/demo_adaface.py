@@ -15,6 +15,6 @@ config.loss_args = {
     # From the default 20 and 100, at a share of 0.01 a step, 100 steps would not come near the norms of this
     # network, whose k would stay next to 0: CosFace's margin for all.
     "initial_mean": 11,
-    "initial_std": 1,
+    "initial_std": 2,
     "t_alpha": 0.05,
 }

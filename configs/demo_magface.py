@@ -11,7 +11,7 @@ from configs.demo_softmax import config
 config.loss = "magface"
 config.loss_args = {
     "s": 32,
-    "l_a": 5,  # norms begin at √128 = 11.3 and stay below 20; below the default l_a=10 nothing pulls at them
+    "l_a": 5,  # norms are 8 to 20 here; below the default l_a=10 nothing would pull at them
     "u_a": 25,
     "l_margin": 0.2,
     "u_margin": 0.5,
