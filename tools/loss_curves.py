@@ -82,7 +82,7 @@ def draw_gradient_scale(figure: Figure, scene: Scene) -> np.ndarray:
     norm = torch.linspace(*ends, 91, dtype=torch.float64)
     points = theta, math.pi / 2 - theta, norm[:, None]
     panels = small_multiples(
-        figure, len(scene.losses), columns=3, side=3.1, subplot_kw={"projection": "polar"}
+        figure, len(scene.losses), columns=3, side=3.0, heights=(1.1,), subplot_kw={"projection": "polar"}
     )
     colours = ScalarMappable(Normalize(0, STEEPEST), "viridis")
     numbers = []

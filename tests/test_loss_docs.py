@@ -1,0 +1,89 @@
+"""docs/losses.md has a section for every loss and regulariser, and its tables say what the code says."""
+
+import inspect
+import math
+import re
+import shlex
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from losses import LOSSES, REGULARIZERS, build_loss, build_perturbation, build_regularizer
+from losses.aroface import AlignmentPerturbation
+from utils.loss_pictures import argument_parser
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+TEXT = (DOCS / "losses.md").read_text()
+SECTIONS = dict(re.findall(r"^## (\w+)\n(.*?)(?=^##? |\Z)", TEXT, re.MULTILINE | re.DOTALL))
+DOCUMENTED = {
+    **{name: (loss, partial(build_loss, name)) for name, loss in LOSSES.items()},
+    **{name: (term, partial(build_regularizer, name)) for name, term in REGULARIZERS.items()},
+    "aroface": (AlignmentPerturbation, build_perturbation),
+}
+OUT_OF_RANGE = (-7.0, math.inf, math.nan, "nothing", (1.0,))  # each setting refuses one of these
+
+
+def allowed(build, setting: str, default) -> str:
+    """What the error says that a value has to be."""
+    if isinstance(default, bool):
+        return "True or False"
+    for value in OUT_OF_RANGE:
+        try:
+            build(**{setting: value})
+        except ValueError as error:
+            if found := re.search(rf"\b{setting}=.* is out of range: it has to be (.*)$", str(error)):
+                return found[1]
+        except TypeError:  # text, where only numbers are compared
+            continue
+    raise AssertionError(f"{setting} refuses nothing")
+
+
+def settings(name: str) -> list[str]:
+    """`| setting | default | allowed |` of each setting but focal, which all losses have."""
+    of, build = DOCUMENTED[name]
+    rows = []
+    for setting in inspect.signature(of).parameters.values():
+        default = setting.default
+        if setting.name != "focal":
+            shown = f"{default:g}" if isinstance(default, float) else str(default)
+            rows.append(f"| `{setting.name}` | {shown} | {allowed(build, setting.name, default)} |")
+    return rows
+
+
+@pytest.mark.parametrize("name", DOCUMENTED)
+def test_the_table_of_settings_is_the_codes(name):
+    rows = [line for line in SECTIONS[name].splitlines() if line.startswith("| `")]
+    documented = [re.match(r"(\|[^|]+){3}\|", row)[0] for row in rows]
+    right = settings(name)
+    assert documented == right, "the right table is\n" + "\n".join(right)
+    assert all(row.split(" | ")[3].strip("| ") for row in rows), "a setting without a word on what it is"
+
+
+def test_every_section_is_of_something_that_exists():
+    others = {"Notation", "Pictures"}
+    assert set(SECTIONS) - others == set(DOCUMENTED)
+
+
+@pytest.mark.parametrize("name", sorted(set(DOCUMENTED) - {"softmax", "ndr", "combined"}))
+def test_every_published_method_has_its_paper(name):
+    assert re.search(r"\*[^*]{20,}\*,\s[^<]*\d{4},\s<https://[^>]+>", SECTIONS[name])
+
+
+def test_pictures_are_there_and_small():
+    pictures = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", TEXT)
+    assert {DOCS / name for name in pictures} == set((DOCS / "images").iterdir())
+    for name in pictures:
+        limit = 500_000 if name.endswith(".gif") else 200_000
+        assert (DOCS / name).stat().st_size < limit, name
+
+
+def test_the_commands_are_understood():
+    commands = re.findall(r"^    python (tools/\S+) (.*)$", TEXT, re.MULTILINE)
+    assert len(commands) == 6
+    for script, arguments in commands:
+        assert (DOCS.parent / script).is_file()
+        parser = argument_parser("")
+        parser.add_argument("--gradient-scale", action="store_true")
+        args = parser.parse_args(shlex.split(arguments))
+        assert args.out or args.gif
