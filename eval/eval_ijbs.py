@@ -1,0 +1,208 @@
+"""IJB-S: people in surveillance and drone videos, searched in galleries of photographs and of videos.
+
+    python eval/eval_ijbs.py --model adaface_ir101.ckpt --data /data/ijbs
+    python eval/eval_ijbs.py --model r100.pth --network r100 --data /data/ijbs/aligned \\
+        --protocols /data/ijbs/protocols --list image_list_mtcnn_fail_skipped_v1.csv
+
+N. D. Kalka et al., IJB-S: IARPA Janus Surveillance Video Benchmark, BTAS 2018
+
+Tree: DATA/<subject>/{videos_<video>_<frame>,img_<image>}.jpg, faces of 112x112; DATA/cs6_*.csv and
+DATA/galleries/cs6_*.csv as published, or in the folder --protocols. Without --list every image is a frame.
+
+The protocols are those of Probabilistic Face Embeddings' and AdaFace's code. Feature of a frame = f(x), raw,
+without the mirror image (--flip adds it); of a template = unit(mean over its frames), so frames count by
+their norms; score = cosine. A template without a face (none was found in its frames) is zero, scores 0 with
+all, and stays in the count.
+
+rank-k: of the probes that have a mate in G1 and G2 taken together. TPIR at an FPIR: in G1 and in G2,
+averaged; of the probes that have a mate, those whose mate comes first and scores at least the threshold,
+which is the n-th largest among the best scores of the probes that have none; n = FPIR x their number, rounded
+down; where n is 0, 1e-8 above the largest. Ties go against the probe: another template that scores as high as
+the mate stands before it (the public code leaves this to an unstable sort).
+
+±: 95 % interval over people drawn with replacement, thresholds held fixed; the TPIRs in G1 and G2 are taken
+as independent.
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+from prettytable import PrettyTable
+
+from eval.bootstrap import bootstrap_mean
+from eval.faces import AlignedFaces
+from eval.identification import Search, cmc, dir_at_far, search
+from eval.ijbs_data import Protocol, read_protocols
+from eval.ijbs_frames import read_frames
+from eval.metrics import normalise
+from eval.report import Report, cmc_figure
+from eval.script import arguments, evaluation
+from utils.command_line import run_script
+
+RANKS = np.array([1, 5, 10])
+FPIRS = np.array([0.01, 0.1])
+CMC_RANKS = np.arange(1, 51)
+PART = 100_000  # frames whose features are in memory at a time: at D = 512 0.4 GB, both views
+
+
+@dataclass(frozen=True)
+class IJBSResult:
+    """Of one protocol; shares in [0, 1]."""
+
+    num_mated: int  # probes with a mate in G1 or G2
+    rate: np.ndarray  # (3,) of them identified at RANKS
+    rate_interval: np.ndarray  # (3,) half width of the 95 % interval
+    tpir: np.ndarray  # (2,) at FPIRS
+    tpir_interval: np.ndarray  # (2,)
+    fpir: np.ndarray  # (2,) what the thresholds really let pass
+    cmc: np.ndarray  # (50,) identified at CMC_RANKS
+
+
+def sum_sightings(features: np.ndarray, sighting: np.ndarray, num_sightings: int) -> np.ndarray:
+    """Sums over the frames of each sighting, `(num_sightings, D)` float64; of no frame 0.
+
+    Args:
+        features: `(N, D)`, raw.
+        sighting: `(N,)` ascending, in [0, num_sightings).
+    """
+    sums = np.zeros((num_sightings, features.shape[1]))
+    first = np.flatnonzero(np.diff(sighting, prepend=-1))
+    sums[sighting[first]] = np.add.reduceat(features, first, axis=0, dtype=np.float64)
+    return sums
+
+
+def template_features(sums: np.ndarray, parts: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """Unit means over the frames of templates, `(T, D)`: as a mean is a sum but for its length, of the sums.
+
+    Args:
+        sums: `(S, D)` of each sighting.
+        parts, starts: `(M,)` and `(T,)`, see `ijbs_data.IJBS`.
+    """
+    return normalise(np.add.reduceat(sums[parts], starts, axis=0))
+
+
+def evaluate(features: np.ndarray, subjects: np.ndarray, protocol: Protocol, seed: int = 0) -> IJBSResult:
+    """One protocol's numbers.
+
+    Args:
+        features: `(T, D)` of all templates, unit rows (or zero).
+        subjects: `(T,)`.
+        seed: of the bootstrap.
+    """
+    people = subjects[protocol.probes]
+
+    def find(gallery: np.ndarray) -> Search:
+        return search(features[protocol.probes], features[gallery], people, subjects[gallery])
+
+    both = find(np.concatenate(protocol.galleries))
+    ranks, mated = both.mate_rank[both.mated], people[both.mated]
+    halves = [open_set(find(gallery), people, seed) for gallery in protocol.galleries]
+    tpir, interval, fpir = np.array(halves).transpose(1, 0, 2)  # (2 halves, 2 FPIRs) each
+    return IJBSResult(
+        num_mated=len(mated),
+        rate=cmc(both, RANKS),
+        rate_interval=np.array([bootstrap_mean(ranks <= rank, mated, seed) for rank in RANKS]),
+        tpir=tpir.mean(axis=0),
+        tpir_interval=np.hypot(*interval) / 2,
+        fpir=fpir.mean(axis=0),
+        cmc=cmc(both, CMC_RANKS),
+    )
+
+
+def open_set(found: Search, people: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """TPIR at rank 1, half width of its interval, and the FPIR it really has: `(2,)` each, at FPIRS.
+
+    Args:
+        found: a search in one gallery, of probes with and without a mate.
+        people: `(P,)` identities of the probes.
+    """
+    at = dir_at_far(found, found.top_other[~found.mated], FPIRS, ranks=[1], rule="truncate")
+    first = found.mate_rank == 1
+    hits = [(first & (found.mate_score >= threshold))[found.mated] for threshold in at.threshold]
+    return at.dir[:, 0], np.array([bootstrap_mean(h, people[found.mated], seed) for h in hits]), at.far
+
+
+def report_numbers(
+    report: Report, protocols: list[Protocol], results: list[IJBSResult], empty: np.ndarray
+) -> None:
+    """A row of the table, and an entry of results.json, for each protocol.
+
+    Args:
+        empty: `(T,)`, which templates have no face.
+    """
+    counts = ["probes", "mated", "G1", "G2", "no face"]
+    rates = [*(f"rank-{rank} %" for rank in RANKS), *(f"TPIR at FPIR {100 * fpir:g} %" for fpir in FPIRS)]
+    table = PrettyTable(["protocol", *counts, *rates], align="r")
+    table.align["protocol"] = "l"
+    for protocol, result in zip(protocols, results):
+        sizes = [len(protocol.probes), result.num_mated, *map(len, protocol.galleries)]
+        faceless = [int(empty[of].sum()) for of in (protocol.probes, np.concatenate(protocol.galleries))]
+        shares = [*zip(result.rate, result.rate_interval), *zip(result.tpir, result.tpir_interval)]
+        shown = [f"{100 * share:.2f} ± {100 * half:.2f}" for share, half in shares]
+        table.add_row([protocol.name, *sizes, "{} + {}".format(*faceless), *shown])
+        report.numbers(
+            protocol.name,
+            {
+                **dict(zip(counts, sizes)),
+                "without_face": dict(zip(("probes", "galleries"), faceless)),
+                "rank": dict(zip(RANKS, result.rate)),
+                "rank_interval": dict(zip(RANKS, result.rate_interval)),
+                "tpir": dict(zip(FPIRS, result.tpir)),
+                "tpir_interval": dict(zip(FPIRS, result.tpir_interval)),
+                "fpir": dict(zip(FPIRS, result.fpir)),
+                "cmc": result.cmc,
+            },
+        )
+    report.table(table, "IJB-S; no face: probes + gallery templates without one, which score 0")
+
+
+def main() -> None:
+    parser = arguments(__doc__, data="folder of the subjects' folders of aligned faces")
+    parser.add_argument("--protocols", type=Path, help="folder of the csv files; default: DATA")
+    parser.add_argument(
+        "--list", type=Path, help="frames to use (csv: number, path; otherwise a path a line)"
+    )
+    parser.add_argument("--flip", action="store_true", help="feature = f(x) + f(mirrored x)")
+    args = parser.parse_args()
+    ijbs = read_protocols(args.protocols or args.data)
+    frames = read_frames(args.data, ijbs.sightings, args.list)
+    parts = [slice(at, at + PART) for at in range(0, len(frames.paths), PART)]
+    faces = [AlignedFaces(frames.paths[part]) for part in parts]
+
+    with evaluation(args, "eval_ijbs") as run:
+        sums = 0
+        for part, images in zip(parts, faces):
+            plain, flip = run.features(images)
+            if run.is_main:
+                features = plain + flip if args.flip else plain
+                sums = sums + sum_sightings(features, frames.sighting[part], len(ijbs.sightings))
+        if not run.is_main:
+            return
+        features = template_features(sums, ijbs.parts, ijbs.starts)
+        results = [evaluate(features, ijbs.subjects, protocol, args.seed) for protocol in ijbs.protocols]
+
+        report = run.report
+        report.settings |= {
+            "protocols": args.protocols or args.data,
+            "frames": args.list or "all images of the tree",
+            "features": f"f(x){' + f(mirrored x)' * args.flip}, raw; template: unit(mean over its frames)",
+            "rank-k": "G1 and G2 together, of the probes with a mate; ties against the probe",
+            "TPIR": "G1 and G2 averaged; rank 1 and score >= threshold; number of false alarms rounded down",
+            "interval": f"95 %, bootstrap over people, thresholds held fixed, seed {args.seed}",
+        }
+        num_frames = np.bincount(frames.sighting, minlength=len(ijbs.sightings))
+        empty = np.add.reduceat(num_frames[ijbs.parts], ijbs.starts) == 0  # (T,) templates without a face
+        sizes = {"frames": len(frames.paths), "unused": frames.num_unused, "templates": len(empty)}
+        report.numbers("sizes", sizes | {"without_face": int(empty.sum())})
+        report_numbers(report, ijbs.protocols, results, empty)
+        curves = {protocol.name: (CMC_RANKS, result.cmc) for protocol, result in zip(ijbs.protocols, results)}
+        report.picture("cmc", cmc_figure(curves, "IJB-S"), "Identified within so many ranks of G1 and G2")
+        report.write(run.out)
+
+
+if __name__ == "__main__":
+    run_script(main)
