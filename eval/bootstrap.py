@@ -17,8 +17,8 @@ SAMPLED = 100_000  # about as many of the others
 
 
 def half_width(replicates: np.ndarray) -> np.ndarray:
-    """Half the distance of the 2.5 % and the 97.5 % quantile over the first axis."""
-    low, high = np.quantile(replicates, COVERAGE, axis=0)
+    """Half the distance of the 2.5 % and the 97.5 % quantile over the first axis; a NaN does not count."""
+    low, high = np.nanquantile(replicates, COVERAGE, axis=0)
     return (high - low) / 2
 
 
@@ -61,9 +61,9 @@ def bootstrap_tar(
     In a draw where person a comes w_a times, a pair of one person weighs w_a and a pair of two w_a w_b; the
     threshold is found anew, where the weighted false accept rate is nearest to the wanted one.
 
-    Of the pairs of different people the EXACT highest are kept, and of the others every s-th, which stands for
-    s. That moves a false accept rate by half a percent of itself, far less than the draw of people does, and a
-    thousand draws take seconds, however many pairs there are.
+    Of the pairs of different people the EXACT highest are kept, and of the others every s-th, which stands
+    for s. That moves a false accept rate by half a percent of itself, far less than the draw of people does,
+    and a thousand draws take seconds, however many pairs there are.
 
     Args:
         scores, same: `(P,)` each, as for `metrics.roc`.
@@ -72,7 +72,8 @@ def bootstrap_tar(
     Returns:
         `(F,)`.
     Raises:
-        ValueError: shapes that do not fit, one kind of pair only, a rate outside [0, 1].
+        ValueError: shapes that do not fit, one kind of pair only, a same-person pair of two identities, a rate
+            outside [0, 1].
     """
     scores, same, identity = np.asarray(scores), np.asarray(same).astype(bool), np.asarray(identity)
     fars = check_rates(fars)
@@ -82,7 +83,10 @@ def bootstrap_tar(
             "expected (P,), (P,), (P, 2)"
         )
     if same.all() or not same.any():
-        raise ValueError("all pairs are of one kind, expected both")
+        raise ValueError(f"all {len(same)} pairs are of one kind, expected both")
+    if (mixed := same & (identity[:, 0] != identity[:, 1])).any():
+        pair = int(mixed.argmax())
+        raise ValueError(f"pair {pair} is of the same person, but of identities {identity[pair].tolist()}")
     own = np.flatnonzero(same)
     own = own[np.argsort(-scores[own], kind="stable")]
     other = np.flatnonzero(~same)
@@ -96,7 +100,7 @@ def bootstrap_tar(
     # the number of same-person pairs that score above each negative, and above nothing at all
     own_above = np.searchsorted(-scores[own], np.append(-scores[other], np.inf))
     random = np.random.default_rng(seed)
-    rates = np.empty((resamples, len(fars)))
+    rates = np.full((resamples, len(fars)), np.nan)  # it stays where nobody was drawn who has pairs of a kind
     for r in range(resamples):
         drawn = np.bincount(random.integers(len(names), size=len(names)), minlength=len(names)).astype(float)
         own_weight = np.append(0, drawn[own_person].cumsum())

@@ -1,7 +1,7 @@
 """Searching probes in a gallery: ranks, and open-set rates in every published variant.
 
 Scores are inner products of unit features, in the precision of the features (float32 is off by some 1e-7 of a
-cosine). One block of probes at a time meets the whole gallery, so that memory grows with P + G, not with P x G.
+cosine). One block of probes at a time meets the whole gallery: memory grows with P + G, never with P x G.
 
 Ties go against the probe: another person that scores as high as the mate stands before it. A network that is
 dead, and gives the same feature for every face, therefore scores 0.
@@ -114,9 +114,10 @@ def search(
         np.maximum.at(best, row, scores[row, column])
         scores[row, column] = -np.inf  # what is left are others
         mate_score[part], top_other[part] = best, scores.max(axis=1)
-        mate_rank[part] = 1 + np.count_nonzero(scores >= best[:, None], axis=1)
-    if not (finite := np.isfinite(top_other) | np.isfinite(mate_score)).all():
-        raise ValueError(f"the scores of probe {finite.argmin()} are not finite")
+        # Row by row: no second array of the size of the scores, and a row is in the cache.
+        mate_rank[part] = [1 + np.count_nonzero(row >= mate) for row, mate in zip(scores, best)]
+    if not (sound := (top_other < np.inf) & (mate_score < np.inf)).all():  # no NaN either
+        raise ValueError(f"scores of probe {sound.argmin()} are not finite")
     return Search(mate_score, mate_rank, top_other)
 
 

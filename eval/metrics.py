@@ -128,7 +128,7 @@ def roc(scores: np.ndarray, same: np.ndarray) -> tuple[np.ndarray, np.ndarray, n
     """False and true accept rate wherever the curve bends: scikit-learn's `roc_curve`, faster.
 
     The first point accepts nothing (threshold inf); then a point a distinct score, descending, without those
-    where both counts go on as before (`drop_intermediate`, its default): of millions of pairs thousands are left.
+    where both counts go on as before (`drop_intermediate`, its default): of millions of pairs, thousands.
 
     Args:
         scores: `(P,)`, higher is more alike.
@@ -167,7 +167,7 @@ def tar_at_far(scores: np.ndarray, same: np.ndarray, fars: np.ndarray, rule: str
     """True accept rates at false accept rates, as published.
 
     "nearest" (IJB: insightface, AdaFace, CVLface): of the points of `roc` the one whose false accept rate is
-    nearest to the wanted one, and may lie above it; of equally near ones that with the largest true accept rate.
+    nearest to the wanted one, and may lie above it; of equally near ones the one with the largest tar.
     "rounded" (SurvFace: NDR): the threshold is the k-th largest score of the N different-people pairs,
     k = round(FAR N), half to even; the largest of them + 1e-8 where k is 0.
 

@@ -5,15 +5,15 @@ aggregation of images into medias and templates is the same everywhere (`templat
 """
 
 import numpy as np
+from scipy.sparse import csr_array
 
 from eval.metrics import normalise
 
-CHUNK_IMAGES = 8192
-CHUNK_PAIRS = 1024
+CHUNK_PAIRS = 128  # the rows of so many pairs stay in the cache
 
 
 def row_norms(features: np.ndarray) -> np.ndarray:
-    """`(N, 1)` lengths, 1 for a row of zeros so that one can divide; makes no copy of the features."""
+    """`(N, 1)` lengths, 1 for a row of zeros so that one can divide; no copy of the features is made."""
     norms = np.sqrt(np.einsum("nd,nd->n", features, features))[:, None]
     return np.where(norms == 0, 1, norms)
 
@@ -21,9 +21,9 @@ def row_norms(features: np.ndarray) -> np.ndarray:
 def join_views(plain: np.ndarray, flip: np.ndarray, fusion: str = "pre_norm_vector_add") -> np.ndarray:
     """One feature of an image and its mirror image, in the four ways that AdaFace's code names.
 
-    "pre_norm_vector_add": the sum of the raw features. "norm_weighted_avg": its direction, with the mean length
-    of both. "average": the direction of the sum of the unit features, with that length. "concat": the unit
-    features side by side, times that length.
+    "pre_norm_vector_add": the sum of the raw features. "norm_weighted_avg": its direction, with the mean
+    length of both views. "average": the direction of the sum of the unit features, with that length.
+    "concat": the unit features side by side, times that length.
 
     Args:
         plain, flip: `(N, D)` raw features.
@@ -82,8 +82,9 @@ def template_features(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Unit feature of each template: the sum over its medias of the mean over the media's images.
 
-    The images may come in any order. They are visited sorted by template, some thousand at a time; sums are
-    float64. An image weighs 1 / the number of images of its media in its template.
+    The images may come in any order: a sparse matrix with a row a media averages them, another with a row a
+    template sums the medias, and no feature is copied. Means are taken in the precision of the features, sums
+    in float64, as published.
 
     Args:
         features: `(N, D)`, one a row of the metadata.
@@ -102,16 +103,13 @@ def template_features(
     template, media = np.asarray(template_ids)[order], np.asarray(media_ids)[order]
     new_template = np.append(True, template[1:] != template[:-1])  # (N,) the first image of its template
     new_media = new_template | np.append(True, media[1:] != media[:-1])
-    media_of_each = new_media.cumsum() - 1
-    weight = 1 / np.bincount(media_of_each)[media_of_each]  # (N,)
-    template_of_each = new_template.cumsum() - 1
-    sums = np.zeros((template_of_each[-1] + 1, features.shape[1]))
-    for start in range(0, len(order), CHUNK_IMAGES):
-        part = slice(start, start + CHUNK_IMAGES)
-        weighted = features[order[part]] * weight[part, None]  # float64, as the weights
-        places = template_of_each[part]
-        starts = np.flatnonzero(np.append(True, places[1:] != places[:-1]))
-        sums[places[starts]] += np.add.reduceat(weighted, starts, axis=0)
+    media_bounds = np.append(np.flatnonzero(new_media), len(order))
+    template_bounds = np.append(np.flatnonzero(new_template[new_media]), len(media_bounds) - 1)
+    per_media = np.diff(media_bounds)  # (M,) images
+    share = np.repeat(1 / per_media, per_media).astype(features.dtype)  # (N,)
+    means = csr_array((share, order, media_bounds), shape=(len(per_media), len(order))) @ features  # (M, D)
+    members = (np.ones(len(means)), np.arange(len(means)), template_bounds)
+    sums = csr_array(members, shape=(len(template_bounds) - 1, len(means))) @ means  # (T, D) float64
     return template[new_template], normalise(sums)
 
 
@@ -125,5 +123,5 @@ def pair_scores(templates: np.ndarray, first: np.ndarray, second: np.ndarray) ->
     scores = np.empty(len(first), dtype=templates.dtype)
     for start in range(0, len(first), CHUNK_PAIRS):
         part = slice(start, start + CHUNK_PAIRS)
-        np.einsum("pd,pd->p", templates[first[part]], templates[second[part]], out=scores[part])
+        np.vecdot(templates[first[part]], templates[second[part]], out=scores[part])
     return scores
