@@ -1,0 +1,128 @@
+"""IJB-B and IJB-C: verification of 8 or 16 million template pairs, identification in two galleries.
+
+    python eval/eval_ijb.py --model r100.pth --network r100 --data /data/ijb
+    python eval/eval_ijb.py --model adaface.ckpt --data /data/ijb --only IJBC --convention adaface cvlface
+
+C. Whitelam et al., IARPA Janus Benchmark-B Face Dataset, CVPRW 2017. B. Maze et al., IARPA Janus Benchmark-C:
+Face Dataset and Protocol, ICB 2018.
+
+Tree: DATA/IJBB/{loose_crop,meta}, DATA/IJBC/{loose_crop,meta} or one of them, see ijb_data.py. The crops are
+aligned here, by the five landmarks of the lists.
+
+A network gets other numbers under other conventions; each number stands beside its own. F1: the features of
+image and mirrored image are summed. N1: the norm of that sum is kept, and weighs the images of a template.
+D1: the detector's score weighs them too. `insightface` is N1D1F1 (its own scripts print N1D1F2), `adaface`
+N1D0F1, `cvlface` N0D1F1. Definitions and ties: see ijb_protocol.py. ±: 95 % interval over subjects drawn with
+replacement.
+"""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+from prettytable import PrettyTable
+
+from eval.faces import CroppedFaces
+from eval.ijb_data import GALLERIES, IJB, find, load_ijb
+from eval.ijb_protocol import (
+    CMC_RANKS,
+    CONVENTIONS,
+    FARS,
+    FPIRS,
+    RANKS,
+    build_templates,
+    convention_of,
+    identify,
+    verify,
+)
+from eval.report import Report, cmc_figure, det_figure, roc_figure
+from eval.script import arguments, evaluation
+from utils.command_line import run_script
+
+
+def add_to(report: Report, ijb: IJB, found: Mapping[str, dict]) -> None:
+    """Tables, numbers and pictures of one benchmark.
+
+    Args:
+        found: convention, as printed -> what `verify` and `identify` return, under "1:1" and "1:N".
+    """
+    verification = PrettyTable(["convention", *(f"{far:.0e}" for far in FARS), "AUC %"], align="r")
+    identification = PrettyTable(
+        [
+            "convention",
+            "definition",
+            *(f"rank-{k} %" for k in RANKS),
+            *(f"TPIR % @FPIR={f:g}" for f in FPIRS),
+        ],
+        align="r",
+    )
+    for name, both in found.items():
+        one = both["1:1"]
+        verification.add_row([name, *in_percent(one["tar"], one["tar_interval"]), f"{100 * one['auc']:.4f}"])
+        for definition, many in both["1:N"].items():
+            rates = [*in_percent(many["rank"], many["rank_interval"]), *in_percent(many["tpir"])]
+            identification.add_row([name, definition, *rates])
+    report.table(verification, f"{ijb.name} 1:1, TAR % at FAR, of {len(ijb.same):,} pairs")
+    report.table(identification, f"{ijb.name} 1:N, of {len(ijb.probes.templates):,} probes")
+    rocs = {name: both["1:1"].pop("roc") for name, both in found.items()}
+    cmcs = {
+        f"{name}, {definition}": (CMC_RANKS, many["cmc"])
+        for name, both in found.items()
+        for definition, many in both["1:N"].items()
+    }
+    report.numbers(ijb.name, found)
+    stem = ijb.name.lower()
+    report.picture(f"{stem}_roc", roc_figure(rocs, f"{ijb.name} 1:1"), f"{ijb.name}, accepted pairs")
+    report.picture(f"{stem}_det", det_figure(rocs, f"{ijb.name} 1:1"), f"{ijb.name}, both errors")
+    report.picture(
+        f"{stem}_cmc", cmc_figure(cmcs, f"{ijb.name} 1:N"), f"{ijb.name}, found within so many ranks"
+    )
+
+
+def in_percent(rates: np.ndarray, interval: np.ndarray | None = None) -> list[str]:
+    """97.12 or 97.12 ± 0.30."""
+    if interval is None:
+        return [f"{100 * rate:.2f}" for rate in rates]
+    return [f"{100 * rate:.2f} ± {100 * half:.2f}" for rate, half in zip(rates, interval)]
+
+
+def main() -> None:
+    parser = arguments(__doc__, data="folder that holds IJBB/, IJBC/ or both")
+    parser.add_argument("--only", choices=GALLERIES, help="one of the two; default: what is there")
+    parser.add_argument(
+        "--convention",
+        nargs="+",
+        default=["insightface"],
+        help=f"{', '.join(CONVENTIONS)}, or switches such as N1D0F1; several are several rows",
+    )
+    args = parser.parse_args()
+    conventions = {name: convention_of(name) for name in args.convention}
+    titles = {name: name if name == str(c) else f"{name} {c}" for name, c in conventions.items()}
+    benchmarks = [load_ijb(args.data, name) for name in ([args.only] if args.only else find(args.data))]
+
+    with evaluation(args, "eval_ijb") as run:
+        run.report.settings |= {
+            "conventions": [*titles.values()],
+            "interval": f"95 %, bootstrap over subjects, seed {args.seed}",
+        }
+        for ijb in benchmarks:
+            plain, flip = run.features(CroppedFaces(ijb.paths, ijb.landmarks))
+            if run.is_main:
+                found = {}
+                for name, convention in conventions.items():
+                    templates = build_templates(ijb, plain, flip, convention)
+                    numbers = {
+                        "1:1": verify(ijb, templates, args.seed),
+                        "1:N": identify(ijb, templates, args.seed),
+                    }
+                    found[titles[name]] = numbers
+                add_to(run.report, ijb, found)
+        if run.is_main:
+            run.report.write(run.out)
+
+
+if __name__ == "__main__":
+    run_script(main)
