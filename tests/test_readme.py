@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from losses import LOSSES, REGULARIZERS
+from utils.config import get_config
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -41,7 +42,20 @@ def test_the_readme_names_no_loss_that_does_not_exist():
 
 def test_every_preset_is_in_the_readme():
     presets = {path.stem for path in (ROOT / "configs").glob("*.py")} - {"__init__", "base"}
-    assert set(table("Presets")) == presets
+    rows = table("Presets")
+    assert "demo_*" in rows
+    demos = {name for name in presets if name.startswith("demo_")}
+    assert set(rows) == presets - demos | {"demo_*"}
+
+
+@pytest.mark.parametrize("name", [name for name in table("Presets") if "*" not in name])
+def test_the_readme_s_network_method_and_batch_of_a_preset_are_its_own(name):
+    _, _, network, method, batch, _ = table("Presets")[name]
+    cfg = get_config(name)
+    terms = [cfg.loss, *(term for term, _ in cfg.regularizers), *(["aroface"] if cfg.aroface else [])]
+    assert network.split("`")[1] == cfg.network
+    assert re.findall("`(.*?)`", method) == terms
+    assert "any" in batch or int(batch.split(" × ")[1].split(",")[0]) == cfg.batch_size
 
 
 def test_links_and_named_files_exist():
