@@ -10,8 +10,8 @@ from configs.demo_softmax import config
 
 config.loss = "adaface"
 config.loss_args = {
-    "s": 32,
-    "m": 0.35,
+    "s": 16,
+    "m": 0.2,
     # From the default 20 and 100, at a share of 0.01 a step, 100 steps would not come near the norms of this
     # network, whose k would stay next to 0: CosFace's margin for all.
     "initial_mean": 11,

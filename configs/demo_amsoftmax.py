@@ -1,4 +1,4 @@
-"""AM-Softmax on the demo's faces: its own s=30 and m=0.35 suit them.
+"""AM-Softmax on the demo's faces.
 
     torchrun --nproc_per_node=2 train_v2.py configs/demo_amsoftmax
 
@@ -9,3 +9,4 @@ Measured by us: not yet.
 from configs.demo_softmax import config
 
 config.loss = "amsoftmax"
+config.loss_args = {"s": 20, "m": 0.2}

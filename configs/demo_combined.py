@@ -9,4 +9,4 @@ Measured by us: not yet.
 from configs.demo_softmax import config
 
 config.loss = "combined"
-config.loss_args = {"s": 32, "margin_list": (1.1, 0.1, 0.1)}
+config.loss_args = {"s": 16, "margin_list": (1.0, 0.1, 0.1)}

@@ -9,4 +9,4 @@ Measured by us: not yet.
 from configs.demo_softmax import config
 
 config.loss = "cosface"
-config.loss_args = {"s": 32, "m": 0.35}
+config.loss_args = {"s": 16, "m": 0.2}

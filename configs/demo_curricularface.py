@@ -9,4 +9,4 @@ Measured by us: not yet.
 from configs.demo_softmax import config
 
 config.loss = "curricularface"
-config.loss_args = {"s": 32, "m": 0.3, "t_alpha": 0.05}  # t follows within 20 steps; 100 are all there are
+config.loss_args = {"s": 16, "m": 0.2, "t_alpha": 0.05}  # t follows within 20 steps; 100 are all there are

@@ -10,10 +10,10 @@ from configs.demo_softmax import config
 
 config.loss = "magface"
 config.loss_args = {
-    "s": 32,
+    "s": 16,
     "l_a": 5,  # norms are 8 to 20 here; below the default l_a=10 nothing would pull at them
     "u_a": 25,
-    "l_margin": 0.2,
-    "u_margin": 0.5,
-    "lambda_g": 5,  # λ_g/u_a, the weight of the term on the norm, stays the paper's 0.2
+    "l_margin": 0.1,
+    "u_margin": 0.3,
+    "lambda_g": 2.5,
 }

@@ -1,4 +1,4 @@
-"""MV-Softmax on the demo's faces: its own s=32, m=0.35 and t=1.12 suit them.
+"""MV-Softmax on the demo's faces.
 
     torchrun --nproc_per_node=2 train_v2.py configs/demo_mv_softmax
 
@@ -9,3 +9,4 @@ Measured by us: not yet.
 from configs.demo_softmax import config
 
 config.loss = "mv_softmax"
+config.loss_args = {"s": 16, "m": 0.2}

@@ -9,4 +9,4 @@ Measured by us: not yet.
 from configs.demo_softmax import config
 
 config.loss = "normface"
-config.loss_args = {"s": 32}
+config.loss_args = {"s": 16}

@@ -10,9 +10,9 @@ from configs.demo_softmax import config
 
 config.loss = "npcface"
 config.loss_args = {
-    "s": 32,
-    "m0": 0.2,
+    "s": 16,
+    "m0": 0.1,
     "m1": 0.1,
-    "m_hard": 0.2,
+    "m_hard": 0.1,
     "a": 0.1,  # at first almost every class is hard, and s·a one more margin on top of m0
 }
