@@ -1,13 +1,12 @@
 """What does each loss make of the demo, and what do NDR and ARoFace add to it? Trains them all, from scratch.
 
-    python tools/make_demo.py --out data/demo
-    python benchmarks/losses.py rec=data/demo                         # the presets demo_* as they are
-    python benchmarks/losses.py rec=data/demo num_steps=375 --only margins
+    python tools/make_demo.py --out data/demo_100 --identities 100
+    python benchmarks/losses.py rec=data/demo_100 warmup_epoch=0.4
 
 Every run is one process of one thread on the same images in the same order, with the same steps, rate and
 network; key=value settings go to all of them. First table: each loss once, beside plain softmax. Second:
-CosFace, ArcFace and AdaFace alone, with NDR and with ARoFace, mean ± standard deviation over the seeds, which
-draw other weights and another order. Accuracies are those of the last step, in per cent.
+softmax, CosFace, ArcFace and AdaFace alone, with NDR and with ARoFace, mean ± standard deviation over the
+seeds, which draw other weights and another order. Accuracies are those of the last step, in per cent.
 
 What --out holds already is not run again: a study that was stopped goes on.
 """
@@ -30,6 +29,7 @@ from utils.command_line import run_script
 from utils.config import ROOT, get_config
 
 ALONE = "demo_softmax"
+MARGINS = [ALONE, "demo_cosface", "demo_arcface", "demo_adaface"]
 METHODS = ("", "ndr", "aroface")
 Run = tuple[str, str, int]  # preset, method that is added to it or "", seed
 
@@ -107,7 +107,7 @@ def main() -> None:
     parser.add_argument("settings", nargs="*", metavar="key=value", help="settings of every run")
     parser.add_argument("--out", type=Path, default=ROOT / "work_dirs" / "losses", help="folder of the runs")
     parser.add_argument("--only", choices=("losses", "margins"), help="one of the two tables")
-    parser.add_argument("--margins", nargs="+", default=["demo_cosface", "demo_arcface", "demo_adaface"])
+    parser.add_argument("--margins", nargs="+", default=MARGINS)
     parser.add_argument("--seeds", type=int, default=3, help="of the second table")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at a time")
     args = parser.parse_intermixed_args()
