@@ -90,7 +90,7 @@ def test_partly_wrong_features_score_what_is_worked_out_by_hand():
 
 
 def published_steps(ijb: IJB, features: np.ndarray) -> dict:
-    """SPEC 3.3 and 3.4 on whole matrices: sort, count, compare."""
+    """What the public scripts do, on whole matrices: sort, count, compare."""
     score = features @ features.T
     pairs = score[tuple(ijb.pairs.T)]
     far, tar, _ = roc_curve(ijb.same, pairs)

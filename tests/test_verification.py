@@ -54,7 +54,7 @@ def test_six_thousand_pairs_take_at_most_a_fifth_of_a_second(lfw):
 
 
 def slow_reference(distance, issame, num_folds):
-    """SPEC's steps as plain loops: accuracy, tpr, fpr, thresholds, val, far."""
+    """The published steps as plain loops: accuracy, tpr, fpr, thresholds, val, far."""
     thresholds, fine = np.arange(0, 4, 0.01), np.arange(0, 4, 0.001)
     accuracy, tpr, fpr, best, val, far = [], [], [], [], [], []
     for train, test in KFold(num_folds, shuffle=False).split(distance):
