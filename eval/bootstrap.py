@@ -72,8 +72,8 @@ def bootstrap_tar(
     Returns:
         `(F,)`.
     Raises:
-        ValueError: shapes that do not fit, one kind of pair only, a same-person pair of two identities, a rate
-            outside [0, 1].
+        ValueError: shapes that do not fit, one kind of pair only, a same-person pair of two identities, a
+            rate outside [0, 1].
     """
     scores, same, identity = np.asarray(scores), np.asarray(same).astype(bool), np.asarray(identity)
     fars = check_rates(fars)

@@ -62,7 +62,7 @@ def _blocks(
     """All scores, block by block; the array is reused, so a block is gone when the next is asked for.
 
     Raises:
-        ValueError: shapes that do not fit, an empty gallery.
+        ValueError: shapes that do not fit, an empty gallery, a feature that is not finite.
     """
     fits = probes.ndim == gallery.ndim == 2 and probes.shape[1] == gallery.shape[1]
     if not fits or probe_ids.shape != probes.shape[:1] or gallery_ids.shape != gallery.shape[:1]:
@@ -72,6 +72,9 @@ def _blocks(
         )
     if not len(gallery):
         raise ValueError("the gallery is empty")
+    for name, features in (("probe", probes), ("gallery entry", gallery)):
+        if not (finite := np.isfinite(features).all(axis=1)).all():
+            raise ValueError(f"the feature of {name} {finite.argmin()} is not finite")
     order = np.argsort(gallery_ids, kind="stable")
     first = np.searchsorted(gallery_ids, probe_ids, side="left", sorter=order)  # (P,) mates: order[first:end]
     end = np.searchsorted(gallery_ids, probe_ids, side="right", sorter=order)
@@ -103,7 +106,7 @@ def search(
             unmated, one with several entries is found by the best of them.
         chunk: probes at a time; None: as many as make `BLOCK_BYTES` of scores.
     Raises:
-        ValueError: shapes that do not fit, an empty gallery, features that are not finite.
+        ValueError: shapes that do not fit, an empty gallery, a feature that is not finite.
     """
     probe_ids, gallery_ids = np.asarray(probe_ids), np.asarray(gallery_ids)
     mate_score = np.full(len(probes), -np.inf)
@@ -116,8 +119,6 @@ def search(
         mate_score[part], top_other[part] = best, scores.max(axis=1)
         # Row by row: no second array of the size of the scores, and a row is in the cache.
         mate_rank[part] = [1 + np.count_nonzero(row >= mate) for row, mate in zip(scores, best)]
-    if not (sound := (top_other < np.inf) & (mate_score < np.inf)).all():  # no NaN either
-        raise ValueError(f"scores of probe {sound.argmin()} are not finite")
     return Search(mate_score, mate_rank, top_other)
 
 
