@@ -3,14 +3,14 @@
     python benchmarks/evaluation.py [--only templates pairs roc bootstrap kfold tinyface survface]
 
 IJB-C has 469,375 images in 23,124 templates and 15,658,489 pairs. Its three steps are compared with the plain
-way of the public evaluators: a loop over templates that looks each one's images up, fancy-indexed float64 rows
-in chunks of 100,000 pairs, scikit-learn's roc_curve and a search for the nearest rate. Equal results are checked
-first on small data, and again on a sample of what both ways returned. The others have no rival: all scores with
-their argsort would take 7 GB for TinyFace, and the scores alone 44 GB for SurvFace.
+way of the public evaluators: a loop over templates that looks each one's images up, fancy-indexed float64
+rows in chunks of 100,000 pairs, scikit-learn's roc_curve and a search for the nearest rate. Equal results are
+checked first on small data, and again on a sample of what both ways returned. The others have no rival: all
+scores with their argsort would take 7 GB for TinyFace, and the scores alone 44 GB for SurvFace.
 
-Each measurement runs in a process of its own. seconds: median of the runs; cpu: processor time of all threads,
-which a busy machine changes less; peak_gib: all that the process ever held, data and libraries among them.
-Ratios are to the plain way.
+Each measurement runs in a process of its own. seconds: median of the runs; cpu: processor time of all
+threads, which a busy machine changes less; peak_gib: all that the process ever held, data and libraries among
+them. Ratios are to the plain way.
 """
 
 import argparse
@@ -209,14 +209,10 @@ def main() -> None:
         check_equal(name, [m.pop("result") for m in measured])
         limit, limit_gib = LIMITS[name]
         for method, m in zip(methods, measured):
-            ratios = {
-                key: m[key] / measured[0][key] if len(methods) > 1 else "" for key in ("seconds", "cpu")
-            }
-            rows.append(
-                dict(part=name, method=method, **m)
-                | {f"{key}_ratio": ratio for key, ratio in ratios.items()}
-                | dict(limit=limit, limit_gib=limit_gib)
-            )
+            row = dict(part=name, method=method, **m)
+            for key in ("seconds", "cpu"):
+                row[f"{key}_ratio"] = m[key] / measured[0][key] if len(methods) > 1 else ""
+            rows.append(row | dict(limit=limit, limit_gib=limit_gib))
     report("evaluation", rows, vars(args))
 
 
