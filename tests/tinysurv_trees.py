@@ -1,6 +1,8 @@
 """Tiny trees in the official layouts of TinyFace and QMUL-SurvFace: noise for faces, real names and lists."""
 
+import json
 from pathlib import Path
+from zlib import crc32
 
 import cv2
 import numpy as np
@@ -41,7 +43,7 @@ def write_sets(sets: dict[str, list[str]], originals: Path, aligned: Path) -> No
         for name in names:
             write_image(originals / folder / name, 20, seed=0)
             # An alignment writes its own extension.
-            write_image(aligned / folder / f"{Path(name).stem}.png", 112, seed=len(name) + sum(name.encode()))
+            write_image(aligned / folder / f"{Path(name).stem}.png", 112, seed=crc32(name.encode()))
 
 
 def identity_lists(names: list[str], names_key: str, ids_key: str, label=int) -> dict[str, np.ndarray]:
@@ -81,3 +83,22 @@ def write_survface(root: Path, num_pairs: int = 6) -> Path:
         for j, name in enumerate(names):
             write_image(root / "surv_ver_origin" / "verification_images" / name, 112, seed=2 * i + j)
     return root
+
+
+def directions(degrees) -> np.ndarray:
+    """Unit vectors in the plane, `(N, 2)`: the nearer two angles, the higher the score."""
+    angle = np.deg2rad(degrees)
+    return np.stack([np.cos(angle), np.sin(angle)], axis=1)
+
+
+def results_in(folder: Path) -> dict:
+    """A script's results.json, without the state of the repository, which may change while tests run."""
+    results = json.loads((folder / "results.json").read_text())
+    del results["git"]
+    return results
+
+
+def run_here(monkeypatch, main, *arguments) -> None:
+    """Run a script's `main` in this process, which has imported torch already."""
+    monkeypatch.setattr("sys.argv", ["script", *map(str, arguments)])
+    main()

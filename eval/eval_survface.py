@@ -1,0 +1,250 @@
+"""QMUL-SurvFace: surveillance faces; verification of pairs, and open-set identification.
+
+    python eval/eval_survface.py --model r100.pth --network r100 --data /data/survface
+    python eval/eval_survface.py --model adaface.ckpt --data /data/survface --aligned my_alignment
+
+Z. Cheng, X. Zhu, S. Gong, Surveillance Face Recognition Challenge, 2018, https://arxiv.org/abs/1804.09691
+
+Tree: DATA/QMUL-SurvFace/Face_{Verification,Identification}_Test_Set as published; 112x112 faces in
+DATA/surv_ver_origin/verification_images and DATA/surv_align/{gallery,mated_probe,unmated_probe}, matched by
+stem. Half of the tree may be missing: the other half is evaluated, and the report says so.
+
+Feature = unit(f(x) + f(mirrored x)), in the colour order that the network was trained on; score = cosine.
+
+Verification, as in NDR's notebook: at a false accept rate FAR the threshold is the k-th largest score of the
+N negative pairs, k = round(FAR N) (half to even), above all of them where k = 0; a pair is accepted where
+score >= threshold. Mean accuracy is that of eval/verification.py: ten folds, each a tenth of the positive
+pairs and a tenth of the negative ones, in the order of the lists.
+
+Identification, as the paper defines it (NDR's code swaps gallery and probes): mated and unmated probes are
+searched among single gallery images. FPIR is the share of unmated probes whose best score reaches the
+threshold, the round(FPIR U)-th largest of these best scores; TPIR20 the share of mated probes with a mate
+that scores at least the threshold and is among the 20 best. The closed-set ranks ask for no threshold. Ties
+go against the probe.
+
+±: 95 % interval over people drawn with replacement (identification: with the thresholds as they are); for
+accuracy the standard deviation over folds.
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+from prettytable import PrettyTable
+
+from eval import verification
+from eval.bootstrap import bootstrap_mean, bootstrap_tar
+from eval.faces import AlignedFaces
+from eval.identification import cmc, dir_at_far, search
+from eval.metrics import auc, roc, tar_at_far
+from eval.report import Report, cmc_figure, det_figure, roc_figure
+from eval.script import Evaluation, arguments, evaluation
+from eval.survface_data import ALIGNED, VERIFICATION_IMAGES, Pairs, Probes, read_tree
+from eval.templates import fuse
+from utils.command_line import run_script
+
+FARS = np.array([0.3, 0.1, 0.01, 0.001])
+FPIRS = np.array([0.3, 0.2, 0.1, 0.01])
+RANKS = np.array([1, 5, 10, 20])
+CMC_RANKS = np.arange(1, 101)
+CURVE_FPIRS = np.geomspace(1e-3, 1, 61)
+TPIR_RANK = 20
+NUM_FOLDS = 10
+NOBODY = -1  # the identity of unmated probes
+
+
+@dataclass(frozen=True)
+class PairResult:
+    """Verification; shares in [0, 1]."""
+
+    tpr: np.ndarray  # (4,) at FARS
+    interval: np.ndarray  # (4,) half width of the 95 % interval of tpr
+    far: np.ndarray  # (4,) really met
+    threshold: np.ndarray  # (4,) cosine
+    auc: float
+    fold_accuracy: np.ndarray  # (10,)
+    curve: tuple[np.ndarray, np.ndarray]  # far, tpr
+
+    @property
+    def accuracy(self) -> float:
+        return float(self.fold_accuracy.mean())
+
+    @property
+    def std(self) -> float:
+        """Standard deviation over the folds, of the population."""
+        return float(self.fold_accuracy.std())
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """Identification; shares in [0, 1]."""
+
+    tpir: np.ndarray  # (4,) TPIR20 at FPIRS
+    tpir_interval: np.ndarray  # (4,) half width of the 95 % interval
+    fpir: np.ndarray  # (4,) really met
+    threshold: np.ndarray  # (4,) cosine
+    rate: np.ndarray  # (4,) of the mated probes, identified at RANKS
+    rate_interval: np.ndarray  # (4,)
+    cmc: np.ndarray  # (100,) at CMC_RANKS
+    curve: tuple[np.ndarray, np.ndarray]  # fpir, TPIR20
+
+
+def mixed_order(same: np.ndarray) -> np.ndarray:
+    """An order of the pairs `(P,)` in which both kinds are spread evenly, each in its own order.
+
+    The published lists are one kind each: consecutive folds of them would hold one kind only,
+    and be judged by a threshold that was chosen on other proportions.
+    """
+    place = np.empty(len(same))
+    for kind in (same, ~same):
+        place[kind] = (np.arange(kind.sum()) + 0.5) / max(kind.sum(), 1)
+    return np.argsort(place, kind="stable")
+
+
+def evaluate_pairs(
+    first: np.ndarray, second: np.ndarray, same: np.ndarray, people: np.ndarray, seed: int = 0
+) -> PairResult:
+    """Verification of pairs.
+
+    Args:
+        first, second: `(P, D)` unit rows (or zero), the images of each pair.
+        same: `(P,)` bool.
+        people: `(P, 2)` identities, for the bootstrap.
+        seed: of the bootstrap.
+    """
+    scores = np.einsum("pd,pd->p", first, second)
+    order = mixed_order(same)
+    both = np.stack([first[order], second[order]], axis=1).reshape(-1, first.shape[1])  # (2P, D)
+    far, tar, _ = roc(scores, same)
+    at_far = tar_at_far(scores, same, FARS, rule="rounded")
+    return PairResult(
+        tpr=at_far.tar,
+        interval=bootstrap_tar(scores, same, people, fars=FARS, seed=seed),
+        far=at_far.far,
+        threshold=at_far.threshold,
+        auc=auc(scores, same),
+        fold_accuracy=verification.evaluate(both, same[order], NUM_FOLDS).accuracy,
+        curve=(far, tar),
+    )
+
+
+def evaluate_probes(
+    gallery: np.ndarray,
+    mated: np.ndarray,
+    unmated: np.ndarray,
+    gallery_ids: np.ndarray,
+    mated_ids: np.ndarray,
+    seed: int = 0,
+) -> ProbeResult:
+    """Open-set and closed-set identification; memory grows with probes and gallery, never with their product.
+
+    Args:
+        gallery, mated, unmated: `(G, D)`, `(M, D)`, `(U, D)` unit rows (or zero).
+        gallery_ids, mated_ids: `(G,)` and `(M,)`, not negative; every mated probe is in the gallery.
+        seed: of the bootstrap.
+    """
+    found = search(mated, gallery, mated_ids, gallery_ids)
+    strangers = search(unmated, gallery, np.full(len(unmated), NOBODY), gallery_ids).top_other
+    open_set = dir_at_far(found, strangers, FPIRS, [TPIR_RANK], rule="round")
+    curve = dir_at_far(found, strangers, CURVE_FPIRS, [TPIR_RANK], rule="round")
+    ranked = found.mate_rank <= TPIR_RANK
+    return ProbeResult(
+        tpir=open_set.dir[:, 0],
+        fpir=open_set.far,
+        threshold=open_set.threshold,
+        tpir_interval=np.array(
+            [bootstrap_mean(ranked & (found.mate_score >= t), mated_ids, seed) for t in open_set.threshold]
+        ),
+        rate=cmc(found, RANKS),
+        rate_interval=np.array([bootstrap_mean(found.mate_rank <= rank, mated_ids, seed) for rank in RANKS]),
+        cmc=cmc(found, CMC_RANKS),
+        curve=(curve.far, curve.dir[:, 0]),
+    )
+
+
+def percent(rate: float, half: float) -> str:
+    return f"{100 * rate:.2f} ± {100 * half:.2f}"
+
+
+def unit_features(run: Evaluation, paths: list[Path]) -> np.ndarray:
+    """`(N, D)` float32, rows of length 1: the sum of a face and its mirror image."""
+    plain, flip = run.features(AlignedFaces(paths))
+    return fuse(plain, flip, keep_norm=False)
+
+
+def numbers(result: PairResult | ProbeResult) -> dict:
+    """What results.json keeps: everything but the curve."""
+    return {name: value for name, value in vars(result).items() if name != "curve"}
+
+
+def report_pairs(report: Report, name: str, pairs: Pairs, result: PairResult) -> None:
+    num_positive = int(pairs.same.sum())
+    sizes = {"images": len(pairs.paths), "positive": num_positive, "negative": len(pairs.same) - num_positive}
+    table = PrettyTable([*sizes, *(f"@FAR={far:g}" for far in FARS), "AUC %", "accuracy %"], align="r")
+    shares = map(percent, result.tpr, result.interval)
+    table.add_row([*sizes.values(), *shares, f"{100 * result.auc:.2f}", percent(result.accuracy, result.std)])
+    report.table(table, "SurvFace, verification: TPR in percent at FAR")
+    accuracy = {"accuracy": result.accuracy, "std": result.std}
+    report.numbers("verification", sizes | {"far_target": FARS} | numbers(result) | accuracy)
+    report.picture("roc", roc_figure({name: result.curve}, "SurvFace, verification"), "Verification")
+
+
+def report_probes(report: Report, name: str, probes: Probes, result: ProbeResult) -> None:
+    sizes = {"gallery": len(probes.gallery_ids), "mated": len(probes.mated_ids)}
+    sizes["unmated"] = probes.num_unmated
+    table = PrettyTable([*sizes, *(f"@FPIR={fpir:g}" for fpir in FPIRS)], align="r")
+    table.add_row([*sizes.values(), *map(percent, result.tpir, result.tpir_interval)])
+    report.table(table, f"SurvFace, open-set identification: TPIR{TPIR_RANK} in percent at FPIR")
+    table = PrettyTable([f"rank-{rank} %" for rank in RANKS], align="r")
+    table.add_row(list(map(percent, result.rate, result.rate_interval)))
+    report.table(table, "SurvFace, closed-set identification of the mated probes")
+    targets = {"lists": probes.lists, "fpir_target": FPIRS, "tpir_rank": TPIR_RANK, "ranks": RANKS}
+    report.numbers("identification", sizes | targets | numbers(result))
+    title, error = "SurvFace, open-set identification", f"1 − TPIR{TPIR_RANK}"
+    report.picture("det", det_figure({name: result.curve}, title, "FPIR", error), "Open-set identification")
+    figure = cmc_figure({name: (CMC_RANKS, result.cmc)}, "SurvFace, mated probes")
+    report.picture("cmc", figure, "Identified within so many ranks")
+
+
+def main() -> None:
+    parser = arguments(__doc__, data="folder that holds QMUL-SurvFace/ as published")
+    add = parser.add_argument
+    add("--verification-images", type=Path, help=f"112x112 faces; default: DATA/{VERIFICATION_IMAGES}")
+    add("--aligned", type=Path, help=f"112x112 gallery and probes, three folders; default: DATA/{ALIGNED}")
+    args = parser.parse_args()
+    pairs, probes, missing = read_tree(args.data, args.verification_images, args.aligned)
+
+    with evaluation(args, "eval_survface") as run:
+        report, name = run.report, run.models[0].name
+        report.settings |= {
+            "verification_images": args.verification_images or args.data / VERIFICATION_IMAGES,
+            "aligned": args.aligned or args.data / ALIGNED,
+            "features": "unit(plain + mirrored), so the norm does not count",
+            "verification": f"score >= k-th largest negative score, k rounded; {NUM_FOLDS} folds",
+            "identification": "unmated probes set the threshold, ties against the probe",
+            "interval": f"95 %, bootstrap over people, seed {args.seed}",
+        }
+        for line in missing:
+            report.note(f"SurvFace: {line}")
+        report.numbers("missing", missing)
+        if pairs is not None:
+            unit = unit_features(run, pairs.paths)
+            if run.is_main:
+                views = unit[pairs.first], unit[pairs.second]
+                result = evaluate_pairs(*views, pairs.same, pairs.people, args.seed)
+                report_pairs(report, name, pairs, result)
+        if probes is not None:
+            unit = unit_features(run, probes.paths)
+            if run.is_main:
+                parts = np.split(unit, np.cumsum([len(probes.gallery_ids), len(probes.mated_ids)]))
+                result = evaluate_probes(*parts, probes.gallery_ids, probes.mated_ids, args.seed)
+                report_probes(report, name, probes, result)
+        if run.is_main:
+            report.write(run.out)
+
+
+if __name__ == "__main__":
+    run_script(main)
