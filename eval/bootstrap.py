@@ -97,7 +97,7 @@ def bootstrap_tar(
 
     names, index = np.unique(identity[np.append(own, other)], return_inverse=True)
     own_person, (first, second) = index[: len(own), 0], index[len(own) :].T
-    # the number of same-person pairs that score above each negative, and above nothing at all
+    # How many same-person pairs score above the first negative that is rejected; all, where none is.
     own_above = np.searchsorted(-scores[own], np.append(-scores[other], np.inf))
     random = np.random.default_rng(seed)
     rates = np.full((resamples, len(fars)), np.nan)  # it stays where nobody was drawn who has pairs of a kind
@@ -108,9 +108,7 @@ def bootstrap_tar(
         if own_weight[-1] == 0 or other_weight[-1] == 0:
             continue
         wanted = fars * other_weight[-1]
-        above = np.searchsorted(other_weight, wanted).clip(1)
-        nearest = above - (
-            wanted - other_weight[above - 1] < other_weight[above] - wanted
-        )  # accepted negatives
-        rates[r] = own_weight[own_above[nearest]] / own_weight[-1]
+        upper = np.searchsorted(other_weight, wanted).clip(1)  # so many negatives, or one less, are accepted
+        lower_is_nearer = wanted - other_weight[upper - 1] < other_weight[upper] - wanted
+        rates[r] = own_weight[own_above[upper - lower_is_nearer]] / own_weight[-1]
     return half_width(rates)

@@ -18,13 +18,11 @@ BLOCK_BYTES = 1 << 28  # of the scores of one block of probes
 
 
 class Search(NamedTuple):
-    """What the protocols need of each probe's scores, `(P,)` each."""
+    """What the protocols need of each probe's scores, `(P,)` each. Mates: gallery entries of its identity."""
 
-    mate_score: (
-        np.ndarray
-    )  # the best score among gallery entries of the probe's identity; -inf: there is none
-    mate_rank: np.ndarray  # 1 + the number of entries of other identities that score as much or more
-    top_other: np.ndarray  # the best score among entries of other identities; -inf: there is none
+    mate_score: np.ndarray  # of the best mate; -inf: there is none
+    mate_rank: np.ndarray  # 1 + the number of other entries that score as much or more
+    top_other: np.ndarray  # of the best other entry; -inf: there is none
 
     @property
     def mated(self) -> np.ndarray:
@@ -122,24 +120,24 @@ def search(
     return Search(mate_score, mate_rank, top_other)
 
 
-def cmc(search: Search, ranks: np.ndarray) -> np.ndarray:
-    """`(R,)`: the share of the mated probes whose mate is among the `rank` best, for each rank.
+def cmc(found: Search, ranks: np.ndarray) -> np.ndarray:
+    """`(R,)`: the share of the mated probes that have a mate among the `rank` best, for each rank.
 
     Raises:
         ValueError: no probe has a mate.
     """
-    return _identified(search, ranks, np.array([-np.inf]), strict=False)[0]
+    return _identified(found, ranks, np.array([-np.inf]), strict=False)[0]
 
 
-def _identified(search: Search, ranks: np.ndarray, thresholds: np.ndarray, strict: bool) -> np.ndarray:
+def _identified(found: Search, ranks: np.ndarray, thresholds: np.ndarray, strict: bool) -> np.ndarray:
     """`(F, R)`: the share of the mated probes with a mate of at most this rank that scores enough."""
-    score, rank = search.mate_score[search.mated], search.mate_rank[search.mated]
+    score, rank = found.mate_score[found.mated], found.mate_rank[found.mated]
     if not len(score):
         raise ValueError("no probe has a mate in the gallery")
     enough = np.greater if strict else np.greater_equal
     accepted = enough(score, thresholds[:, None])  # (F, M)
-    found = rank <= np.atleast_1d(ranks)[:, None]  # (R, M)
-    return np.array([(accepted_at & found).mean(axis=1) for accepted_at in accepted])
+    ranked = rank <= np.atleast_1d(ranks)[:, None]  # (R, M)
+    return np.array([(accepted_at & ranked).mean(axis=1) for accepted_at in accepted])
 
 
 def dir_at_far(

@@ -140,14 +140,12 @@ def roc(scores: np.ndarray, same: np.ndarray) -> tuple[np.ndarray, np.ndarray, n
     """
     other, own = split_scores(scores, same)
     every = np.sort(np.concatenate([other, own]))[::-1]
-    last = np.flatnonzero(
-        np.append(every[1:] != every[:-1], True)
-    )  # (U,) the end of each run of equal scores
+    last = np.flatnonzero(np.append(every[1:] != every[:-1], True))  # (U,) of each run of equal scores
     thresholds = every[last]
     accepted_own = len(own) - np.searchsorted(own, thresholds)  # (U,)
     accepted_other = last + 1 - accepted_own
-    bends = (np.diff(accepted_own, 2) != 0) | (np.diff(accepted_other, 2) != 0)
-    kept = np.flatnonzero(np.concatenate([[True], bends, [True]])[-len(last) :])
+    kept = np.ones(len(last), dtype=bool)  # both ends always
+    kept[1:-1] = (np.diff(accepted_own, 2) != 0) | (np.diff(accepted_other, 2) != 0)
     far = np.append(0, accepted_other[kept]) / len(other)
     tar = np.append(0, accepted_own[kept]) / len(own)
     return far, tar, np.append(np.inf, thresholds[kept])
@@ -193,7 +191,7 @@ def tar_at_far(scores: np.ndarray, same: np.ndarray, fars: np.ndarray, rule: str
 
 def share_accepted(ascending: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
     """`(F,)`: the share of the scores that are >= each threshold."""
-    return 1 - np.searchsorted(ascending, thresholds) / len(ascending)
+    return (len(ascending) - np.searchsorted(ascending, thresholds)) / len(ascending)
 
 
 def check_rates(rates: np.ndarray) -> np.ndarray:
