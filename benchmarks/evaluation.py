@@ -202,11 +202,12 @@ def main() -> None:
     rows = []
     for name in args.only:
         methods = PARTS[name][1]
-        check_equal(name, [run_part(name, method, scale=100)["result"] for method in methods])
-        measured = [
-            in_own_process(run_part, name, method, 1, args.repeat, timeout_s=3600) for method in methods
-        ]
-        check_equal(name, [m.pop("result") for m in measured])
+        for scale in (100, 1):
+            measured = [
+                in_own_process(run_part, name, method, scale, args.repeat, timeout_s=3600)
+                for method in methods
+            ]
+            check_equal(name, [m.pop("result") for m in measured])
         limit, limit_gib = LIMITS[name]
         for method, m in zip(methods, measured):
             row = dict(part=name, method=method, **m)

@@ -9,6 +9,7 @@ from scipy.sparse import csr_array
 
 from eval.metrics import normalise
 
+CHUNK_TEMPLATES = 256  # their medias stay in the cache, and in memory that is used again
 CHUNK_PAIRS = 128  # the rows of so many pairs stay in the cache
 
 
@@ -107,10 +108,18 @@ def template_features(
     template_bounds = np.append(np.flatnonzero(new_template[new_media]), len(media_bounds) - 1)
     per_media = np.diff(media_bounds)  # (M,) images
     share = np.repeat(1 / per_media, per_media).astype(features.dtype)  # (N,)
-    means = csr_array((share, order, media_bounds), shape=(len(per_media), len(order))) @ features  # (M, D)
-    members = (np.ones(len(means)), np.arange(len(means)), template_bounds)
-    sums = csr_array(members, shape=(len(template_bounds) - 1, len(means))) @ means  # (T, D) float64
-    return template[new_template], normalise(sums)
+    unit = np.empty((len(template_bounds) - 1, features.shape[1]))
+    for start in range(0, len(unit), CHUNK_TEMPLATES):
+        medias = template_bounds[start : start + CHUNK_TEMPLATES + 1]
+        images = media_bounds[medias[0] : medias[-1] + 1]
+        members = slice(images[0], images[-1])
+        num_medias = len(images) - 1
+        rows = (share[members], order[members], images - images[0])
+        means = csr_array(rows, shape=(num_medias, len(order))) @ features  # (m, D)
+        rows = (np.ones(num_medias), np.arange(num_medias), medias - medias[0])
+        sums = csr_array(rows, shape=(len(medias) - 1, num_medias)) @ means  # (t, D) float64
+        unit[start : start + CHUNK_TEMPLATES] = normalise(sums)
+    return template[new_template], unit
 
 
 def pair_scores(templates: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
