@@ -4,13 +4,15 @@ How the views of an image are joined, and what weighs it, is where published num
 aggregation of images into medias and templates is the same everywhere (`template_features`).
 """
 
+from itertools import pairwise
+
 import numpy as np
 from scipy.sparse import csr_array
 
 from eval.metrics import normalise
 
 CHUNK_TEMPLATES = 256  # their medias stay in the cache, and in memory that is used again
-CHUNK_PAIRS = 128  # the rows of so many pairs stay in the cache
+CHUNK_PAIRS = 256  # their templates stay in the cache
 
 
 def row_norms(features: np.ndarray) -> np.ndarray:
@@ -125,12 +127,18 @@ def template_features(
 def pair_scores(templates: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Inner products of pairs of templates, `(P,)`, in the precision of the templates.
 
+    Pairs are visited by their first template, which is then looked up once for all of them. A pair's score
+    does not depend on the other pairs, to the last bit: equal templates tie.
+
     Args:
         templates: `(T, D)`.
-        first, second: `(P,)` rows of `templates`.
+        first, second: `(P,)` rows of `templates`, in any order.
     """
     scores = np.empty(len(first), dtype=templates.dtype)
-    for start in range(0, len(first), CHUNK_PAIRS):
-        part = slice(start, start + CHUNK_PAIRS)
-        np.vecdot(templates[first[part]], templates[second[part]], out=scores[part])
+    order = np.argsort(first)
+    new_first = np.flatnonzero(np.diff(first[order], prepend=-1))
+    bounds = np.union1d(new_first, np.append(np.arange(0, len(first), CHUNK_PAIRS), len(first)))
+    for start, end in pairwise(bounds):
+        pairs = order[start:end]
+        scores[pairs] = np.vecdot(templates[second[pairs]], templates[first[pairs[0]]])
     return scores
