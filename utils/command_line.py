@@ -68,6 +68,6 @@ def _leave(message: str, code: int) -> None:
     torch_distributed = sys.modules.get("torch.distributed")
     in_group = torch_distributed is not None and torch_distributed.is_initialized()
     if children or in_group or _has_peers():
-        # At once: destructors would wait for peers that may be gone, and for locks of workers that were killed.
+        # At once: destructors would wait for peers that may be gone, and for locks of killed workers.
         os._exit(code)
     sys.exit(code)
