@@ -1,0 +1,142 @@
+"""Pictures of robustness: accuracy over what goes wrong, and how long the features of spoilt faces are.
+
+Curves are those of `eval.robustness`, with the same sets and perturbations for each model.
+"""
+
+from collections.abc import Mapping
+from itertools import cycle
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import NullLocator, PercentFormatter
+
+from eval.perturbations import PERTURBATIONS
+from eval.report import COLOURS, DASHES
+from eval.robustness import Curve, Curves
+from utils.plots import MUTED, STYLE
+
+COLUMNS = 4  # panels in a row
+PANEL = (3.2, 2.5)  # inches
+BINS = (8, 40)  # of a histogram, at least and at most
+SEVERITY_COLOURS = "plasma"
+
+
+def robustness_figure(curves: Curves) -> Figure:
+    """One panel a perturbation, one line a model and set: accuracy over the amount, clean at the left.
+
+    Colours tell models, dashes tell sets; of a single model, colours tell sets as well.
+    """
+    models, sets = list(curves), list(next(iter(curves.values())))
+    kinds = list(curves[models[0]][sets[0]])
+    alone = len(models) == 1
+    colour_of, dash_of = dict(zip(sets if alone else models, cycle(COLOURS))), dict(zip(sets, cycle(DASHES)))
+    looks = {
+        (model, name): dict(color=colour_of[name if alone else model], linestyle=dash_of[name], linewidth=1.8)
+        for model in models
+        for name in sets
+    }
+    every = np.concatenate([curves[m][s][k].accuracy for m, s in looks for k in kinds])
+    with matplotlib.rc_context(STYLE):  # a figure of its own: no global state, no display
+        rows, columns = shape_of(len(kinds))
+        size = (columns * PANEL[0] + 0.4, rows * PANEL[1] + 0.3 * len(models) + 0.2)
+        figure = new_figure(size)
+        for axes, kind in zip(panels_of(figure, len(kinds)), kinds):
+            for (model, name), look in looks.items():
+                curve = curves[model][name][kind]
+                axes.plot(curve.amounts, curve.accuracy, marker="o", markersize=3.5, **look)
+            amount_axis(axes, kind, curve.amounts)
+            axes.set_ylim(every.min() - 0.02, min(every.max() + 0.02, 1.015))
+            axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        handles = [Line2D([], [], **look) for look in looks.values()]
+        labels = [name if alone else f"{model}, {name}" for model, name in looks]
+        # Columns are filled from above: one for each set, one row a model.
+        order = [row * len(sets) + column for column in range(len(sets)) for row in range(len(models))]
+        figure.legend(
+            *([entries[i] for i in order] for entries in (handles, labels)),
+            loc="outside upper left",
+            ncols=len(sets),
+            frameon=False,
+            handlelength=3,
+        )
+    return figure
+
+
+def amount_axis(axes, kind: str, amounts: tuple[float, ...]) -> None:
+    """Ticks at the amounts, the clean one at the left; halvings of the resolution are equally far apart."""
+    perturbation = PERTURBATIONS[kind]
+    axes.set(title=kind, xlabel=perturbation.label)
+    if kind == "resolution":
+        axes.set_xscale("log")
+    axes.set_xticks(amounts, [f"{amount:g}" for amount in amounts])
+    axes.tick_params(labelsize=8)
+    axes.xaxis.set_minor_locator(NullLocator())
+    if perturbation.clean > perturbation.worst:
+        axes.invert_xaxis()
+
+
+def norm_figure(curves: Curves) -> Figure:
+    """Histograms of feature norms: of the clean sets, and of the first set with each perturbation.
+
+    A block of panels for each model: the norms of two models do not compare.
+    """
+    count = 1 + len(next(iter(next(iter(curves.values())).values())))
+    rows, columns = shape_of(count)
+    with matplotlib.rc_context(STYLE):
+        size = (columns * PANEL[0] + 0.4, len(curves) * (rows * PANEL[1] + 0.4))
+        figure = new_figure(size)
+        blocks = figure.subfigures(len(curves), squeeze=False)[:, 0]
+        for block, (model, sets) in zip(blocks, curves.items()):
+            block.suptitle(model, x=0.01, ha="left", color=MUTED)
+            draw_norms(panels_of(block, count), sets)
+    return figure
+
+
+def draw_norms(panels: list, sets: Mapping[str, Mapping[str, Curve]]) -> None:
+    """The histograms of one model, all over the same bins.
+
+    Args:
+        panels: one more than there are perturbations.
+        sets: set -> perturbation -> Curve.
+    """
+    clean = {name: next(iter(kinds.values())).norms[0] for name, kinds in sets.items()}
+    first, kinds = next(iter(sets.items()))
+    every = np.concatenate([*clean.values(), *(curve.norms.ravel() for curve in kinds.values())])
+    bins = np.histogram_bin_edges(every, bins=np.clip(int(len(clean[first]) ** 0.5), *BINS))
+    panels[0].set_title("clean sets")
+    for (name, norms), colour, dash in zip(clean.items(), cycle(COLOURS), cycle(DASHES)):
+        panels[0].hist(norms, bins, histtype="step", color=colour, ls=dash, linewidth=1.6, label=name)
+    for axes, (kind, curve) in zip(panels[1:], kinds.items()):
+        axes.set_title(f"{kind}, {first}")
+        axes.hist(curve.norms[0], bins, color="#d0d7de", label="clean")
+        colours = matplotlib.colormaps[SEVERITY_COLOURS](np.linspace(0, 0.85, len(curve.amounts) - 1))
+        for amount, norms, colour in zip(curve.amounts[1:], curve.norms[1:], colours):
+            label = f"{amount:g}{PERTURBATIONS[kind].unit}"
+            axes.hist(norms, bins, histtype="step", color=colour, linewidth=1.4, label=label)
+    for axes in panels:
+        axes.set_xlabel("norm of the feature")
+        axes.set_yticks([])
+        axes.grid(False)
+        axes.legend(frameon=False, fontsize=8, handlelength=1.2)
+
+
+def new_figure(size: tuple[float, float]) -> Figure:
+    """With a margin all around."""
+    figure = Figure(figsize=size, dpi=130, layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)
+    return figure
+
+
+def shape_of(count: int) -> tuple[int, int]:
+    """Rows and columns for so many panels."""
+    columns = min(COLUMNS, count)
+    return -(-count // columns), columns
+
+
+def panels_of(figure, count: int) -> list:
+    """`count` axes in rows; what is left of the grid stays empty."""
+    panels = list(figure.subplots(*shape_of(count), squeeze=False).ravel())
+    for axes in panels[count:]:
+        axes.remove()
+    return panels[:count]
