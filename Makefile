@@ -12,6 +12,19 @@ READY := $(VENV)/.installed
 TORCHRUN := $(PY) -m torch.distributed.run --standalone
 CORES := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
 
+# Every protocol on the model in RUN, with DATA from make_demo.py.
+define evaluate
+	$(PY) eval/verification.py --model $(RUN)/model.pt --data $(DATA)/demo_hq.bin $(DATA)/demo_lq.bin
+	$(PY) eval/eval_ijb.py --model $(RUN)/model.pt --data $(DATA) --convention insightface adaface cvlface
+	$(PY) eval/eval_tinyface.py --model $(RUN)/model.pt --data $(DATA)/tinyface
+	$(PY) eval/eval_survface.py --model $(RUN)/model.pt --data $(DATA)/survface
+	$(PY) eval/eval_ijbs.py --model $(RUN)/model.pt --data $(DATA)/ijbs --list $(DATA)/ijbs/image_list.csv
+	$(PY) eval/eval_robustness.py --model $(RUN)/model.pt --data $(DATA)/demo_hq.bin $(DATA)/demo_lq.bin $(ROBUSTNESS)
+	@for protocol in verification ijb tinyface survface ijbs robustness; do \
+	    test -s $(RUN)/model.pt.$$protocol/report.html || { echo "error: $$protocol left no report" >&2; exit 1; }; \
+	done
+endef
+
 .PHONY: help demo test lint smoke bench test-mxnet setup clean
 .DELETE_ON_ERROR:
 
@@ -23,20 +36,24 @@ help:  ## this list
 # glibc keeps what is freed, instead of handing pages back and faulting them in again: a tenth more images a second.
 demo smoke: export MALLOC_MMAP_MAX_ = 0
 demo smoke: export MALLOC_TRIM_THRESHOLD_ = 100000000000
-demo: $(READY)  ## draw faces of people who do not exist, train on them, verify on others
-	$(PY) tools/make_demo.py --out data/demo
-	@rm -rf work_dirs/demo  # an earlier demo's; a run does not start over a finished one
+demo: RUN := work_dirs/demo
+demo: DATA := data/demo
+demo: ROBUSTNESS := --pairs 60 --only rotation=10,20 shift=0.05,0.1 resolution=16,8
+demo: $(READY)  ## draw faces of people who do not exist, train on them, run every protocol on others
+	$(PY) tools/make_demo.py --out $(DATA)
+	@rm -rf $(RUN)  # an earlier demo's; a run does not start over a finished one
 	@ranks="$(NPROC)"; \
 	if [ -z "$$ranks" ]; then \
 	    ranks=$$($(PY) -c "import torch; print(1 if torch.cuda.is_available() else min(2, $(CORES)))"); \
 	fi; \
 	threads=$$(($(CORES) / ranks)); \
 	set -x; OMP_NUM_THREADS=$$((threads > 0 ? threads : 1)) \
-	    $(TORCHRUN) --nproc_per_node=$$ranks train_v2.py configs/demo rec=data/demo output=work_dirs/demo
+	    $(TORCHRUN) --nproc_per_node=$$ranks train_v2.py configs/demo rec=$(DATA) output=$(RUN)
+	$(evaluate)
 	@echo
-	@echo 'The demo is done. In work_dirs/demo are model.pt, curves.png, metrics.jsonl and TensorBoard files;'
-	@echo 'data/demo/contact_sheet.png shows the faces. Verify again, or with another set:'
-	@echo '  $(PY) eval/verification.py --model work_dirs/demo/model.pt --data data/demo/demo_hq.bin'
+	@echo 'The demo is done. In $(RUN) are model.pt, curves.png, metrics.jsonl, TensorBoard files and a folder'
+	@echo 'of results, pictures and a page for each protocol: model.pt.verification/report.html, model.pt.ijb/...'
+	@echo '$(DATA)/contact_sheet.png shows the faces.'
 
 test: lint smoke  ## lint, smoke run, all tests
 	$(PY) -m pytest $(PYTEST_ARGS)
@@ -48,19 +65,24 @@ lint: $(READY)  ## style and likely faults
 # Always on the CPU: two ranks cannot share a single GPU.
 smoke: export CUDA_VISIBLE_DEVICES =
 smoke: export OMP_NUM_THREADS = 1
+smoke: RUN := work_dirs/smoke
+smoke: DATA := data/smoke
+smoke: ROBUSTNESS := --pairs 20 --only rotation=20 blur=3
 smoke: $(READY)  ## the demo at reduced size, on two processes: does the whole chain run?
-	$(PY) tools/make_demo.py --out data/smoke --identities 40 --images-per-identity 8 --pairs 100
-	@rm -rf work_dirs/smoke
-	$(TORCHRUN) --nproc_per_node=2 train_v2.py configs/demo rec=data/smoke output=work_dirs/smoke \
+	$(PY) tools/make_demo.py --out $(DATA) --identities 40 --images-per-identity 8 --pairs 100
+	@rm -rf $(RUN)
+	$(TORCHRUN) --nproc_per_node=2 train_v2.py configs/demo rec=$(DATA) output=$(RUN) \
 	    num_steps=10 batch_size=16 frequent=5
-	$(PY) eval/verification.py --model work_dirs/smoke/model.pt --data data/smoke/demo_hq.bin
+	$(evaluate)
 	@for file in model.pt curves.png metrics.jsonl config.json run.json; do \
-	    test -s work_dirs/smoke/$$file || { echo "error: the smoke run left no $$file" >&2; exit 1; }; \
+	    test -s $(RUN)/$$file || { echo "error: the smoke run left no $$file" >&2; exit 1; }; \
 	done
 
-bench: $(READY)  ## time and memory of the classifier and of whole training steps
+bench: $(READY)  ## time and memory: classifier, training steps, ARoFace, evaluation
 	$(PY) benchmarks/head.py
 	$(PY) benchmarks/step.py
+	$(PY) benchmarks/aroface.py
+	$(PY) benchmarks/evaluation.py
 
 test-mxnet: $(READY)  ## RecordIO against MXNet itself, in an environment of its own
 	bash tests/mxnet/run.sh

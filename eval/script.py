@@ -54,7 +54,7 @@ def arguments(
     add("--batch-size", type=int, default=64, help="images a forward pass, on each rank (default 64)")
     add("--precision", default="fp32", help=f"{', '.join(PRECISIONS)} (default fp32)")
     add("--no-cache", action="store_true", help=f"neither read nor write {CACHE}/, beside the output folder")
-    add("--seed", type=int, default=0, help="of the bootstrap (default 0)")
+    add("--seed", type=int, default=0, help="of all that is drawn (default 0)")
     return parser
 
 
