@@ -136,7 +136,8 @@ class PartialFC(nn.Module):
             return self._global_loss(raw, labels)
 
     def _global_loss(self, raw: Tensor, labels: Tensor) -> Tensor:
-        norms = raw.norm(dim=1)
+        # Its squares overflow in a longer one, whose cosines are 0 then: inf · 0 would be NaN.
+        norms = raw.norm(dim=1).clamp_max(torch.finfo(raw.dtype).max ** 0.5)
         embeddings = unit(raw) if self.loss.normalize else raw
         shard = self._shard(labels, raw)
         engine = dense if self.engine == "dense" else StreamedClasses.apply

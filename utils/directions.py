@@ -1,20 +1,25 @@
 """Vectors of unit length, and the gradient through normalising them."""
 
+import math
+
 import torch
 from torch import Tensor
 
-SHORTEST = 1e-6  # a vector shorter than this has no direction: its cosines are 0 and it gets no gradient
+# A vector that is shorter, or longer than its precision can say, has no direction: its cosines are 0 and it
+# gets no gradient.
+SHORTEST = 1e-6
 
 
 def unit(vectors: Tensor) -> Tensor:
-    """Rows divided by their length; rows shorter than SHORTEST become 0."""
+    """Rows divided by their length; rows that have no direction become 0."""
     return vectors * inverse_length(vectors)
 
 
 def inverse_length(vectors: Tensor) -> Tensor:
     """`(n, D)` -> `(n, 1)`: 1 / length, 0 where there is none."""
     length = vectors.norm(dim=1, keepdim=True)
-    return torch.where(length > SHORTEST, 1 / length.clamp_min(SHORTEST), 0)
+    has_direction = (length > SHORTEST) & (length < math.inf)
+    return torch.where(has_direction, 1 / length.clamp_min(SHORTEST), 0)
 
 
 def through_unit(gradient: Tensor, directions: Tensor, inverse: Tensor, out: Tensor | None = None) -> Tensor:
