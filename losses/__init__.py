@@ -10,6 +10,7 @@ from losses.circle import Circle
 from losses.margin import AMSoftmax, ArcFace, CombinedMargin, CosFace, NormFace, Softmax, SphereFace
 from losses.mining import CurricularFace, MVSoftmax, NPCFace
 from losses.ndr import NDR
+from utils import typed_values
 from utils.command_line import nearest
 
 __all__ = [
@@ -45,7 +46,8 @@ def build_loss(name: str, **hyper) -> MarginLoss:
     """The loss of that name with its paper's defaults, but for `hyper`.
 
     Raises:
-        ValueError: unknown name or hyper-parameter (names the nearest), or a value out of its range.
+        ValueError: unknown name or hyper-parameter (names the nearest), or a value of the wrong type or out
+            of its range.
     """
     return _build("loss", LOSSES, name, hyper)
 
@@ -64,11 +66,14 @@ def _build(kind: str, registry: dict, name: str, hyper: dict):
     if name not in registry:
         known = ", ".join(registry) or "none yet"
         raise ValueError(f"unknown {kind} {name!r}{nearest(name, registry)} (known: {known})")
-    allowed = list(inspect.signature(registry[name]).parameters)
-    for key in hyper:
+    allowed = inspect.signature(registry[name]).parameters
+    for key, value in hyper.items():
         if key not in allowed:
             near, known = nearest(key, allowed), ", ".join(allowed) or "none"
             raise ValueError(f"{kind} {name!r} has no setting {key!r}{near} (it has: {known})")
+        if not typed_values.fits(value, allowed[key].annotation):
+            meant = typed_values.describe(allowed[key].annotation)
+            raise ValueError(f"{kind} {name!r}: {key}={value!r} is of the wrong type: it has to be {meant}")
     try:
         return registry[name](**hyper)
     except ValueError as error:

@@ -5,6 +5,8 @@ function of the cosines with the other classes, which PartialFC calls on whateve
 at hand. Everything arrives in float32 (float64 in tests).
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -55,8 +57,8 @@ class MarginLoss(nn.Module):
 
     def __init__(self, s: float = 64.0, focal: float = 0.0):
         super().__init__()
-        require(s > 0, "s", s, "> 0")
-        require(focal >= 0, "focal", focal, ">= 0")
+        require(0 < s < math.inf, "s", s, "> 0")
+        require(0 <= focal < math.inf, "focal", focal, ">= 0")
         self.scale = s
         self.focal = focal
 

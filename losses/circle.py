@@ -4,6 +4,8 @@ Sun et al., Circle Loss: A Unified Perspective of Pair Similarity Optimization, 
 https://arxiv.org/abs/2002.10857; eq. 6 with the class centres as the other side of each pair.
 """
 
+import math
+
 from torch import Tensor
 
 from losses.base import MarginLoss, require
@@ -21,7 +23,7 @@ class Circle(MarginLoss):
     """
 
     def __init__(self, m: float = 0.25, gamma: float = 256.0, focal: float = 0.0):
-        require(gamma > 0, "gamma", gamma, "> 0")
+        require(0 < gamma < math.inf, "gamma", gamma, "> 0")
         super().__init__(gamma, focal)
         require(0 <= m < 1, "m", m, "in [0, 1) (a cosine)")
         self.m = m

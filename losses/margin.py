@@ -93,7 +93,7 @@ class CosFace(MarginLoss):
 
     def __init__(self, s: float = 64.0, m: float = 0.4, focal: float = 0.0):
         super().__init__(s, focal)
-        require(m >= 0, "m", m, ">= 0 (a cosine)")
+        require(0 <= m < math.inf, "m", m, ">= 0 (a cosine)")
         self.m = m
 
     def own_logit(self, own_cos: Tensor, norms: Tensor, row: dict) -> Tensor:
@@ -171,11 +171,10 @@ class CombinedMargin(MarginLoss):
         focal: float = 0.0,
     ):
         super().__init__(s, focal)
-        require(len(margin_list) == 3, "margin_list", margin_list, "three numbers (m1, m2, m3)")
         self.m1, self.m2, self.m3 = margin_list
-        require(self.m1 >= 1, "margin_list[0]", self.m1, ">= 1 (a factor of the angle)")
+        require(1 <= self.m1 < math.inf, "margin_list[0]", self.m1, ">= 1 (a factor of the angle)")
         require(0 <= self.m2 <= math.pi / 2, "margin_list[1]", self.m2, "in [0, π/2] radians")
-        require(self.m3 >= 0, "margin_list[2]", self.m3, ">= 0 (a cosine)")
+        require(0 <= self.m3 < math.inf, "margin_list[2]", self.m3, ">= 0 (a cosine)")
         require(gradient in GRADIENTS, "gradient", gradient, f"one of {GRADIENTS}")
         threshold, filtering = interclass_filtering_threshold, interclass_filtering
         require(0 <= threshold < 1, "interclass_filtering_threshold", threshold, "in [0, 1) (0: off)")

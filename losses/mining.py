@@ -42,7 +42,7 @@ class MVSoftmax(MarginLoss):
         super().__init__(s, focal)
         require(kind in KINDS, "kind", kind, f"one of {KINDS}")
         require(0 <= m <= math.pi / 2, "m", m, "in [0, π/2]")
-        require(t >= 1, "t", t, ">= 1")
+        require(1 <= t < math.inf, "t", t, ">= 1")
         self.kind, self.m, self.t = kind, m, t
 
     def margined(self, own_cos: Tensor) -> Tensor:
@@ -112,7 +112,7 @@ class NPCFace(MarginLoss):
         super().__init__(s, focal)
         require(0 <= m0 <= math.pi / 2, "m0", m0, "in [0, π/2] radians")
         require(0 <= m1 <= math.pi / 2 - m0, "m1", m1, f"in [0, π/2 − m0] radians, with m0={m0}")
-        require(t >= 1, "t", t, ">= 1")
+        require(1 <= t < math.inf, "t", t, ">= 1")
         require(0 <= a < math.inf, "a", a, ">= 0")
         require(0 <= m_hard <= math.pi / 2, "m_hard", m_hard, "in [0, π/2] radians")
         self.m0, self.m1, self.t, self.a, self.m_hard = m0, m1, t, a, m_hard

@@ -11,6 +11,7 @@ import pytest
 
 from losses import LOSSES, REGULARIZERS, build_loss, build_perturbation, build_regularizer
 from losses.aroface import AlignmentPerturbation
+from utils import typed_values
 from utils.loss_pictures import argument_parser
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -21,22 +22,18 @@ DOCUMENTED = {
     **{name: (term, partial(build_regularizer, name)) for name, term in REGULARIZERS.items()},
     "aroface": (AlignmentPerturbation, build_perturbation),
 }
-OUT_OF_RANGE = (-7.0, math.inf, math.nan, "nothing", (1.0,))  # each setting refuses one of these
+OUT_OF_RANGE = (-7, math.inf, math.nan, "nothing")  # what has a range refuses one of these
 
 
-def allowed(build, setting: str, default) -> str:
-    """What the error says that a value has to be."""
-    if isinstance(default, bool):
-        return "True or False"
+def allowed(build, setting: inspect.Parameter) -> str:
+    """What the error says that a value has to be, or what its type says, where all of that is allowed."""
     for value in OUT_OF_RANGE:
         try:
-            build(**{setting: value})
+            build(**{setting.name: value})
         except ValueError as error:
-            if found := re.search(rf"\b{setting}=.* is out of range: it has to be (.*)$", str(error)):
+            if found := re.search(rf"\b{setting.name}=.* is out of range: it has to be (.*)$", str(error)):
                 return found[1]
-        except TypeError:  # text, where only numbers are compared
-            continue
-    raise AssertionError(f"{setting} refuses nothing")
+    return typed_values.describe(setting.annotation)
 
 
 def settings(name: str) -> list[str]:
@@ -47,7 +44,7 @@ def settings(name: str) -> list[str]:
         default = setting.default
         if setting.name != "focal":
             shown = f"{default:g}" if isinstance(default, float) else str(default)
-            rows.append(f"| `{setting.name}` | {shown} | {allowed(build, setting.name, default)} |")
+            rows.append(f"| `{setting.name}` | {shown} | {allowed(build, setting)} |")
     return rows
 
 

@@ -220,7 +220,7 @@ def test_an_animation_goes_there_and_back(tmp_path, losses, move):
         ("--losses arcfase --out a.png", "'arcfase'; did you mean 'arcface'"),
         ("--losses arcface:easy_margn=True --out a.png", "did you mean 'easy_margin'"),
         ("--losses arcface:m --out a.png", "'m' is no setting=value"),
-        ("--losses arcface:m=wide --out a.png", "arcface:m=wide"),
+        ("--losses arcface:m=wide --out a.png", "m='wide' is of the wrong type: it has to be a number"),
         ("--losses arcface:m=4 --out a.png", "m=4 is out of range"),
         ("--losses sphereface --move cosweight 0 1 --gif a.gif", "'cosweight'; did you mean 'cos_weight'"),
         ("--losses arcface --move easy_margin 0 1 --gif a.gif", "has a number 'easy_margin'"),

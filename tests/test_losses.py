@@ -50,20 +50,23 @@ OTHER_VALUES = {
 }
 
 OUT_OF_RANGE = {
-    "s": [0.0, -1.0, math.nan],
-    "m": [-0.1, math.nan],
-    "focal": [-1.0],
+    "s": [0.0, -1.0, math.nan, math.inf, "64", None, True],
+    "m": [-0.1, math.nan, math.inf, "0.5"],
+    "focal": [-1.0, math.inf],
     "gradient": ["exakt"],
-    "margin_list": [(1.0, 0.5), (0.9, 0.0, 0.0), (1.0, -0.1, 0.0), (1.0, 3.2, 0.0), (1.0, 0.0, -0.4)],
+    "margin_list": [
+        *((1.0, 0.5), (0.9, 0.0, 0.0), (1.0, -0.1, 0.0), (1.0, 3.2, 0.0), (1.0, 0.0, -0.4)),
+        *((math.inf, 0.0, 0.0), (1.0, 0.0, math.inf), (1.0, 0.0, "m"), 0.5),
+    ],
     "interclass_filtering_threshold": [-0.1, 1.0],
     "interclass_filtering": ["drop"],
-    "easy_margin": [],  # a switch
+    "easy_margin": ["no", 1],
     ("sphereface", "m"): [0.5, math.inf, math.nan],
     "lambda_start": [-1.0, math.inf],
     "lambda_rate": [-0.1, math.nan],
     "lambda_min": [-5.0, math.inf],
     "kind": ["arcs"],
-    "t": [0.9, math.nan],
+    "t": [0.9, math.nan, math.inf],
     "t0": [1.5],
     "t_alpha": [0.0, 1.1],
     "m0": [-0.1, 2.0],
@@ -71,12 +74,12 @@ OUT_OF_RANGE = {
     "a": [-0.1, math.inf],
     "m_hard": [-0.1, 2.0],
     ("circle", "m"): [-0.1, 1.0],
-    "gamma": [0.0, math.nan],
+    "gamma": [0.0, math.nan, math.inf],
     "h": [0.0, math.inf],
     "eps": [0.0, 2.0],
     "initial_mean": [-1.0, math.inf],
     "initial_std": [-1.0, math.inf],
-    "keep_gradient": [],  # a switch
+    "keep_gradient": ["false", None],
     "l_a": [0.0, 110.0],
     "u_a": [5.0, math.inf],
     "l_margin": [-0.1, 0.9],
@@ -133,9 +136,9 @@ def test_every_setting_changes_the_loss_or_its_gradient(name, key):
 
 
 @pytest.mark.parametrize(("name", "key"), SETTINGS)
-def test_a_setting_out_of_range_is_an_error_that_names_loss_setting_and_value(name, key):
+def test_a_setting_out_of_range_or_type_is_an_error_that_names_loss_setting_and_value(name, key):
     for value in OUT_OF_RANGE.get((name, key), OUT_OF_RANGE[key]):
-        with pytest.raises(ValueError, match="out of range") as error:
+        with pytest.raises(ValueError, match="it has to be ") as error:
             build_loss(name, **{key: value})
         shown = str(error.value)
         assert name in shown
@@ -215,9 +218,10 @@ def at_the_borders() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
             centres[0],  # its own centre is zero
             centres[1],  # and here nearly so
             torch.tensor([1e10, -1e10, 1e10, 1e10]),
+            torch.tensor([1e30, -1e30, 1e30, 1e30]),  # float32 cannot hold its length
         ]
     )
-    return centres, embeddings, torch.tensor([0, 1, 2, 3, 4, 5, 6, 0])
+    return centres, embeddings, torch.tensor([0, 1, 2, 3, 4, 5, 6, 0, 1])
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -146,9 +146,9 @@ OTHER_VALUES = {
 }
 OUT_OF_RANGE = {
     "ndr": {
-        "weight": [0.0, -1.0, math.nan, math.inf],
+        "weight": [0.0, -1.0, math.nan, math.inf, "10"],
         "ramp": ["epochs", 0, -5, True, math.nan],
-        "memory_size": [0, 1.5],
+        "memory_size": [0, 1.5, True],
         "max_age": [0, 2.5],
         "max_cos": [-1.0, 1.1],
         "min_k": [-1.1, 1.0],
@@ -188,9 +188,9 @@ def test_every_setting_changes_the_term(name, key):
 
 
 @pytest.mark.parametrize(("name", "key"), SETTINGS)
-def test_a_setting_out_of_range_is_an_error_that_names_regulariser_setting_and_value(name, key):
+def test_a_setting_out_of_range_or_type_is_an_error_that_names_regulariser_setting_and_value(name, key):
     for value in OUT_OF_RANGE[name][key]:
-        with pytest.raises(ValueError, match="out of range") as error:
+        with pytest.raises(ValueError, match="it has to be ") as error:
             build_regularizer(name, **{key: value})
         assert f"'{name}'" in str(error.value)
         assert f"{key}={value!r}" in str(error.value)

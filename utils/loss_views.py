@@ -52,10 +52,7 @@ class Choice:
             if not equals:
                 raise ValueError(f"{text!r}: {setting!r} is no setting=value")
             hyper[key] = read_literal(value)
-        try:
-            build_loss(name, **hyper)
-        except TypeError as error:  # text where a number belongs
-            raise ValueError(f"{text!r}: {error}") from None
+        build_loss(name, **hyper)
         return cls(name, hyper)
 
     def __str__(self) -> str:
