@@ -24,7 +24,7 @@ from backbones import MODEL_NAMES, get_model
 from benchmarks.common import device, in_own_process, median_ms, report, timed
 from dataset import to_input
 from losses import build_loss
-from losses.aroface import LIMITS, AlignmentPerturbation
+from losses.aroface import LIMITS, AlignmentPerturbation, generator_of_rank
 from partial_fc import PartialFC
 from utils.command_line import run_script
 from utils.config import as_plain, get_config
@@ -39,9 +39,10 @@ class WholeBatch(AlignmentPerturbation):
     """The original's way to find the same warps: the whole batch, and a backward pass to every weight."""
 
     def __call__(self, backbone: nn.Module, head: nn.Module, images: Tensor, labels: Tensor):
-        order = torch.randperm(len(images))
+        generator = generator_of_rank()
+        order = torch.randperm(len(images), generator=generator)
         shuffled = images[order]
-        start, eta = self._draw(shuffled)
+        start, eta = self._draw(shuffled, generator)
         parameters = start.clone().requires_grad_()
         head(backbone(self._warp(shuffled, parameters)), labels[order]).backward()
         backbone.zero_grad(), head.zero_grad()

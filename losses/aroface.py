@@ -15,7 +15,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from backbones.backbone import FrozenBatchStatistics
 from losses.base import require
-from utils.distributed import row_counts
+from utils.distributed import rank, row_counts
+from utils.seeds import seed_of
 
 # Columns of a warp's parameters: scale, θ, t_x, t_y.
 IDENTITY = (1.0, 0.0, 0.0, 0.0)
@@ -61,8 +62,8 @@ class AlignmentPerturbation:
 
     Only these run through backbone and head. BatchNorm normalises them by their own statistics; fewer than
     COMPANY are joined by clean images of the batch, which the loss does not see. Nothing keeps a trace of the
-    pass: no gradient of a weight, no running statistic, no state of loss or head. All randomness is torch's
-    own, hence seeded as the rest of the step, and different on every rank.
+    pass: no gradient of a weight, no running statistic, no state of loss or head. What is random comes from a
+    generator of this rank, seeded by torch's: ranks that were given one seed still draw differently.
 
     Departures from the public code: the step is clipped at start ± LIMITS (there scale at −0.5/+1.5 and t's
     upper bound around θ's start), and see `mixing` and `exact_identity`.
@@ -120,7 +121,8 @@ class AlignmentPerturbation:
         count = round((1 - self.ratio) * len(images))
         if sum(row_counts(count)) == 0:
             return images, labels
-        places, clean, source = self._choose(len(images), count)
+        generator = generator_of_rank()
+        places, clean, source = self._choose(len(images), count, generator)
         images, labels = images[source], labels[source]
         chosen, company = images[places], images[clean[: max(0, COMPANY - count)]]
 
@@ -132,7 +134,7 @@ class AlignmentPerturbation:
         def loss(embeddings: Tensor) -> Tensor:
             return head(embeddings, labels[places])
 
-        start, eta = self._draw(chosen)
+        start, eta = self._draw(chosen, generator)
         with FrozenBatchStatistics(backbone), head.only_input_gradient(), torch.enable_grad():
             parameters = self._climb(embed, loss, start, eta)
         if count:
@@ -141,18 +143,18 @@ class AlignmentPerturbation:
             self.samples = chosen[:SAMPLES].clone(), images[places[:SAMPLES]]
         return images, labels
 
-    def _choose(self, size: int, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    def _choose(self, size: int, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """The `count` places of the new batch that are warped, the others, and the image at each place."""
-        places, clean = torch.randperm(size).tensor_split([count])
+        places, clean = torch.randperm(size, generator=generator).tensor_split([count])
         source = torch.arange(size)
         if self.mixing == "independent":
-            source = torch.randperm(size)
-            source[places] = torch.randperm(size)[:count]
+            source = torch.randperm(size, generator=generator)
+            source[places] = torch.randperm(size, generator=generator)[:count]
         return places, clean, source
 
-    def _draw(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def _draw(self, images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Where the parameters of each image start, `(n, 4)`, and the batch's step sizes, `(4,)`."""
-        random = torch.randn(len(images) + 1, 4, device=images.device, dtype=images.dtype)
+        random = torch.randn(len(images) + 1, 4, generator=generator).to(images, non_blocking=True)
         eta = random[0, :3] * STEP_STD + random.new_tensor(self.etas)
         return random[1:] * START_STD + random.new_tensor(IDENTITY), eta[[0, 1, 2, 2]]
 
@@ -169,6 +171,11 @@ class AlignmentPerturbation:
         with torch.autocast(images.device.type, enabled=False):
             matrix = aroface_matrix(*parameters.split([1, 1, 2], 1))
             return aroface_warp(images, matrix, exact_identity=self.exact_identity)
+
+
+def generator_of_rank() -> torch.Generator:
+    """A generator on the CPU, seeded by one draw of torch's own and the rank."""
+    return torch.Generator().manual_seed(seed_of(int(torch.randint(2**62, ())), rank()))
 
 
 def gradient_sign(embeddings: Tensor, loss: Callable[[Tensor], Tensor], parameters: Tensor) -> Tensor:

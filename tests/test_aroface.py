@@ -11,7 +11,7 @@ from aroface_cases import SIDE, batch, make_backbone, make_head, perturb, record
 from torch import Tensor
 
 from losses import build_loss
-from losses.aroface import LIMITS, aroface_matrix, aroface_warp, gradient_sign
+from losses.aroface import LIMITS, aroface_matrix, aroface_warp, generator_of_rank, gradient_sign
 from partial_fc import PartialFC
 
 GOLDEN = Path(__file__).parent / "goldens" / "aroface_warp.npz"
@@ -80,7 +80,7 @@ def test_each_parameter_takes_a_step_in_the_direction_in_which_the_loss_rises(mo
     )
     start, end = steps[0], steps[-1]
     torch.manual_seed(5)
-    order = torch.randperm(6)  # the first that is drawn
+    order = torch.randperm(6, generator=generator_of_rank())  # the first that is drawn
     images, labels = images[order], labels[order]
 
     def loss(parameters: Tensor) -> Tensor:
