@@ -93,8 +93,8 @@ def expected(case: Case, sampled: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return loss.detach(), embeddings.grad, weight.grad
 
 
-def errors(case: Case, by_rank: list[dict]) -> dict[str, float]:
-    """Largest error of the loss and of both gradients, each relative to the largest of its reference."""
+def compared(case: Case, by_rank: list[dict]) -> dict[str, tuple[Tensor, Tensor]]:
+    """What the ranks made of loss and both gradients, each beside its reference."""
     reference = expected(case, torch.cat([result["sampled"] for result in by_rank]))
     got = (
         by_rank[0]["loss"],
@@ -102,7 +102,12 @@ def errors(case: Case, by_rank: list[dict]) -> dict[str, float]:
         torch.cat([result["grad_weight"] for result in by_rank]),
     )
     names = ("loss", "grad_embeddings", "grad_weight")
-    return {name: relative_error(a, b) for name, a, b in zip(names, got, reference)}
+    return dict(zip(names, zip(got, reference)))
+
+
+def errors(case: Case, by_rank: list[dict]) -> dict[str, float]:
+    """Largest error of the loss and of both gradients, each relative to the largest of its reference."""
+    return {name: relative_error(*pair) for name, pair in compared(case, by_rank).items()}
 
 
 def relative_error(value: Tensor, reference: Tensor) -> float:
