@@ -28,8 +28,8 @@ from sklearn.metrics import roc_curve
 from benchmarks.common import in_own_process, report
 from eval import verification
 from eval.bootstrap import bootstrap_tar
-from eval.identification import cmc, dir_at_far, search
-from eval.metrics import normalise, tar_at_far
+from eval.identification import search
+from eval.metrics import cmc, dir_at_far, normalise, tar_at_far
 from eval.templates import pair_scores, template_features
 from utils.command_line import run_script
 

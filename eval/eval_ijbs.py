@@ -35,10 +35,10 @@ from prettytable import PrettyTable
 
 from eval.bootstrap import bootstrap_mean
 from eval.faces import AlignedFaces
-from eval.identification import Search, cmc, dir_at_far, search
+from eval.identification import search
 from eval.ijbs_data import Protocol, read_protocols
 from eval.ijbs_frames import read_frames
-from eval.metrics import normalise
+from eval.metrics import Search, cmc, dir_at_far, normalise
 from eval.report import Report, cmc_figure
 from eval.script import arguments, evaluation
 from utils.command_line import run_script

@@ -38,8 +38,8 @@ from prettytable import PrettyTable
 from eval import verification
 from eval.bootstrap import bootstrap_mean, bootstrap_tar
 from eval.faces import AlignedFaces
-from eval.identification import cmc, dir_at_far, search
-from eval.metrics import auc, roc, tar_at_far
+from eval.identification import search
+from eval.metrics import auc, cmc, dir_at_far, roc, tar_at_far
 from eval.report import Report, cmc_figure, det_figure, roc_figure
 from eval.script import Evaluation, arguments, evaluation
 from eval.survface_data import ALIGNED, VERIFICATION_IMAGES, Pairs, Probes, read_tree

@@ -29,8 +29,9 @@ from prettytable import PrettyTable
 
 from eval.bootstrap import bootstrap_mean
 from eval.faces import AlignedFaces
-from eval.identification import cmc, search
+from eval.identification import search
 from eval.image_sets import check_enrolled, check_lists, identities, read_set
+from eval.metrics import cmc
 from eval.report import cmc_figure
 from eval.script import arguments, evaluation
 from eval.templates import fuse

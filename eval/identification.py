@@ -1,4 +1,4 @@
-"""Searching probes in a gallery: ranks, and open-set rates in every published variant.
+"""Searching probes in a gallery, without ever holding all scores; `eval.metrics` has the rates that follow.
 
 Scores are inner products of unit features, in the precision of the features (float32 is off by some 1e-7 of a
 cosine). One block of probes at a time meets the whole gallery: memory grows with P + G, never with P x G.
@@ -12,30 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from eval.metrics import check_rates
+from eval.metrics import Search, check_rates
 
 BLOCK_BYTES = 1 << 28  # of the scores of one block of probes
-
-
-class Search(NamedTuple):
-    """What the protocols need of each probe's scores, `(P,)` each. Mates: gallery entries of its identity."""
-
-    mate_score: np.ndarray  # of the best mate; -inf: there is none
-    mate_rank: np.ndarray  # 1 + the number of other entries that score as much or more
-    top_other: np.ndarray  # of the best other entry; -inf: there is none
-
-    @property
-    def mated(self) -> np.ndarray:
-        """`(P,)`: whether the probe's identity is in the gallery."""
-        return self.mate_score > -np.inf
-
-
-class DirAtFar(NamedTuple):
-    """Detection and identification rates at wanted false positive identification rates."""
-
-    dir: np.ndarray  # (F, R) share of the mated probes that are identified
-    threshold: np.ndarray  # (F,)
-    far: np.ndarray  # (F,) share of the unmated probes that really raise an alarm
 
 
 class LegacyTpir(NamedTuple):
@@ -118,63 +97,6 @@ def search(
         # Row by row: no second array of the size of the scores, and a row is in the cache.
         mate_rank[part] = [1 + np.count_nonzero(row >= mate) for row, mate in zip(scores, best)]
     return Search(mate_score, mate_rank, top_other)
-
-
-def cmc(found: Search, ranks: np.ndarray) -> np.ndarray:
-    """`(R,)`: the share of the mated probes that have a mate among the `rank` best, for each rank.
-
-    Raises:
-        ValueError: no probe has a mate.
-    """
-    return _identified(found, ranks, np.array([-np.inf]), strict=False)[0]
-
-
-def _identified(found: Search, ranks: np.ndarray, thresholds: np.ndarray, strict: bool) -> np.ndarray:
-    """`(F, R)`: the share of the mated probes with a mate of at most this rank that scores enough."""
-    score, rank = found.mate_score[found.mated], found.mate_rank[found.mated]
-    if not len(score):
-        raise ValueError("no probe has a mate in the gallery")
-    enough = np.greater if strict else np.greater_equal
-    accepted = enough(score, thresholds[:, None])  # (F, M)
-    ranked = rank <= np.atleast_1d(ranks)[:, None]  # (R, M)
-    return np.array([(accepted_at & ranked).mean(axis=1) for accepted_at in accepted])
-
-
-def dir_at_far(
-    mated: Search, unmated_top: np.ndarray, fars: np.ndarray, ranks: np.ndarray, rule: str = "round"
-) -> DirAtFar:
-    """Open-set identification: a mated probe counts if a mate is among the `rank` best and scores enough.
-
-    The threshold of a rate is the k-th largest of the U unmated probes' best scores:
-
-    "round" (SurvFace): k = round(rate U), half to even; the largest + 1e-5 where k is 0; score >= threshold.
-    "truncate" (IJB-S): k = int(rate U); the largest + 1e-8 where k is 0; score >= threshold.
-    "ijb" (insightface's ijb_evals.py): k = max(int(rate U), 1); score > threshold.
-
-    Args:
-        mated: probes without a mate are left out.
-        unmated_top: `(U,)`, `top_other` of the probes that have no mate.
-        fars: `(F,)` false positive identification rates, in [0, 1].
-        ranks: `(R,)`.
-        rule: one of the three.
-    Raises:
-        ValueError: an unknown rule, a rate outside [0, 1], no mated or no unmated probe.
-    """
-    fars, top = check_rates(fars), np.sort(np.asarray(unmated_top, dtype=np.float64))[::-1]
-    if not len(top):
-        raise ValueError("there is no unmated probe to set the threshold by")
-    if rule == "round":
-        count, margin = np.round(fars * len(top)).astype(int), 1e-5
-    elif rule == "truncate":
-        count, margin = (fars * len(top)).astype(int), 1e-8
-    elif rule == "ijb":
-        count, margin = np.maximum((fars * len(top)).astype(int), 1), 0
-    else:
-        raise ValueError(f"rule {rule!r}: allowed are 'round', 'truncate' and 'ijb'")
-    threshold = np.append(top[0] + margin, top)[count]
-    strict = rule == "ijb"
-    alarms = top > threshold[:, None] if strict else top >= threshold[:, None]
-    return DirAtFar(_identified(mated, ranks, threshold, strict), threshold, alarms.mean(axis=1))
 
 
 def legacy_tpir(

@@ -24,9 +24,9 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from eval.bootstrap import bootstrap_mean, bootstrap_tar
-from eval.identification import Search, cmc, dir_at_far, legacy_tpir, search
+from eval.identification import legacy_tpir, search
 from eval.ijb_data import IJB, Enrolment
-from eval.metrics import auc, roc, tar_at_far
+from eval.metrics import Search, auc, cmc, dir_at_far, roc, tar_at_far
 from eval.templates import fuse, pair_scores, template_features
 from utils.command_line import nearest
 

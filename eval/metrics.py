@@ -1,7 +1,7 @@
-"""Counts and rates that the protocols share: NumPy on features and scores, every tie decided by a rule.
+"""Rates that the protocols share: NumPy on features, scores and searches, each published variant by its name.
 
-What is compared is an integer count, so that equal accuracies are really equal and "the first maximum" means
-the same on every machine.
+1:1: `roc`, `auc`, `tar_at_far`. 1:N: `cmc`, `dir_at_far`, of what `eval.identification.search` finds. Every
+tie is decided by a rule.
 """
 
 from typing import NamedTuple
@@ -32,69 +32,6 @@ def check_unit(embeddings: np.ndarray) -> None:
             f"{wrong.sum()} of {len(length)} embeddings are not of unit length: the first, of image "
             f"{np.argmax(wrong)}, has length {length[wrong][0]:.4g}"
         )
-
-
-def fold_of_each(num_items: int, num_folds: int) -> np.ndarray:
-    """The fold of each item: consecutive blocks, the first `num_items % num_folds` of them one item longer.
-
-    Raises:
-        ValueError: fewer than two folds, or fewer items than folds.
-    """
-    if not 2 <= num_folds <= num_items:
-        raise ValueError(
-            f"{num_items} items cannot be split into {num_folds} folds: allowed are 2 to {num_items} folds"
-        )
-    size, longer = divmod(num_items, num_folds)
-    return np.repeat(np.arange(num_folds), [size + (fold < longer) for fold in range(num_folds)])
-
-
-def count_accepted(
-    distance: np.ndarray, group: np.ndarray, num_groups: int, thresholds: np.ndarray
-) -> np.ndarray:
-    """How many items of each group are accepted at each threshold: strictly, distance < threshold.
-
-    One sorted search per item and a histogram, whatever the number of thresholds and groups.
-
-    Args:
-        distance: `(P,)`; a NaN is never accepted.
-        group: `(P,)` integers in [0, num_groups).
-        thresholds: `(T,)`, ascending.
-    Returns:
-        `(num_groups, T)` integers.
-    """
-    num_bins = len(thresholds) + 1
-    first = np.searchsorted(
-        thresholds, distance, side="right"
-    )  # (P,) the first threshold that lies above; T: none does
-    histogram = np.bincount(group * num_bins + first, minlength=num_groups * num_bins)
-    return histogram.reshape(num_groups, num_bins)[:, :-1].cumsum(axis=1)
-
-
-def ratio(part: np.ndarray, whole: np.ndarray, if_empty: float) -> np.ndarray:
-    """part / whole as float64, and `if_empty` where the whole is 0."""
-    part, whole = np.broadcast_arrays(part, whole)
-    return np.divide(part, whole, out=np.full(part.shape, if_empty, dtype=np.float64), where=whole != 0)
-
-
-def threshold_at_far(far: np.ndarray, thresholds: np.ndarray, target: float) -> float:
-    """The threshold at which a false accept rate, interpolated linearly, first reaches `target`.
-
-    A measured rate is a staircase, flat between two scores, so at the height of a step its inverse has many
-    values. The rule is "the first": the strictest threshold that attains the target.
-
-    Args:
-        far: `(T,)`, not decreasing, starts at 0.
-        thresholds: `(T,)`, ascending.
-        target: above 0.
-    Returns:
-        The threshold, or 0 (accepts nothing) where the rate never reaches the target.
-    """
-    if far[-1] < target:
-        return 0.0
-    upper = int(np.argmax(far >= target))
-    lower = upper - 1  # exists, and has a smaller rate: the curve starts at 0 < target
-    share = (target - far[lower]) / (far[upper] - far[lower])
-    return float(thresholds[lower] + share * (thresholds[upper] - thresholds[lower]))
 
 
 class TarAtFar(NamedTuple):
@@ -204,3 +141,81 @@ def check_rates(rates: np.ndarray) -> np.ndarray:
     if not (allowed := (rates >= 0) & (rates <= 1)).all():
         raise ValueError(f"rate {rates[~allowed][0]:g}: allowed are 0 to 1")
     return rates
+
+
+class Search(NamedTuple):
+    """What the protocols need of each probe's scores, `(P,)` each. Mates: gallery entries of its identity."""
+
+    mate_score: np.ndarray  # of the best mate; -inf: there is none
+    mate_rank: np.ndarray  # 1 + the number of other entries that score as much or more
+    top_other: np.ndarray  # of the best other entry; -inf: there is none
+
+    @property
+    def mated(self) -> np.ndarray:
+        """`(P,)`: whether the probe's identity is in the gallery."""
+        return self.mate_score > -np.inf
+
+
+class DirAtFar(NamedTuple):
+    """Detection and identification rates at wanted false positive identification rates."""
+
+    dir: np.ndarray  # (F, R) share of the mated probes that are identified
+    threshold: np.ndarray  # (F,)
+    far: np.ndarray  # (F,) share of the unmated probes that really raise an alarm
+
+
+def cmc(found: Search, ranks: np.ndarray) -> np.ndarray:
+    """`(R,)`: the share of the mated probes that have a mate among the `rank` best, for each rank.
+
+    Raises:
+        ValueError: no probe has a mate.
+    """
+    return _identified(found, ranks, np.array([-np.inf]), strict=False)[0]
+
+
+def _identified(found: Search, ranks: np.ndarray, thresholds: np.ndarray, strict: bool) -> np.ndarray:
+    """`(F, R)`: the share of the mated probes with a mate of at most this rank that scores enough."""
+    score, rank = found.mate_score[found.mated], found.mate_rank[found.mated]
+    if not len(score):
+        raise ValueError("no probe has a mate in the gallery")
+    enough = np.greater if strict else np.greater_equal
+    accepted = enough(score, thresholds[:, None])  # (F, M)
+    ranked = rank <= np.atleast_1d(ranks)[:, None]  # (R, M)
+    return np.array([(accepted_at & ranked).mean(axis=1) for accepted_at in accepted])
+
+
+def dir_at_far(
+    mated: Search, unmated_top: np.ndarray, fars: np.ndarray, ranks: np.ndarray, rule: str = "round"
+) -> DirAtFar:
+    """Open-set identification: a mated probe counts if a mate is among the `rank` best and scores enough.
+
+    The threshold of a rate is the k-th largest of the U unmated probes' best scores:
+
+    "round" (SurvFace): k = round(rate U), half to even; the largest + 1e-5 where k is 0; score >= threshold.
+    "truncate" (IJB-S): k = int(rate U); the largest + 1e-8 where k is 0; score >= threshold.
+    "ijb" (insightface's ijb_evals.py): k = max(int(rate U), 1); score > threshold.
+
+    Args:
+        mated: probes without a mate are left out.
+        unmated_top: `(U,)`, `top_other` of the probes that have no mate.
+        fars: `(F,)` false positive identification rates, in [0, 1].
+        ranks: `(R,)`.
+        rule: one of the three.
+    Raises:
+        ValueError: an unknown rule, a rate outside [0, 1], no mated or no unmated probe.
+    """
+    fars, top = check_rates(fars), np.sort(np.asarray(unmated_top, dtype=np.float64))[::-1]
+    if not len(top):
+        raise ValueError("there is no unmated probe to set the threshold by")
+    if rule == "round":
+        count, margin = np.round(fars * len(top)).astype(int), 1e-5
+    elif rule == "truncate":
+        count, margin = (fars * len(top)).astype(int), 1e-8
+    elif rule == "ijb":
+        count, margin = np.maximum((fars * len(top)).astype(int), 1), 0
+    else:
+        raise ValueError(f"rule {rule!r}: allowed are 'round', 'truncate' and 'ijb'")
+    threshold = np.append(top[0] + margin, top)[count]
+    strict = rule == "ijb"
+    alarms = top > threshold[:, None] if strict else top >= threshold[:, None]
+    return DirAtFar(_identified(mated, ranks, threshold, strict), threshold, alarms.mean(axis=1))

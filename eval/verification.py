@@ -25,7 +25,8 @@ from torch import nn
 
 from eval.bin_format import load_bin, require_bin
 from eval.features import extract
-from eval.metrics import check_unit, count_accepted, fold_of_each, normalise, ratio, threshold_at_far
+from eval.folds import count_accepted, fold_of_each, ratio, threshold_at_far
+from eval.metrics import check_unit, normalise
 from eval.report import roc_figure
 from eval.script import arguments, evaluation
 from utils.command_line import run_script

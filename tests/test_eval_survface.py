@@ -11,7 +11,8 @@ from tinysurv_trees import cells, directions, results_in, run_here, write_image,
 
 from eval import eval_survface
 from eval.eval_survface import FARS, FPIRS, RANKS, evaluate_pairs, evaluate_probes, mixed_order
-from eval.metrics import fold_of_each, normalise
+from eval.folds import fold_of_each
+from eval.metrics import normalise
 from eval.survface_data import read_tree
 
 # ----------------------------------------------------------------------------------------------- verification

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from eval.identification import Search, cmc, dir_at_far, legacy_tpir, search
-from eval.metrics import normalise
+from eval.identification import legacy_tpir, search
+from eval.metrics import Search, cmc, dir_at_far, normalise
 
 GOLDENS = Path(__file__).parent / "goldens"
 
