@@ -1,9 +1,9 @@
-"""All three margins at once on the demo's faces, together about as large as CosFace's 0.35 at θ = π/2.
+"""ArcFace's and CosFace's margins at once on the demo's faces, half of each.
 
     torchrun --nproc_per_node=2 train_v2.py configs/demo_combined
 
 Hardware: as configs/demo_softmax.py, from which only the loss differs.
-Measured by us: not yet.
+Measured by us, 100 of the people, one seed: demo_hq 91.3 %, demo_lq 86.2 % (docs/losses.md).
 """
 
 from configs.demo_softmax import config

@@ -75,8 +75,8 @@ def test_pictures_are_there_and_small():
         assert (DOCS / name).stat().st_size < limit, name
 
 
-def test_the_commands_are_understood():
-    commands = re.findall(r"^    python (tools/\S+) (.*)$", TEXT, re.MULTILINE)
+def test_the_commands_of_the_pictures_are_understood():
+    commands = re.findall(r"^    python (tools/(?:decision|loss)_\S+) (.*)$", TEXT, re.MULTILINE)
     assert len(commands) == 6
     for script, arguments in commands:
         assert (DOCS.parent / script).is_file()
