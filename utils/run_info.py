@@ -39,9 +39,12 @@ def write_run_info(folder: str | os.PathLike, cfg: Mapping, **derived: Any) -> N
 
 
 def git_state() -> dict[str, Any]:
-    """Commit of the working tree, and whether it differs from that commit; None outside a repository."""
+    """Commit of the working tree, and whether its files differ from that commit; None outside a repository.
+
+    New files do not count: results that are written into the repository would make the next run another one.
+    """
     commit = _git("rev-parse", "HEAD")
-    changes = _git("status", "--porcelain")
+    changes = _git("status", "--porcelain", "--untracked-files=no")
     return {"commit": commit, "dirty": None if changes is None else bool(changes)}
 
 
