@@ -16,6 +16,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator, PercentFormatter
 from prettytable import PrettyTable
@@ -161,7 +162,7 @@ def roc_figure(curves: Curves, title: str = "ROC", x: str = "FAR", y: str = "TAR
     """
     figure, axes = _axes(curves, title, x, y)
     axes.set_xscale("log")
-    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    _in_percent(axes)
     return figure
 
 
@@ -181,8 +182,14 @@ def cmc_figure(curves: Curves, title: str = "CMC") -> Figure:
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda rank, _: f"{rank:,.0f}"))
-    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    _in_percent(axes)
     return figure
+
+
+def _in_percent(axes: Axes) -> None:
+    """Rates upwards, and none above 100 %, where curves are that stay there."""
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    axes.set_ylim(top=min(axes.get_ylim()[1], 1.005))
 
 
 def _axes(curves: Curves, title: str, x: str, y: str, y_above: float = -np.inf):
@@ -195,7 +202,8 @@ def _axes(curves: Curves, title: str, x: str, y: str, y_above: float = -np.inf):
         for (name, curve), colour, dash in looks:
             points = np.array(curve, dtype=float)  # (2, N)
             points = _thinned(points[:, (points[0] > 0) & (points[1] > y_above)])
-            axes.plot(*points, label=name, color=colour, linestyle=dash, linewidth=1.8)
+            marker = "o" if points.shape[1] == 1 else None  # a line of one point would not be seen
+            axes.plot(*points, label=name, color=colour, linestyle=dash, linewidth=1.8, marker=marker)
         axes.legend(frameon=False)
     return figure, axes
 

@@ -125,6 +125,18 @@ def test_a_curve_without_a_false_accept_is_no_error():
     assert report.pictures["roc"].startswith(b"\x89PNG")
 
 
+def test_rates_that_stay_at_100_percent_have_nothing_above_them():
+    all_found = cmc_figure({"a": (np.arange(1, 21), np.ones(20))}).axes[0]
+    assert all_found.get_ylim()[0] < 1 < all_found.get_ylim()[1] < 1.01
+    assert cmc_figure({"a": (np.arange(1, 3), np.array([0.1, 0.2]))}).axes[0].get_ylim()[1] < 0.21
+
+
+def test_a_curve_of_one_point_is_a_dot():
+    curves = {"few": (np.array([0, 0.5, 1]), np.array([0, 0.9, 1])), "more": CURVES["a"]}
+    few, more = lines(det_figure(curves))
+    assert (len(few.get_xdata()), few.get_marker(), more.get_marker()) == (1, "o", "None")
+
+
 def test_twenty_eight_curves_look_different():
     drawn = lines(roc_figure({str(i): CURVES["a"] for i in range(28)}))
     assert len({(line.get_color(), line.get_linestyle()) for line in drawn}) == 28
