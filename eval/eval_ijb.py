@@ -13,11 +13,12 @@ A network gets other numbers under other conventions; each number stands beside 
 image and mirrored image are summed. N1: the norm of that sum is kept, and weighs the images of a template.
 D1: the detector's score weighs them too. `insightface` is N1D1F1 (its own scripts print N1D1F2), `adaface`
 N1D0F1, `cvlface` N0D1F1. Definitions and ties: see ijb_protocol.py. ±: 95 % interval over subjects drawn with
-replacement.
+replacement; 1:N with the thresholds as they are, and both galleries taken as independent.
 """
 
 import sys
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -63,8 +64,8 @@ def add_to(report: Report, ijb: IJB, found: Mapping[str, dict]) -> None:
         one = both["1:1"]
         verification.add_row([name, *in_percent(one["tar"], one["tar_interval"]), f"{100 * one['auc']:.4f}"])
         for definition, many in both["1:N"].items():
-            rates = [*in_percent(many["rank"], many["rank_interval"]), *in_percent(many["tpir"])]
-            identification.add_row([name, definition, *rates])
+            rates = (in_percent(many[rate], many[f"{rate}_interval"]) for rate in ("rank", "tpir"))
+            identification.add_row([name, definition, *chain(*rates)])
     report.table(verification, f"{ijb.name} 1:1, TAR % at FAR, of {len(ijb.same):,} pairs")
     report.table(identification, f"{ijb.name} 1:N, of {len(ijb.probes.templates):,} probes")
     rocs = {name: both["1:1"].pop("roc") for name, both in found.items()}
@@ -82,10 +83,8 @@ def add_to(report: Report, ijb: IJB, found: Mapping[str, dict]) -> None:
     )
 
 
-def in_percent(rates: np.ndarray, interval: np.ndarray | None = None) -> list[str]:
-    """97.12 or 97.12 ± 0.30."""
-    if interval is None:
-        return [f"{100 * rate:.2f}" for rate in rates]
+def in_percent(rates: np.ndarray, interval: np.ndarray) -> list[str]:
+    """Such as 97.12 ± 0.30."""
     return [f"{100 * rate:.2f} ± {100 * half:.2f}" for rate, half in zip(rates, interval)]
 
 
@@ -102,14 +101,15 @@ def main() -> None:
     conventions = {name: convention_of(name) for name in args.convention}
     titles = {name: name if name == str(c) else f"{name} {c}" for name, c in conventions.items()}
     benchmarks = [load_ijb(args.data, name) for name in ([args.only] if args.only else find(args.data))]
+    crops = [CroppedFaces(ijb.paths, ijb.landmarks) for ijb in benchmarks]
 
     with evaluation(args, "eval_ijb") as run:
         run.report.settings |= {
             "conventions": [*titles.values()],
             "interval": f"95 %, bootstrap over subjects, seed {args.seed}",
         }
-        for ijb in benchmarks:
-            plain, flip = run.features(CroppedFaces(ijb.paths, ijb.landmarks))
+        for ijb, faces in zip(benchmarks, crops):
+            plain, flip = run.features(faces)
             if run.is_main:
                 found = {}
                 for name, convention in conventions.items():

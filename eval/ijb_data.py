@@ -10,12 +10,14 @@
 IJB-B: the same with `ijbb`, galleries S1 and S2. A row of a 1:N list is an image; its template may recur.
 """
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from eval.image_sets import some
 from eval.tables import Column, read_rows
 
 GALLERIES = {"IJBB": ("S1", "S2"), "IJBC": ("G1", "G2")}
@@ -64,7 +66,7 @@ def load_ijb(root: str | Path, name: str) -> IJB:
         root: the folder that holds IJBB or IJBC.
         name: "IJBB" or "IJBC".
     Raises:
-        FileNotFoundError: a missing file.
+        FileNotFoundError: a missing file; images that are not there, with their lines.
         ValueError: in one line, with file and line: what `read_rows` finds; files that disagree on an image;
             templates without images; a label that is neither 0 nor 1; a template of two subjects; a subject
             with two templates in the galleries; a probe whose subject is in none.
@@ -76,6 +78,8 @@ def load_ijb(root: str | Path, name: str) -> IJB:
         point_file, dict.fromkeys(["name"], str) | dict.fromkeys([*COORDINATES, "score"], float)
     )
     check_same_names(image_file, images["name"], point_file, points["name"])
+    crops = Path(root) / name / "loose_crop"
+    check_images(image_file, images["name"], crops)
     known = np.unique(images["template"])
 
     pair_file = meta / f"{prefix}_template_pair_label.txt"
@@ -100,7 +104,7 @@ def load_ijb(root: str | Path, name: str) -> IJB:
     probes = load_enrolment(probe_file, known, subjects=np.array(list(enrolled)))
     return IJB(
         name=name,
-        paths=[str(Path(root) / name / "loose_crop" / image) for image in images["name"]],
+        paths=[str(crops / image) for image in images["name"]],
         landmarks=np.stack([points[axis] for axis in COORDINATES], axis=1).reshape(-1, 5, 2),
         detector_scores=points["score"],
         templates=images["template"],
@@ -142,6 +146,17 @@ def check_same_names(file: Path, names: Column, other: Path, other_names: Column
     if names != other_names:
         row = next(row for row, pair in enumerate(zip(names, other_names)) if pair[0] != pair[1])
         raise ValueError(f"{other} line {row + 1}: {other_names[row]!r}, but {file.name} has {names[row]!r}")
+
+
+def check_images(path: Path, names: Column, folder: Path) -> None:
+    """Require that a folder holds the images of a list; one look at the folder, however many there are.
+
+    Raises:
+        FileNotFoundError: some are not there (first few and count).
+    """
+    there = set(os.listdir(folder)) if folder.is_dir() else set()
+    if lost := [f"{name} of line {line}" for line, name in enumerate(names, start=1) if name not in there]:
+        raise FileNotFoundError(f"{path}: of its {len(names):,} images {folder} lacks {some(lost)}")
 
 
 def check_rows(path: Path, right: np.ndarray, values: np.ndarray, fault: str, header: bool = False) -> None:

@@ -120,7 +120,7 @@ def subjects_of(ijb: IJB, num_templates: int, first: np.ndarray, second: np.ndar
 
 
 def identify(ijb: IJB, templates: Templates, seed: int = 0) -> dict[str, dict]:
-    """1:N in both definitions: rates at RANKS with intervals, TPIR at FPIRS, and CMC as an array."""
+    """1:N in both definitions: rates at RANKS and TPIR at FPIRS with intervals, and CMC as an array."""
     probes = templates.of(ijb.probes.templates)
     together = Enrolment(*(np.concatenate(both) for both in zip(*ijb.galleries)))
 
@@ -132,20 +132,33 @@ def identify(ijb: IJB, templates: Templates, seed: int = 0) -> dict[str, dict]:
     searches = [search_in(gallery) for gallery in ijb.galleries]
     # Of the two ranks of a probe one is that in the gallery of its mate; in the other it has none.
     own_rank = np.where(searches[0].mated, searches[0].mate_rank, searches[1].mate_rank)
-    tpirs = [
-        dir_at_far(found, found.top_other[~found.mated], FPIRS, np.array([1]), rule="ijb").dir[:, 0]
-        for found in searches
-    ]
-    legacy_rates = ranked(legacy.mate_rank, ijb.probes.subjects, seed)
+    by_pairs = legacy_tpir(*pairs, FPIRS)
+    above = legacy.mate_score > by_pairs.threshold[:, None]  # (2, Q)
+    halves = np.array([open_set(found, ijb.probes.subjects, seed) for found in searches])
+    tpir, interval = halves.transpose(1, 0, 2)  # (2 galleries, 2 FPIRs) each
     return {
-        "legacy": legacy_rates | {"tpir": legacy_tpir(*pairs, FPIRS).tpir, "cmc": cmc(legacy, CMC_RANKS)},
+        "legacy": ranked(legacy.mate_rank, ijb.probes.subjects, seed)
+        | {"tpir": by_pairs.tpir, "tpir_interval": intervals(above, ijb.probes.subjects, seed)}
+        | {"cmc": cmc(legacy, CMC_RANKS)},
         "probe": ranked(own_rank, ijb.probes.subjects, seed)
-        | {"tpir": np.mean(tpirs, axis=0), "cmc": (own_rank <= CMC_RANKS[:, None]).mean(axis=1)},
+        | {"tpir": tpir.mean(axis=0), "tpir_interval": np.hypot(*interval) / 2}
+        | {"cmc": (own_rank <= CMC_RANKS[:, None]).mean(axis=1)},
     }
+
+
+def open_set(found: Search, subjects: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """TPIR at FPIRS in one gallery, and its intervals with the thresholds as they are, `(2,)` each."""
+    at = dir_at_far(found, found.top_other[~found.mated], FPIRS, np.array([1]), rule="ijb")
+    hits = (found.mate_rank == 1) & (found.mate_score > at.threshold[:, None])  # (2, Q)
+    return at.dir[:, 0], intervals(hits[:, found.mated], subjects[found.mated], seed)
 
 
 def ranked(rank: np.ndarray, subjects: np.ndarray, seed: int) -> dict:
     """The share of the probes `(Q,)` within each of RANKS, with its interval."""
     within = rank <= RANKS[:, None]  # (3, Q)
-    interval = np.array([bootstrap_mean(hits, subjects, seed) for hits in within])
-    return {"rank": within.mean(axis=1), "rank_interval": interval}
+    return {"rank": within.mean(axis=1), "rank_interval": intervals(within, subjects, seed)}
+
+
+def intervals(hits: np.ndarray, subjects: np.ndarray, seed: int) -> np.ndarray:
+    """Half width of the 95 % interval of the mean of each row of hits `(R, Q)`, `(R,)`."""
+    return np.array([bootstrap_mean(row, subjects, seed) for row in hits])

@@ -7,7 +7,7 @@ one twice, is an error and never a quieter gallery. Extensions count in any case
 The identity of an image is the first field of its name (12_3.jpg, 10002_cam3_1.jpg), as in the public code.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,9 +60,14 @@ def index_images(folder: str | Path) -> dict[str, Path]:
     return dict(sorted(index.items()))
 
 
-def find_images(stems: Iterable[str], folder: str | Path, wanted_by: str | Path) -> list[Path]:
+def find_images(
+    stems: Iterable[str], folder: str | Path, wanted_by: str | Path, places: Mapping[str, str] | None = None
+) -> list[Path]:
     """The image of each stem in a folder.
 
+    Args:
+        wanted_by: what has them all, for the error.
+        places: stem -> where in it the stem is, such as "FILE row 3"; None: a look will find it.
     Raises:
         FileNotFoundError: some are not there (first few and count), or see `index_images`.
         ValueError: see `index_images`.
@@ -70,7 +75,8 @@ def find_images(stems: Iterable[str], folder: str | Path, wanted_by: str | Path)
     index = index_images(folder)
     stems = list(stems)
     if missing := [stem for stem in stems if stem not in index]:
-        raise FileNotFoundError(f"{folder} lacks {some(missing)} of {len(stems):,} images of {wanted_by}")
+        listed = [f"{stem} of {places[stem]}" for stem in missing] if places else missing
+        raise FileNotFoundError(f"{folder} lacks {some(listed)} of {len(stems):,} images of {wanted_by}")
     return [index[stem] for stem in stems]
 
 
@@ -131,7 +137,8 @@ def check_lists(sets: Iterable[tuple[ImageSet, Path, str, str]]) -> list[str]:
         names, listed = read_identities(path, names_key, ids_key)
         stems = [Path(name).stem for name in names]
         in_folder = dict(zip(images.stems, identities(images).tolist()))
-        if strange := [name for name, stem in zip(names, stems) if stem not in in_folder]:
+        rows = enumerate(zip(names, stems), start=1)
+        if strange := [f"{name} of row {row}" for row, (name, stem) in rows if stem not in in_folder]:
             raise ValueError(f"{path} names images that are not in {images.folder}: {some(strange)}")
         if unnamed := sorted(in_folder.keys() - set(stems)):
             raise ValueError(f"{path} does not name images that are in {images.folder}: {some(unnamed)}")

@@ -95,17 +95,22 @@ def read_verification(lists: Path, images: Path) -> Pairs:
     stems = np.array([[Path(name).stem for name in pair] for pair in positive + negative])  # (P, 2)
     people = np.array([[person(stem) for stem in pair] for pair in stems])
     if (wrong := (people[:, 0] == people[:, 1]) != same).any():
-        at = int(np.argmax(wrong))
-        path, row = (
-            ("positive_pairs_names.mat", at) if same[at] else ("negative_pairs_names.mat", at - len(positive))
-        )
+        pair = int(np.argmax(wrong))
         raise ValueError(
-            f"{lists / path} row {row + 1}: {' and '.join(stems[at])} are "
-            f"{'different people' if same[at] else 'the same person'} by their names"
+            f"{lists / place_of(pair, same)}: {' and '.join(stems[pair])} are "
+            f"{'different people' if same[pair] else 'the same person'} by their names"
         )
-    unique, index = np.unique(stems, return_inverse=True)
+    unique, at, index = np.unique(stems, return_index=True, return_inverse=True)
+    places = {stem: place_of(pair, same) for stem, pair in zip(unique.tolist(), at // 2)}
     first, second = index.reshape(-1, 2).T
-    return Pairs(find_images(unique.tolist(), images, lists), first, second, same, people)
+    return Pairs(find_images(unique.tolist(), images, lists, places), first, second, same, people)
+
+
+def place_of(pair: int, same: np.ndarray) -> str:
+    """Where a pair is listed: the positive ones come first."""
+    if same[pair]:
+        return f"positive_pairs_names.mat row {pair + 1}"
+    return f"negative_pairs_names.mat row {pair + 1 - same.sum()}"
 
 
 def person(stem: str) -> str:

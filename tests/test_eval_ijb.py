@@ -4,10 +4,13 @@ import json
 
 import numpy as np
 import pytest
-from evaluation_runs import ROOT, run, save_small_model
+from evaluation_runs import save_small_model
 from ijb_trees import write_ijb
 from sklearn.metrics import roc_curve
+from tinysurv_trees import directions, run_here
 
+from eval import eval_ijb
+from eval.bootstrap import bootstrap_mean
 from eval.ijb_data import IJB, Enrolment, load_ijb
 from eval.ijb_protocol import (
     FARS,
@@ -59,11 +62,7 @@ def test_perfect_features_score_100_percent_everywhere():
         assert many[definition]["rank"].tolist() == [1, 1, 1]
         assert many[definition]["rank_interval"].tolist() == [0, 0, 0]
         assert many[definition]["tpir"].tolist() == [1, 1]
-
-
-def directions(degrees) -> np.ndarray:
-    angle = np.deg2rad(degrees)
-    return np.stack([np.cos(angle), np.sin(angle)], axis=1)
+        assert many[definition]["tpir_interval"].tolist() == [0, 0]
 
 
 def test_partly_wrong_features_score_what_is_worked_out_by_hand():
@@ -75,6 +74,8 @@ def test_partly_wrong_features_score_what_is_worked_out_by_hand():
     assert many["legacy"]["rank"].tolist() == [0.75, 1, 1]
     # The highest score with another person is cos 5°, of probe 2: above it are mates at 2°, 1° and 3°.
     assert many["legacy"]["tpir"].tolist() == [0.75, 0.75]
+    # The same probes as at rank 1.
+    assert many["legacy"]["tpir_interval"].tolist() == [many["legacy"]["rank_interval"][0]] * 2
     # Each in its own gallery: probe 2 is 35° from its mate, 75° from subject 3.
     assert many["probe"]["rank"].tolist() == [1, 1, 1]
     # G1 does not know probes 2 and 3: threshold cos 5°, both mates above. G2 does not know probes 0 and 1:
@@ -108,7 +109,7 @@ def published_steps(ijb: IJB, features: np.ndarray) -> dict:
     cuts = [others[int(np.ceil(len(probe) * fpir)) - 1] for fpir in FPIRS]
     numbers["legacy tpir"] = [(all_scores[mate] > cut).mean() for cut in cuts]
 
-    tpir, hits = np.zeros(2), np.zeros(3)
+    tpir, hits, variance = np.zeros(2), np.zeros(3), np.zeros(2)
     for gallery in ijb.galleries:
         scores = score[np.ix_(probe, gallery.templates)]
         mate = gallery.subjects == who[:, None]
@@ -117,10 +118,13 @@ def published_steps(ijb: IJB, features: np.ndarray) -> dict:
         cuts = [alarms[max(int(len(alarms) * fpir) - 1, 0)] for fpir in FPIRS]
         own = scores[mate]
         best_other = np.where(mate, -np.inf, scores)[known].max(axis=1)
-        tpir += [((own > best_other) & (own > cut)).mean() / 2 for cut in cuts]
+        found = [(own > best_other) & (own > cut) for cut in cuts]
+        tpir += np.mean(found, axis=1) / 2
+        variance += np.square([bootstrap_mean(f, who[known]) / 2 for f in found])
         place = np.argmax(np.take_along_axis(mate, np.argsort(-scores, axis=1), axis=1), axis=1)
         hits += [(place[known] < rank).sum() for rank in RANKS]
-    return numbers | {"probe rank": hits / len(probe), "probe tpir": tpir}
+    numbers |= {"probe rank": hits / len(probe), "probe tpir": tpir}
+    return numbers | {"probe interval": np.sqrt(variance)}
 
 
 @pytest.mark.parametrize("noise", [0.5, 1.0, 30.0])
@@ -135,6 +139,7 @@ def test_random_features_score_what_the_published_steps_give(noise):
     for definition in ("legacy", "probe"):
         assert np.allclose(many[definition]["rank"], expected[f"{definition} rank"])
         assert np.allclose(many[definition]["tpir"], expected[f"{definition} tpir"])
+    assert np.allclose(many["probe"]["tpir_interval"], expected["probe interval"])
     assert 0 < many["legacy"]["rank_interval"].max() < 0.3
 
 
@@ -183,20 +188,19 @@ def test_conventions_go_by_name_or_by_switches():
 # ------------------------------------------------------------------------------------------------- the script
 
 
-def test_the_script_writes_the_same_numbers_twice_each_beside_its_convention(tmp_path):
+def test_the_script_writes_the_same_numbers_twice_each_beside_its_convention(tmp_path, monkeypatch, capsys):
     write_ijb(tmp_path / "data", "IJBB"), write_ijb(tmp_path / "data", "IJBC")
     model = save_small_model(tmp_path / "model.pt")
-    command = [ROOT / "eval" / "eval_ijb.py", "--model", model, "--data", tmp_path / "data"]
+    arguments = ("--model", model, "--data", tmp_path / "data", "--convention", "adaface", "N0D0F0")
     runs, results = [], tmp_path / "model.pt.ijb" / "results.json"
     for options in ([], ["--no-cache"]):
-        done = run(*command, "--convention", "adaface", "N0D0F0", *options, cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
+        run_here(monkeypatch, eval_ijb.main, *arguments, *options)
         runs.append(results.read_bytes())
     assert runs[0] == runs[1]
-    found = json.loads(runs[0])
+    found, printed = json.loads(runs[0]), capsys.readouterr().out
     for name in ("IJBB", "IJBC"):
         assert list(found[name]) == ["adaface N1D0F1", "N0D0F0"]
-        assert f"{name} 1:1, TAR % at FAR, of 28 pairs" in done.stdout
+        assert f"{name} 1:1, TAR % at FAR, of 28 pairs" in printed
         assert {f"{name.lower()}_{kind}.png" for kind in ("roc", "det", "cmc")} <= {
             path.name for path in results.parent.iterdir()
         }
@@ -204,14 +208,10 @@ def test_the_script_writes_the_same_numbers_twice_each_beside_its_convention(tmp
     assert (results.parent / "report.html").stat().st_size > 10_000
 
 
-def test_mistakes_are_one_line_before_the_network_is_loaded(tmp_path):
-    write_ijb(tmp_path / "data")
+def test_mistakes_are_told_before_the_network_is_loaded(tmp_path, monkeypatch):
+    arguments = ("--model", "none.pt", "--data", write_ijb(tmp_path / "data"))
+    with pytest.raises(ValueError, match="did you mean 'adaface'"):
+        run_here(monkeypatch, eval_ijb.main, *arguments, "--convention", "adafase")
     (tmp_path / "data" / "IJBC" / "loose_crop" / "3.jpg").unlink()
-    script, data = ROOT / "eval" / "eval_ijb.py", ["--data", tmp_path / "data"]
-    done = run(script, "--model", "none.pt", *data, "--convention", "adafase", cwd=tmp_path)
-    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
-    assert "did you mean 'adaface'" in done.stderr
-    model = save_small_model(tmp_path / "model.pt")
-    done = run(script, "--model", model, *data, cwd=tmp_path)
-    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
-    assert "1 of 12 images are missing" in done.stderr
+    with pytest.raises(FileNotFoundError, match=r"face_tid_mid.txt: of its 12 .* lacks 1 \(3.jpg of line"):
+        run_here(monkeypatch, eval_ijb.main, *arguments)

@@ -241,7 +241,11 @@ GOOD = ("1_cam1_1.jpg", "1_cam2_1.jpg")
             f"{POSITIVE}.mat row 2: 1_a and 2_b are different people",
         ),
         (relist(NEGATIVE, ("1_a.jpg", "2_b.jpg"), GOOD), f"{NEGATIVE}.mat row 2: .* are the same person"),
-        (relist(POSITIVE, GOOD, ("1_x.jpg", "1_y.jpg")), r"lacks 2 \(1_x, 1_y\)"),
+        (
+            relist(POSITIVE, GOOD, ("1_x.jpg", "1_cam1_1.jpg"), ("1_x.jpg", "1_y.jpg")),
+            rf"lacks 2 \(1_x of {POSITIVE}.mat row 2, 1_y of {POSITIVE}.mat row 3\)",
+        ),
+        (relist(NEGATIVE, ("1_cam1_1.jpg", "2_z.jpg")), rf"lacks 1 \(2_z of {NEGATIVE}.mat row 1\)"),
         (write("gallery", "10001_cam1_1.png"), r"gallery: .*1 \(10001_cam1_1.jpg and 10001_cam1_1.png\)"),
         (write("mated_probe", "10003_cam1_1.jpg"), r"no image in .*gallery: 1 \(10003_cam1_1\)"),
         (write("mated_probe", "distractors_9.jpg"), r"mated_probe: names .* 1 \(distractors_9\)"),

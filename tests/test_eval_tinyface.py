@@ -131,7 +131,10 @@ def relist(key="probe_set", ids=(1, 1, 2, 30), names=TINYFACE["Probe"]):
         (relist(key="probes"), r"pairs.mat: no variable 'probe_set'; did you mean 'probes'\?"),
         (relist(ids=(1, 2, 2, 30)), "pairs.mat row 2: 1_2 has identity 2, as images of 1 have|other images"),
         (relist(ids=(1, 1, "?", 30)), "pairs.mat row 3: '.' is no identity"),
-        (relist(names=("1_1", "1_2", "2_1", "5_5")), r"pairs.mat names images that are not in .*\(5_5\)"),
+        (
+            relist(names=("1_1", "1_2", "2_1", "5_5")),
+            r"pairs.mat names images that are not in .*\(5_5 of row 4\)",
+        ),
     ],
 )
 def test_a_broken_tree_is_told_in_one_line(tree, change, message):

@@ -1,6 +1,7 @@
 """IJB's metadata: read as published, and every fault told in one line with file and line."""
 
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -85,6 +86,30 @@ def test_a_fault_is_one_line_with_file_and_line(tree, file, change, message):
     with pytest.raises(ValueError, match=message) as told:
         load_ijb(tree, "IJBC")
     assert "\n" not in str(told.value)
+
+
+def test_missing_images_are_told_with_their_lines(tree):
+    images = tree / "IJBC" / "loose_crop"
+    (images / "3.jpg").unlink()
+    names = [line.split()[0] for line in (tree / "IJBC" / "meta" / IMAGES).read_text().splitlines()]
+    line = 1 + names.index("3.jpg")
+    with pytest.raises(FileNotFoundError, match=rf"{IMAGES}: of its 12 .* lacks 1 \(3.jpg of line {line}\)$"):
+        load_ijb(tree, "IJBC")
+    shutil.rmtree(images)
+    with pytest.raises(FileNotFoundError, match=r"loose_crop lacks 12 \(.* of line 1, .*, …\)$"):
+        load_ijb(tree, "IJBC")
+
+
+@pytest.mark.parametrize("file", [IMAGES, POINTS, PAIRS, G1, PROBES])
+def test_lines_may_end_in_crlf(tree, file):
+    path, expected = tree / "IJBC" / "meta" / file, load_ijb(tree, "IJBC")
+    path.write_bytes(path.read_bytes().replace(b"\r\n", b"\n").replace(b"\n", b"\r\n"))
+    found = load_ijb(tree, "IJBC")
+    assert found.paths == expected.paths
+    for name in ("landmarks", "detector_scores", "templates", "media", "pairs", "same"):
+        assert np.array_equal(getattr(found, name), getattr(expected, name))
+    for part, whole in zip((*found.galleries, found.probes), (*expected.galleries, expected.probes)):
+        assert np.array_equal(part, whole)
 
 
 def test_a_missing_list_is_named(tree):

@@ -50,6 +50,8 @@ def test_missing_images_are_counted_and_the_first_few_listed(tmp_path):
         find_images(stems, folder, "the list")
     with pytest.raises(FileNotFoundError, match=r"lacks 1 \(1_1\) of 2"):
         find_images(stems[:2], folder, "the list")
+    with pytest.raises(FileNotFoundError, match=r"lacks 1 \(1_1 of row 7\) of 2 images of the list"):
+        find_images(stems[:2], folder, "the list", {"1_0": "row 6", "1_1": "row 7"})
 
 
 def test_folders_that_are_empty_or_not_there_are_told(tmp_path):
@@ -99,7 +101,7 @@ def test_lists_may_number_people_anew_and_may_be_absent(tmp_path):
         (([1, 2], [2, 1]), {}, "b.mat row 1: 10_2 has identity 2, as images of 20 have"),
         (([1, 2], [1, 3]), {}, "b.mat row 2: 20_2 has identity 3, other images of 20 have 2"),
         (([1, 2], [1]), {"second": ("10_2.jpg",)}, r"b.mat does not name .* 1 \(20_2\)"),
-        (([1, 2], [1, 2, 2]), {"second": ("10_2", "20_2", "20_3")}, r"names .* not in Probe: 1 \(20_3\)"),
+        (([1, 2], [1, 2, 2]), {"second": ("10_2", "20_2", "20_3")}, r"names .* Probe: 1 \(20_3 of row 3\)"),
         (([1, 2], [1, 2, 1]), {"second": ("10_2", "20_2", "10_2")}, "b.mat row 3: 10_2 is in row 1 already"),
     ],
 )
