@@ -90,6 +90,17 @@ def test_partly_wrong_features_score_what_is_worked_out_by_hand():
     assert one["auc"] == pytest.approx((3 * 24 + 22) / 96)
 
 
+def test_a_mate_that_only_meets_the_threshold_does_not_count():
+    ijb = benchmark(4)
+    # Probe 0 is 5° from its enrolment on one side, probe 2 on the other: highest score with another person.
+    many = identify(ijb, templates(directions([0, 40, 80, 120, -5, 41, 5, 123])))
+    assert many["legacy"]["tpir"].tolist() == [0.5, 0.5]  # probes 1 and 3
+    assert many["probe"]["tpir"].tolist() == [0.5, 0.5]  # probe 1 of two in G1, probe 3 of two in G2
+    half = bootstrap_mean([0, 1], [0, 1])
+    assert many["probe"]["tpir_interval"].tolist() == [np.hypot(half, half) / 2] * 2
+    assert many["legacy"]["tpir_interval"].tolist() == [bootstrap_mean([0, 1, 0, 1], np.arange(4))] * 2
+
+
 def published_steps(ijb: IJB, features: np.ndarray) -> dict:
     """What the public scripts do, on whole matrices: sort, count, compare."""
     score = features @ features.T

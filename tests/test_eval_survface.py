@@ -10,6 +10,7 @@ from sklearn.metrics import roc_auc_score
 from tinysurv_trees import cells, directions, results_in, run_here, write_image, write_survface
 
 from eval import eval_survface
+from eval.bootstrap import bootstrap_mean
 from eval.eval_survface import FARS, FPIRS, RANKS, evaluate_pairs, evaluate_probes, mixed_order
 from eval.folds import fold_of_each
 from eval.metrics import normalise
@@ -148,6 +149,7 @@ def test_random_probes_score_what_the_whole_matrix_says(noise):
         threshold = strangers[-int(np.round(120 * fpir))]
         found = (is_mate & (place < 20) & (scores >= threshold)).any(axis=1)
         assert result.tpir[i] == found.mean()
+        assert result.tpir_interval[i] == bootstrap_mean(found, mated_ids, seed=1)
         assert result.fpir[i] == pytest.approx(np.round(120 * fpir) / 120)
     for i, rank in enumerate(RANKS):
         assert result.rate[i] == (is_mate & (place < rank)).any(axis=1).mean()

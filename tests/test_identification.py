@@ -101,15 +101,16 @@ def test_legacy_rates_are_those_of_ijb_1n():
     assert np.allclose(ranks, [golden["rank1"], golden["rank5"], golden["rank10"]], atol=1e-12)
 
 
-def test_legacy_thresholds_are_those_of_all_pairs_at_once():
+@pytest.mark.parametrize("decimals", [1, 9])  # with ties and without
+def test_legacy_thresholds_are_those_of_all_pairs_at_once(decimals):
     random = np.random.default_rng(3)
-    probes, gallery = np.round(random.standard_normal((2, 30, 4)), 1)  # with ties
-    ids = random.permutation(30)
+    probes, gallery = np.round(random.standard_normal((2, 300, 4)), decimals)
+    ids = random.permutation(300)
     scores = probes @ gallery.T
-    others = np.sort(scores[ids[:, None] != np.arange(30)])[::-1]
-    for chunk in (1, 7, 30):
-        got = legacy_tpir(probes, gallery, ids, np.arange(30), [0.1, 1], chunk=chunk)
-        assert np.allclose(got.threshold, others[[2, 29]], atol=1e-12)
+    others = np.sort(scores[ids[:, None] != np.arange(300)])[::-1]
+    for chunk in (1, 7, 300):
+        got = legacy_tpir(probes, gallery, ids, np.arange(300), [0.1, 0.101, 1], chunk=chunk)
+        assert np.allclose(got.threshold, others[[29, 30, 299]], atol=1e-12)  # 30.3 is rounded up
 
 
 @pytest.mark.parametrize(("gallery_ids", "number"), [([1, 3, 4], 0), ([1, 2, 2], 2)])

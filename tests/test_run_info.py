@@ -17,7 +17,7 @@ def test_changed_files_make_the_repository_dirty_and_new_ones_do_not(tmp_path, m
     state = run_info.git_state()
     assert len(state["commit"]) == 40
     assert state["dirty"] is False
-    (tmp_path / "results.json").write_text("{}\n")  # as an evaluation leaves them: the next one is the same run
+    (tmp_path / "results.json").write_text("{}\n")  # such as an evaluation's
     assert run_info.git_state() == state
     (tmp_path / "code.py").write_text("2\n")
     assert run_info.git_state() == state | {"dirty": True}
