@@ -110,5 +110,7 @@ def bootstrap_tar(
         wanted = fars * other_weight[-1]
         upper = np.searchsorted(other_weight, wanted).clip(1)  # so many negatives, or one less, are accepted
         lower_is_nearer = wanted - other_weight[upper - 1] < other_weight[upper] - wanted
-        rates[r] = own_weight[own_above[upper - lower_is_nearer]] / own_weight[-1]
+        # Pairs of people who were not drawn weigh nothing: of equal rates the one with the largest TAR.
+        last = np.searchsorted(other_weight, other_weight[upper - lower_is_nearer], side="right") - 1
+        rates[r] = own_weight[own_above[last]] / own_weight[-1]
     return half_width(rates)

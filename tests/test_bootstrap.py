@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from eval import bootstrap
-from eval.bootstrap import bootstrap_mean, bootstrap_tar
+from eval.bootstrap import bootstrap_mean, bootstrap_tar, half_width
 from eval.metrics import tar_at_far
 
 NUM_PEOPLE = 40
@@ -63,6 +63,23 @@ def test_the_interval_of_tar_covers_the_truth_about_as_often_as_it_says():
         covered.append(np.abs(tar_at_far(scores, same, fars).tar - truth) <= half)
     assert (np.mean(covered, axis=0) >= 0.85).all()
     assert np.mean(covered) <= 0.995
+
+
+@pytest.mark.parametrize("num_people", [6, 12])
+def test_few_people_get_the_interval_of_a_plain_loop_over_weighted_rocs(num_people):
+    scores, same, identity = draw_pairs(np.random.default_rng(1), num_people)
+    fars = np.array([0.01, 0.1, 0.3])
+    accepted = scores >= np.append(np.inf, np.unique(scores)[::-1])[:, None]  # (T, P)
+    random, rates = np.random.default_rng(0), []
+    for _ in range(200):
+        drawn = np.bincount(random.integers(num_people, size=num_people), minlength=num_people)
+        weight = np.where(same, drawn[identity[:, 0]], drawn[identity].prod(axis=1))
+        far, tar = ((accepted & kind) @ weight / weight[kind].sum() for kind in (~same, same))
+        distance = np.abs(far - fars[:, None]).round(12)  # (F, T)
+        rates.append([tar[row == row.min()].max() for row in distance])
+    assert np.allclose(
+        bootstrap_tar(scores, same, identity, fars=fars, resamples=200), half_width(np.array(rates))
+    )
 
 
 def test_pairs_drawn_one_by_one_would_promise_too_much(pairs):
