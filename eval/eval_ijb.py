@@ -103,7 +103,7 @@ def main() -> None:
     benchmarks = [load_ijb(args.data, name) for name in ([args.only] if args.only else find(args.data))]
     crops = [CroppedFaces(ijb.paths, ijb.landmarks) for ijb in benchmarks]
 
-    with evaluation(args, "eval_ijb") as run:
+    with evaluation(args, "eval_ijb", "IJB-B and IJB-C") as run:
         run.report.settings |= {
             "conventions": [*titles.values()],
             "interval": f"95 %, bootstrap over subjects, seed {args.seed}",

@@ -173,7 +173,7 @@ def main() -> None:
     parts = [slice(at, at + PART) for at in range(0, len(frames.paths), PART)]
     faces = [AlignedFaces(frames.paths[part]) for part in parts]
 
-    with evaluation(args, "eval_ijbs") as run:
+    with evaluation(args, "eval_ijbs", "IJB-S") as run:
         sums = 0
         for part, images in zip(parts, faces):
             plain, flip = run.features(images)

@@ -217,7 +217,7 @@ def main() -> None:
     args = parser.parse_args()
     pairs, probes, missing = read_tree(args.data, args.verification_images, args.aligned)
 
-    with evaluation(args, "eval_survface") as run:
+    with evaluation(args, "eval_survface", "QMUL-SurvFace") as run:
         report, name = run.report, run.models[0].name
         report.settings |= {
             "verification_images": args.verification_images or args.data / VERIFICATION_IMAGES,

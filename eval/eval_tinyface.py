@@ -118,7 +118,7 @@ def main() -> None:
     args = parser.parse_args()
     tree = read_tree(args.data, args.aligned)
 
-    with evaluation(args, "eval_tinyface") as run:
+    with evaluation(args, "eval_tinyface", "TinyFace") as run:
         plain, flip = run.features(AlignedFaces(tree.paths))
         if not run.is_main:
             return

@@ -65,7 +65,7 @@ class Evaluation:
     that scores and reports; out, the folder to write to; report.
     """
 
-    def __init__(self, args: argparse.Namespace, protocol: str, device: torch.device):
+    def __init__(self, args: argparse.Namespace, protocol: str, title: str, device: torch.device):
         self.args, self.device, self.is_main = args, device, rank() == 0
         self.models = args.model if isinstance(args.model, list) else [args.model]
         self.out = args.out or Path(f"{self.models[0]}.{protocol.removeprefix('eval_')}")
@@ -74,7 +74,7 @@ class Evaluation:
             raise ValueError(f"--out {self.out} is a file, expected a folder")
         self.backbones = [load_backbone(path, args.network).to(device) for path in self.models]
         self.hashes = [file_hash(path) for path in self.models]
-        self.report = Report(protocol, self.settings())
+        self.report = Report(title, self.settings())
 
     def settings(self) -> dict:
         """What the report says of this run; a script adds its conventions to `report.settings`."""
@@ -130,19 +130,20 @@ class Evaluation:
 
 
 @contextmanager
-def evaluation(args: argparse.Namespace, protocol: str) -> Iterator[Evaluation]:
+def evaluation(args: argparse.Namespace, protocol: str, title: str | None = None) -> Iterator[Evaluation]:
     """Join the process group, load the networks, leave the group.
 
     Args:
         args: what `arguments` parsed.
         protocol: the script's name, such as "eval_tinyface"; the default output folder is called after it.
+        title: of the report; None: the script's name.
     Raises:
         ValueError, FileNotFoundError: settings that no network can run with, no such model.
     """
     device = start_process_group()
     alone = world_size() == 1
     try:
-        yield Evaluation(args, protocol, device)
+        yield Evaluation(args, protocol, title or protocol, device)
     except BaseException:
         if alone:  # otherwise run_script leaves at once: peers that fail never come to say goodbye
             stop_process_group()

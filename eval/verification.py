@@ -231,7 +231,7 @@ def main() -> None:
     names = [path.stem for path in paths]
     if len(set(names)) < len(names):  # sets of the same name in several folders
         names = [str(path) for path in paths]
-    with evaluation(args, "verification") as run:
+    with evaluation(args, "verification", "Verification") as run:
         reports, curves = {}, {}
         for name, path in zip(names, paths):
             images, issame = load_set(path)

@@ -113,7 +113,7 @@ def features_on_rank(folders: list[Path], model: Path, images: np.ndarray) -> li
     found = []
     for folder in folders:
         args = parsed(model, folder / str(rank()) / "out")
-        found += [counted(Evaluation(args, "eval_x", torch.device("cpu")), images) for _ in range(2)]
+        found += [counted(Evaluation(args, "eval_x", "X", torch.device("cpu")), images) for _ in range(2)]
     return found
 
 
