@@ -74,6 +74,7 @@ def main() -> None:
         milestones=[round(epoch * steps_per_epoch) for epoch in cfg.milestones],
         decay=cfg.lr_decay,
     )
+    learning_rate(first_step, **schedule)  # what cannot be is told before an earlier run is overwritten
     val_files = verification_files(cfg)
     validation = {name: load_set(path) for name, path in val_files.items()}
 
@@ -131,8 +132,7 @@ def main() -> None:
     if rank() == 0:
         write_run_info(output, cfg, **derived)
     logger.info("%s", cfg)
-    logger.info("%s", "  ".join(f"{name} {value}" for name, value in derived.items()))
-    logger.info("%s", head)
+    logger.info("%s\n%s", "  ".join(f"{name} {value}" for name, value in derived.items()), head)
     counts = dict(total_steps=num_steps, global_batch=global_batch, first_step=first_step)
     log = RunLog(output, rank=rank(), **counts, tensorboard=cfg.tensorboard)
 

@@ -138,7 +138,11 @@ def test_mistakes_are_told_in_one_line(faces, tmp_path):
         "missing verification set": (run(faces, "val_targets=[pears]"), ["pears", "did you mean 'pairs'"]),
         "unknown config": (["configs/syntetic"], ["syntetic", "did you mean 'synthetic'"]),
         "batch larger than the data": (run(faces, "batch_size=999"), ["999"]),
-        "diverged": (run(faces, "lr=1e9", "grad_clip=0"), ["loss became nan", "lr"]),
+        "warm-up longer than the run": (run(faces, "warmup_epoch=99"), ["warm-up", "longer than the run"]),
+        "diverged": (
+            run(faces, "lr=1e9", "grad_clip=0", f"output={tmp_path}/diverged"),
+            ["loss became nan", "lr"],
+        ),
     }
     for name, (code, output) in zip(cases, train(*(arguments for arguments, _ in cases.values()))):
         line = output.strip().splitlines()[-1]
@@ -146,6 +150,8 @@ def test_mistakes_are_told_in_one_line(faces, tmp_path):
         assert line.startswith("error: "), f"{name}: {output}"
         assert "Traceback" not in output, f"{name}: {output}"
         assert all(word in line for word in cases[name][1]), f"{name}: {line}"
+    written = {path.name for path in (tmp_path / "out").iterdir()}
+    assert written == {"train.log"}, "what an earlier run left there would be overwritten"
 
 
 def group_lives(group: int) -> bool:
