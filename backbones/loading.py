@@ -134,6 +134,8 @@ def _read(path: Path) -> dict:
                 f"torch.save({{'state_dict': {load}['state_dict']}}, 'tensors.pt')\""
             ) from error
         reason = str(error).strip().split("\n")[0] or type(error).__name__
+        if reason.startswith("Weights only load failed"):  # goes on to recommend to unpickle without a check
+            reason = "not what torch.save writes"
         raise ValueError(f"{path} is no model file, or a damaged one ({reason})") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} is no model file: it holds a {type(content).__name__}, not a state_dict")

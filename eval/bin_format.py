@@ -123,13 +123,11 @@ def require_bin(path: str | Path) -> Path:
     path = Path(path)
     if path.is_file():
         return path
-    found = sorted(other.name for other in path.parent.glob("*.bin"))
-    there = (
-        ", ".join(found) if found else "no .bin file" if path.parent.is_dir() else "nothing: no such folder"
-    )
-    raise FileNotFoundError(
-        f"no verification set {path}{nearest(path.name, found)} ({path.parent} holds {there})"
-    )
+    folder = path if path.is_dir() else path.parent
+    found = sorted(other.name for other in folder.glob("*.bin"))
+    there = ", ".join(found) if found else "no .bin file" if folder.is_dir() else "nothing: no such folder"
+    wrong = f"{path} is a folder, expected a .bin file" if folder == path else f"no verification set {path}"
+    raise FileNotFoundError(f"{wrong}{nearest(path.name, found)} ({folder} holds {there})")
 
 
 def load_bin(path: str | Path) -> tuple[np.ndarray, np.ndarray]:

@@ -162,5 +162,7 @@ def test_a_missing_set_is_told_with_what_is_there(tmp_path):
     save_bin(tmp_path / "agedb_30.bin", [png()] * 2, [True])
     with pytest.raises(FileNotFoundError, match=r"did you mean 'agedb_30.bin'\? .* holds agedb_30.bin"):
         load_bin(tmp_path / "agedb30.bin")
+    with pytest.raises(FileNotFoundError, match=r"is a folder, expected a .bin file \(.* holds agedb_30.bin"):
+        load_bin(tmp_path)
     with pytest.raises(FileNotFoundError, match="no such folder"):
         load_bin(tmp_path / "nowhere" / "lfw.bin")
