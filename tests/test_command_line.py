@@ -51,6 +51,16 @@ def test_interrupt_ends_with_code_130_and_one_line_from_rank_0():
     assert run("raise KeyboardInterrupt", RANK="1", WORLD_SIZE="2").stderr == ""
 
 
+def test_an_interrupt_that_is_lost_or_stuck_ends_the_script_all_the_same():
+    swallowed = (
+        "import contextlib, os, signal, time\n"
+        "    with contextlib.suppress(KeyboardInterrupt): os.kill(os.getpid(), signal.SIGINT)\n"
+        "    time.sleep(50)"
+    )
+    done = run(swallowed)
+    assert (done.returncode, done.stderr) == (130, "stopped by Ctrl-C\n")
+
+
 def test_a_script_that_succeeds_says_nothing_and_returns_0():
     done = run("print('done')")
     assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")

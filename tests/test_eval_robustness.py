@@ -331,7 +331,7 @@ def test_mistakes_are_told_before_a_network_is_loaded(bins, monkeypatch, more, m
     assert "\n" not in str(told.value)
 
 
-def test_the_script_writes_what_the_features_say_and_the_same_again(tmp_path, bins, monkeypatch, capsys):
+def test_the_script_writes_what_the_features_say_and_the_same_again(tmp_path, bins):
     models = [save_small_model(tmp_path / f"{seed}.pt", seed) for seed in range(2)]
     sets = [bins / "good.bin", bins / "bad.bin"]
     script = ROOT / "eval" / "eval_robustness.py"
@@ -346,10 +346,9 @@ def test_the_script_writes_what_the_features_say_and_the_same_again(tmp_path, bi
         "norms.png",
     }
     written = (out / "results.json").read_bytes()
-    monkeypatch.setattr(sys, "argv", [*map(str, command), "--no-cache"])
-    eval_robustness.main()
+    again = run(*command, "--no-cache", cwd=tmp_path)
     assert (out / "results.json").read_bytes() == written
-    assert capsys.readouterr().out == first.stdout
+    assert again.stdout == first.stdout
 
     results = json.loads(written)
     images, issame = load_bin(sets[1])

@@ -37,11 +37,13 @@ class Terminal:
         monkeypatch.setattr("sys.stdout", self.stdout)
 
     def shown(self):
-        self.stdout.flush()
-        text = os.read(self.reader, 1 << 16).decode()
+        print(end="\0", file=self.stdout, flush=True)
+        text = b""
+        while not text.endswith(b"\0"):  # the kernel hands it over in pieces, in its own time
+            text += os.read(self.reader, 1 << 16)
         self.stdout.close()
         os.close(self.reader)
-        return text
+        return text[:-1].decode()
 
 
 @pytest.fixture(autouse=True)

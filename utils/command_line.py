@@ -3,10 +3,15 @@
 import difflib
 import multiprocessing
 import os
+import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable
+
+GRACE_S = 5.0  # for a program to unwind after Ctrl-C
+_said = threading.Event()  # the last words of this process
 
 
 def run_script(main: Callable[[], object]) -> None:
@@ -15,10 +20,11 @@ def run_script(main: Callable[[], object]) -> None:
     ValueError and OSError (a missing file, a full disk) count as the user's; LQFACE_TRACEBACK=1 shows where
     they came from. Any other exception is a fault of this project and keeps its traceback. Ctrl-C: code 130.
     """
+    signal.signal(signal.SIGINT, _interrupt)
     try:
         main()
     except KeyboardInterrupt:
-        _leave("stopped by Ctrl-C" if _rank() == 0 else "", code=130)
+        _leave(_stopped(), code=130)
     except (ValueError, OSError) as error:
         wanted = os.environ.get("LQFACE_TRACEBACK", "0") not in ("", "0")
         message = traceback.format_exc() if wanted else f"error: {_one_line(error)}"
@@ -35,6 +41,18 @@ def nearest(name: str, allowed: Iterable[str]) -> str:
     """The near miss as the end of an error message: "; did you mean 'arcface'?", or "" where none is near."""
     close = difflib.get_close_matches(str(name), list(allowed), n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _stopped() -> str:
+    return "stopped by Ctrl-C" if _rank() == 0 else ""
+
+
+def _interrupt(signum, frame) -> None:
+    """Ctrl-C unwinds the program; where that is lost, in a destructor say, or stuck, it ends all the same."""
+    last_resort = threading.Timer(GRACE_S, _leave_at_once, [_stopped(), 130])
+    last_resort.daemon = True
+    last_resort.start()
+    raise KeyboardInterrupt
 
 
 def _one_line(error: Exception) -> str:
@@ -58,16 +76,24 @@ def _wait_for_torchrun(seconds: float) -> None:
 
 
 def _leave(message: str, code: int) -> None:
-    if message:
-        print(message, file=sys.stderr)
     sys.stdout.flush()
-    sys.stderr.flush()
-    children = multiprocessing.active_children()
-    for child in children:
-        child.kill()
     torch_distributed = sys.modules.get("torch.distributed")
     in_group = torch_distributed is not None and torch_distributed.is_initialized()
-    if children or in_group or _has_peers():
-        # At once: destructors would wait for peers that may be gone, and for locks of killed workers.
-        os._exit(code)
+    if multiprocessing.active_children() or in_group or _has_peers():
+        _leave_at_once(message, code)
+    _say(message)
     sys.exit(code)
+
+
+def _leave_at_once(message: str, code: int) -> None:
+    """Without destructors: they would wait for peers that may be gone, and for locks of killed workers."""
+    _say(message)
+    for child in multiprocessing.active_children():
+        child.kill()
+    os._exit(code)
+
+
+def _say(message: str) -> None:
+    if message and not _said.is_set():
+        _said.set()
+        print(message, file=sys.stderr, flush=True)

@@ -122,13 +122,35 @@ class FaceLoader:
         try:
             batches = iter(self._loader)
             _report_killed_workers()
-            for batch in batches:
+            while (batch := _fetch(batches)) is not None:
                 if isinstance(batch, RecordError):
                     raise batch
                 images, labels = batch
                 yield images, labels
+        except _Killed as killed:
+            raise killed.error from None
         except (RuntimeError, EOFError, ConnectionError) as error:
             raise _killed_worker(error) from None
+
+
+class _Killed(BaseException):
+    """A worker was killed. torch catches every Exception there, and then waits for locks that it may hold."""
+
+    def __init__(self, error: Exception):
+        self.error = error
+
+
+_fetching = False  # whether torch's code runs, not that of the training step
+
+
+def _fetch(batches: Iterator):
+    """The next batch; None at the end."""
+    global _fetching
+    _fetching = True
+    try:
+        return next(batches, None)
+    finally:
+        _fetching = False
 
 
 def _start_worker(worker: int) -> None:
@@ -166,7 +188,8 @@ def _report_killed_workers() -> None:
         try:
             handler(signum, frame)
         except RuntimeError as error:
-            raise _killed_worker(error) from None
+            killed = _killed_worker(error)
+            raise (_Killed(killed) if _fetching else killed) from None
 
     translate.translates = True
     signal.signal(signal.SIGCHLD, translate)
