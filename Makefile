@@ -34,8 +34,8 @@ help:  ## this list
 	@echo 'PIP_FLAGS="..." is handed to pip, to choose another build of PyTorch for example.'
 
 # glibc keeps what is freed, instead of handing pages back and faulting them in again: a tenth more images a second.
-demo smoke: export MALLOC_MMAP_MAX_ = 0
-demo smoke: export MALLOC_TRIM_THRESHOLD_ = 100000000000
+demo smoke bench: export MALLOC_MMAP_MAX_ = 0
+demo smoke bench: export MALLOC_TRIM_THRESHOLD_ = 100000000000
 demo: RUN := work_dirs/demo
 demo: DATA := data/demo
 demo: ROBUSTNESS := --pairs 60 --only rotation=10,20 shift=0.05,0.1 resolution=16,8
