@@ -143,9 +143,9 @@ class Settings:
     lr_decay: Annotated[float, "(0, 1]"] = 0.1
     # Epochs of linear warm-up; fractions are allowed, and insightface's -1 means 0.
     warmup_epoch: PositiveOrZero = 0
-    # Number format of the matrix products; weights, margins and the loss stay in fp32. None: "fp16" where
-    # fp16 is true, else "fp32".
-    precision: Literal["fp32", "bf16", "fp16"] | None = None
+    # Number format of the matrix products; weights, margins and the loss stay in fp32. "auto": "bf16" where
+    # this machine computes with it, else "fp32". None: "fp16" where fp16 is true, else "fp32".
+    precision: Literal["fp32", "bf16", "fp16", "auto"] | None = None
     # insightface's name for precision="fp16".
     fp16: bool = False
 

@@ -27,6 +27,6 @@ config.batch_size = 32
 config.lr = 0.05
 config.lr_reference_batch = 64
 config.warmup_epoch = 0.5
-config.precision = "bf16"
+config.precision = "auto"
 config.channels_last = True
 config.num_workers = 0

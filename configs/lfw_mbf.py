@@ -28,5 +28,5 @@ config.num_epoch = 14
 config.batch_size = 32  # small: steps count more than their size where an epoch has only a hundred
 config.lr = 0.05
 config.warmup_epoch = 1
-config.precision = "bf16"
+config.precision = "auto"
 config.channels_last = True

@@ -1,7 +1,9 @@
 """Noise Direction Regularisation: embeddings keep away from directions that only noise has.
 
-NDR-FACE's regulariser. Images that nobody could recognise end up in directions of their own, with long
-features; a face of low quality that drifts there looks like all other such faces.
+Gim and Sohn, Regularization Using Noise Samples Identified by the Feature Norm for Face Recognition, IEEE
+Access 12, 2024, https://doi.org/10.1109/ACCESS.2024.3453030; their code is NDR-FACE. Images that nobody could
+recognise end up in directions of their own, with long features; a face of low quality that drifts there looks
+like all other such faces.
 """
 
 import math

@@ -219,6 +219,13 @@ def test_a_killed_worker_is_an_error_of_one_line(run_training, action):
     assert_group_is_gone(process.pid)
 
 
+def test_a_run_that_ends_while_its_workers_live_has_succeeded_and_leaves_none(run_training):
+    process = run_training("globals().update(kept=loader); return")
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (0, "")
+    assert_group_is_gone(process.pid)
+
+
 def test_ctrl_c_ends_all_processes_without_a_word_from_the_workers(run_training):
     process = run_training("print('ready', flush=True)")
     assert process.stdout.readline() == "ready\n"

@@ -92,7 +92,7 @@ def test_later_overrides_win():
         ("optimizer=sdg", "optimizer='sdg': allowed is 'sgd' or 'adamw'; did you mean 'sgd'?"),
         (
             "precision=f16",
-            "precision='f16': allowed is 'fp32' or 'bf16' or 'fp16' or None; did you mean 'fp16'?",
+            "precision='f16': allowed is 'fp32' or 'bf16' or 'fp16' or 'auto' or None; did you mean 'fp16'?",
         ),
         ("engine=strem", "did you mean 'stream'?"),
         ("scheduler=polly", "did you mean 'poly'?"),

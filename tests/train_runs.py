@@ -43,7 +43,6 @@ for arguments in json.loads(sys.argv[1]):
             os.dup2(out.fileno(), 1), os.dup2(out.fileno(), 2)
             sys.argv = ["train_v2.py", *arguments]
             run_script(train_v2.main)
-            os._exit(0)
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         out.seek(0)
         outcomes.append((code, out.read().decode()))

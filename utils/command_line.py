@@ -1,5 +1,6 @@
 """How every script meets the command line: one clear line for a user's mistake, a traceback for ours."""
 
+import contextlib
 import difflib
 import multiprocessing
 import os
@@ -9,20 +10,24 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable
+from typing import NoReturn
 
 GRACE_S = 5.0  # for a program to unwind after Ctrl-C
 _said = threading.Event()  # the last words of this process
 
 
-def run_script(main: Callable[[], object]) -> None:
+def run_script(main: Callable[[], object]) -> NoReturn:
     """Calls `main()` and turns the user's mistakes into one line `error: ...` on stderr and exit code 1.
 
     ValueError and OSError (a missing file, a full disk) count as the user's; LQFACE_TRACEBACK=1 shows where
     they came from. Any other exception is a fault of this project and keeps its traceback. Ctrl-C: code 130.
+    Never returns: the process ends here, see `_leave`.
     """
     signal.signal(signal.SIGINT, _interrupt)
     try:
         main()
+        sys.stdout.flush()
+        _leave("", code=0)
     except KeyboardInterrupt:
         _leave(_stopped(), code=130)
     except (ValueError, OSError) as error:
@@ -56,8 +61,8 @@ def _interrupt(signum, frame) -> None:
 
 
 def _one_line(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror and error.filename is not None:
-        return f"{error.strerror}: {os.fspath(error.filename)!r}"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror + (f": {os.fspath(error.filename)!r}" if error.filename is not None else "")
     return " ".join(str(error).split("\n")) or type(error).__name__
 
 
@@ -75,18 +80,21 @@ def _wait_for_torchrun(seconds: float) -> None:
         time.sleep(seconds + (3.0 if _rank() > 0 else 0.0))
 
 
-def _leave(message: str, code: int) -> None:
-    sys.stdout.flush()
-    torch_distributed = sys.modules.get("torch.distributed")
-    in_group = torch_distributed is not None and torch_distributed.is_initialized()
-    if multiprocessing.active_children() or in_group or _has_peers():
-        _leave_at_once(message, code)
-    _say(message)
-    sys.exit(code)
+def _leave(message: str, code: int) -> NoReturn:
+    """End the process without Python's own end, in which torch's threads are not safe.
+
+    A thread of gloo that drops the last reference to a tensor while Python ends aborts the process
+    (https://github.com/pytorch/pytorch/issues/190489). After a failure, destructors would also wait for peers
+    that may be gone, and for locks of killed workers.
+    """
+    with contextlib.suppress(OSError):  # output that cannot be written is what `message` is about then
+        sys.stdout.flush()
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # that workers are killed below is no error to report
+    _leave_at_once(message, code)
 
 
-def _leave_at_once(message: str, code: int) -> None:
-    """Without destructors: they would wait for peers that may be gone, and for locks of killed workers."""
+def _leave_at_once(message: str, code: int) -> NoReturn:
+    """Also where the main thread is stuck, in output that nobody reads for example: hence no flush."""
     _say(message)
     for child in multiprocessing.active_children():
         child.kill()

@@ -8,6 +8,7 @@ from configs import base
 from utils import typed_values
 from utils.command_line import nearest
 from utils.frozen import as_plain
+from utils.precision import fast_precision
 from utils.run_info import ROOT
 
 KINDS = base.Settings.__annotations__
@@ -51,6 +52,8 @@ def derive(values: dict) -> None:
             f"fp16=True and precision={values['precision']!r} contradict each other: leave one out"
         )
     values["precision"] = values["precision"] or ("fp16" if values["fp16"] else "fp32")
+    if values["precision"] == "auto":
+        values["precision"] = fast_precision()
     values["fp16"] = values["precision"] == "fp16"
     if values["val_root"] is None and values["rec"] and values["rec"] != "synthetic":
         values["val_root"] = values["rec"] if isinstance(values["rec"], str) else values["rec"][0]
