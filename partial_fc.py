@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from losses.base import MarginLoss, Regularizer, require
 from utils.directions import unit
 from utils.distributed import CopyToShards, GatherRows, all_gather_rows, rank, row_counts, world_size
-from utils.engines import StreamedClasses, dense
+from utils.engines import dense, stream
 from utils.precision import PRECISIONS
 from utils.seeds import seed_of
 from utils.shard import Shard
@@ -140,7 +140,7 @@ class PartialFC(nn.Module):
         norms = raw.norm(dim=1).clamp_max(torch.finfo(raw.dtype).max ** 0.5)
         embeddings = unit(raw) if self.loss.normalize else raw
         shard = self._shard(labels, raw)
-        engine = dense if self.engine == "dense" else StreamedClasses.apply
+        engine = dense if self.engine == "dense" else stream
         to_shard = CopyToShards.apply(embeddings)
         own_cos, lse_others, own_centres, max_cos = engine(to_shard, norms, shard.part(self.weight), shard)
 

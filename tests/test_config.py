@@ -267,7 +267,7 @@ def test_a_config_travels_to_other_processes():
 
 
 def test_the_table_is_aligned_and_marks_what_differs_from_base():
-    title, *rows = str(load("lr=0.2", "batch_size=128")).splitlines()
+    title, *rows = str(load("lr=0.2", "batch_size=128", "precision=bf16")).splitlines()
     assert title.startswith("config synthetic")
     marks = {row[2:].split()[0]: row[0] for row in rows}
     assert list(marks) == ["name", *base.config]

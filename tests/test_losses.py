@@ -200,7 +200,8 @@ def test_gradient_is_the_derivative(variant, engine):
         return functional_call(head, {"weight": weight}, (embeddings, labels))
 
     inputs = embeddings.requires_grad_(), weight.requires_grad_()
-    assert torch.autograd.gradcheck(loss, inputs, eps=1e-6, atol=1e-6, rtol=1e-5)
+    # The second walk through one graph recomputes what the first one found kept: equal but for rounding.
+    assert torch.autograd.gradcheck(loss, inputs, eps=1e-6, atol=1e-6, rtol=1e-5, nondet_tol=1e-10)
 
 
 def at_the_borders() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from head_cases import Case, make_head, relative_error, run_case
+from head_cases import Case, data, make_head, relative_error, run_case
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from interface_losses import INTERFACE_VARIANTS, Compact, RunningNorm
@@ -13,6 +13,8 @@ from loss_references import VARIANTS, Variant
 from losses import build_loss
 from losses.base import MarginLoss
 from partial_fc import PartialFC, initial_centres
+from utils import engines, stretch
+from utils.stretch import product
 
 ENGINES = ("dense", "stream")
 EXTREMES = [Variant("arcface"), Variant("softmax"), *INTERFACE_VARIANTS]
@@ -39,7 +41,7 @@ def batch(num_classes: int, size: int = 16, embedding_size: int = 8, seed: int =
 @settings(max_examples=10)
 @given(
     num_classes=st.integers(1, 40),
-    size=st.integers(1, 9),
+    size=st.integers(1, 20),  # 8 dimensions: some samples' products are kept, those of others are not
     chunk_size=st.integers(1, 45),
     sample_rate=st.sampled_from([1.0, 0.6, 0.1]),
     easy=st.booleans(),
@@ -73,6 +75,46 @@ def test_a_second_derivative_is_an_error_and_not_a_wrong_number(engine):
     )
     with pytest.raises(RuntimeError, match="once_differentiable"):
         gradient.square().sum().backward()
+
+
+@pytest.mark.parametrize("variant", EXTREMES, ids=str)
+def test_a_graph_can_be_walked_through_twice(variant):
+    case = Case(variant, "stream", (12,), chunk_size=4)
+    head, (embeddings, labels) = make_head(case), data(case)
+    inputs = embeddings.requires_grad_(), head.weight
+    loss = head(embeddings, labels)
+    first = [gradient.clone() for gradient in torch.autograd.grad(loss, inputs, retain_graph=True)]
+    for gradient, expected in zip(torch.autograd.grad(loss, inputs), first):
+        torch.testing.assert_close(gradient, expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize(
+    ("loss", "precision", "size", "expected"),
+    [
+        ("cosface", "fp32", 4, 3),
+        ("cosface", "fp32", 16, 3.5),  # half of the batch finds room in 8 dimensions
+        ("cosface", "bf16", 16, 3),
+        ("curricularface", "fp32", 8, 3),
+        ("curricularface", "fp16", 32, 3.5),
+        ("npcface", "bf16", 16, 3),  # reads the cosines twice before the backward pass
+        ("npcface", "fp32", 16, 4),
+    ],
+)
+def test_no_product_is_computed_twice_that_the_gradient_has_room_for(
+    loss, precision, size, expected, monkeypatch
+):
+    work = 0  # in products of the whole batch with all classes
+
+    def counted(a, b, dtype, out=None):
+        nonlocal work
+        work += a.shape[0] * a.shape[1] * b.shape[1] / (size * 8 * 20)
+        return product(a, b, dtype, out)
+
+    monkeypatch.setattr(engines, "product", counted)
+    monkeypatch.setattr(stretch, "product", counted)
+    head = PartialFC(build_loss(loss), 8, 20, precision=precision, chunk_size=7)
+    step(head, *batch(20, size))
+    assert work == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("engine", ENGINES)

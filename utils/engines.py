@@ -1,11 +1,13 @@
 """The two engines of PartialFC: what one step needs of this rank's classes, and its gradient.
 
 `dense` builds this rank's logits and leaves the gradient to autograd: short, obviously right, the reference.
-`stream` walks over the centres in chunks, keeps each row's log-sum-exp, and recomputes the chunks in the
-backward pass: memory O(B·D + B·chunk) beside the centres and their gradient, never (batch, classes).
+`stream` walks over the centres in chunks, and in the backward pass once more. Between the walks the memory of
+the centres' gradient lies idle: there it keeps as many of the products as find room, until the gradient takes
+their place, chunk by chunk; the others are computed anew. So memory is O(B·D + B·chunk) beside centres and
+gradient, never (batch, classes), and where B <= D (in half precision 2·D) three products do for all.
 
 Every `(B,)` vector that leaves an engine is equal on all ranks; only such vectors, and (B, D) matrices, cross
-the network. Shapes: B samples of the global batch, n classes of one chunk, D the embedding size, k the
+the network. Shapes: B samples of the global batch, n classes of this shard, D the embedding size, k the
 samples whose own class this rank holds.
 """
 
@@ -18,22 +20,12 @@ from torch.autograd.function import once_differentiable
 
 from utils.directions import inverse_length, through_unit
 from utils.distributed import CopyToShards, SumOverShards, all_max, all_reduce
-from utils.shard import Shard, fill_own
-
-
-def product(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
-    """a @ b with the operands in `dtype` (float64 stays); the result in a's own precision.
-
-    An outer autocast has no say: the logits that a backward pass recomputes have to be those of the forward.
-    """
-    if a.dtype == torch.float64:
-        dtype = torch.float64
-    with torch.autocast(a.device.type, enabled=False):
-        return (a.to(dtype) @ b.to(dtype)).to(a.dtype)
+from utils.shard import EVERY_SAMPLE, Shard, fill_own
+from utils.stretch import product, split
 
 
 def dense(embeddings: Tensor, norms: Tensor, weight: Tensor, shard: Shard):
-    """All logits of this rank at once; autograd does the rest. Returns as `StreamedClasses`."""
+    """All logits of this rank at once; autograd does the rest. Takes and returns what `stream` does."""
     centres = shard.directions(weight)
     own_centres = shard.own_rows(weight) if shard.needs_own_centres else None
     own_cos = (embeddings[shard.rows] * centres[shard.columns]).sum(1)
@@ -42,7 +34,7 @@ def dense(embeddings: Tensor, norms: Tensor, weight: Tensor, shard: Shard):
 
     cos = product(embeddings, centres.T, shard.dtype)  # (B, n)
     with torch.no_grad():
-        shard.reduce_rows(iter([(0, cos)] if cos.shape[1] else []), own_cos, norms)
+        shard.reduce_rows(iter([(EVERY_SAMPLE, 0, cos)] if cos.shape[1] else []), own_cos, norms)
         max_cos = all_max(shard.largest_cosine(cos, norms, weight)) if shard.needs_max_cos else None
     logits = shard.other_logits(cos, CopyToShards.apply(own_cos), CopyToShards.apply(norms))
     is_own = shard.own[:, None] == torch.arange(len(weight), device=weight.device)
@@ -55,93 +47,121 @@ def dense(embeddings: Tensor, norms: Tensor, weight: Tensor, shard: Shard):
     return own_cos, lse_others, own_centres, max_cos
 
 
+def stream(embeddings: Tensor, norms: Tensor, weight: Tensor, shard: Shard):
+    """Walk over the classes in chunks.
+
+    Args:
+        embeddings: `(B, D)`, of unit length where the loss normalises.
+        norms: `(B,)`.
+        weight: `(n, D)`, the raw centres of this rank's (sampled) classes.
+    Returns:
+        own_cos `(B,)`; lse_others `(B,)`, log-sum-exp over the other classes of all ranks; own_centres
+        `(B, D)` and max_cos `(B,)`, or None where nobody needs them.
+    """
+    keep = torch.is_grad_enabled() and weight.requires_grad
+    return StreamedClasses.apply(embeddings, norms, weight, shard, keep)
+
+
 class StreamedClasses(torch.autograd.Function):
-    """Walk over the classes in chunks: what a step needs of them, and its gradient, without their logits.
+    """What a step needs of the classes, and its gradient, without their logits.
 
     With z_ij the logit of sample i and other class j, lse_i = log Σ_j exp z_ij, and g_i = ∂L/∂lse_i, the
     gradient of a logit is g_i·exp(z_ij − lse_i). The g_i multiply (B, D) matrices, never a (B, chunk) block.
-
-    Returns:
-        own_cos `(B,)`; lse_others `(B,)` over the classes of all ranks; own_centres `(B, D)` and max_cos
-        `(B,)`, or None where nobody needs them.
     """
 
     @staticmethod
-    def forward(ctx, embeddings: Tensor, norms: Tensor, weight: Tensor, shard: Shard):
+    def forward(ctx, embeddings: Tensor, norms: Tensor, weight: Tensor, shard: Shard, keep: bool):
         own_directions = shard.directions(weight[shard.columns])
         own_cos = all_reduce(shard.spread((embeddings[shard.rows] * own_directions).sum(1)))
         own_centres = all_reduce(shard.spread(weight[shard.columns])) if shard.needs_own_centres else None
         shard.advance(own_cos, norms)
-        cosines = (
-            (start, product(embeddings, shard.directions(rows).T, shard.dtype))
-            for start, rows in chunks(weight, shard.chunk_size)
-        )
-        shard.reduce_rows(cosines, own_cos, norms)
 
-        scale, left = StreamedClasses.fused(embeddings, shard)
-        lse = torch.full_like(own_cos, -math.inf)
+        scale = shard.loss.scale if shard.is_linear else 1.0  # goes into the embeddings, not into each block
+        room = torch.empty_like(weight) if keep else None
+        stretches = split(embeddings * scale, room, shard.dtype)
+        shard.reduce_rows(StreamedClasses.blocks(weight, shard, stretches), own_cos, norms)
+
+        peak = torch.full_like(own_cos, torch.finfo(own_cos.dtype).min)  # finite, also with no other class
+        total = torch.zeros_like(own_cos)  # of exp(logit − peak)
         max_cos = torch.full_like(own_cos, -1) if shard.needs_max_cos else None
-        for start, rows in chunks(weight, shard.chunk_size):
-            logits = product(left, shard.directions(rows).T, shard.dtype)  # (B, chunk): scale · cos, or cos
-            if shard.needs_max_cos:
-                max_cos = torch.maximum(max_cos, shard.largest_cosine(logits, norms, rows) / scale)
-            if not shard.loss.linear_others:
-                logits = shard.other_logits(logits, own_cos, norms)
-            fill_own(logits, shard.own, start, -math.inf)
-            lse = torch.logaddexp(lse, logits.logsumexp(1))
-        peak = all_max(lse.clone()).clamp_min(torch.finfo(lse.dtype).min)
-        lse = peak + all_reduce((lse - peak).exp()).log()
+        for start, centres in chunks(weight, shard.chunk_size):
+            directions = shard.directions(centres)
+            for stretch in stretches:
+                rows = stretch.rows
+                block = stretch.products(start, directions)  # (b, chunk): scale · cos, or cos
+                if shard.needs_max_cos:
+                    largest = shard.largest_cosine(block, norms[rows], centres) / scale
+                    max_cos[rows] = torch.maximum(max_cos[rows], largest)
+                if not shard.is_linear:
+                    block = shard.other_logits(block, own_cos, norms, rows)
+                fill_own(block, shard.own[rows], start, -math.inf)
+                higher = torch.maximum(peak[rows], block.amax(1))
+                block.sub_(higher[:, None]).exp_()
+                total[rows] = total[rows] * (peak[rows] - higher).exp() + block.sum(1)
+                peak[rows] = higher
+                if shard.is_linear:
+                    stretch.keep(start, block, higher, total[rows])
+        highest = all_max(peak.clone())
+        lse = highest + all_reduce(total * (peak - highest).exp()).log()
         if shard.needs_max_cos:
             ctx.mark_non_differentiable(all_max(max_cos))
 
         ctx.save_for_backward(embeddings, norms, weight, own_cos, own_directions, lse)
-        ctx.shard = shard
+        ctx.shard, ctx.scale, ctx.room, ctx.stretches = shard, scale, room, stretches
         return own_cos, lse, own_centres, max_cos
 
     @staticmethod
-    def fused(embeddings: Tensor, shard: Shard) -> tuple[float, Tensor]:
-        """Scale and left factor of the chunks' product: a linear loss's scale goes into the embeddings."""
-        scale = shard.loss.scale if shard.loss.linear_others else 1.0
-        return scale, embeddings * scale
+    def blocks(weight: Tensor, shard: Shard, stretches: list) -> Iterator[tuple[slice, int, Tensor]]:
+        """`(rows, start, products (b, chunk))` of all samples with all classes."""
+        for start, centres in chunks(weight, shard.chunk_size):
+            directions = shard.directions(centres)
+            for stretch in stretches:
+                yield stretch.rows, start, stretch.products(start, directions)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_own_cos: Tensor, grad_lse: Tensor, grad_own_centres: Tensor | None, _):
         embeddings, norms, weight, own_cos, own_directions, lse = ctx.saved_tensors
-        shard, normalize = ctx.shard, ctx.shard.loss.normalize
+        shard, scale, normalize = ctx.shard, ctx.scale, ctx.shard.loss.normalize
         needs_weight = ctx.needs_input_grad[2]
-        scale, left = StreamedClasses.fused(embeddings, shard)
-        offset = lse.masked_fill(lse == -math.inf, 0)[:, None]  # no other class: every exp below is 0 anyway
+        grad_weight, ctx.room = ctx.room, None  # the only reference: autograd takes it over, without a copy
+        stretches, ctx.stretches = ctx.stretches, split(embeddings * scale, None, shard.dtype)
+        if needs_weight and grad_weight is None:  # this graph is walked through once more
+            grad_weight = torch.empty_like(weight)
+        offset = lse.masked_fill(lse == -math.inf, 0)  # no other class: every exp below is 0 anyway
 
         # The products see g_i / max g, which fits half precision whatever the loss scale.
         peak = grad_lse.abs().max().clamp_min(torch.finfo(grad_lse.dtype).tiny)
         weighted = embeddings * (grad_lse / peak)[:, None]
 
         grad_embeddings = torch.zeros_like(embeddings)
-        grad_weight = torch.empty_like(weight) if needs_weight else None
         grad_extra = torch.stack([own_cos, norms]).zero_()  # through other_logits' own_cos and norms
-        for start, rows in chunks(weight, shard.chunk_size):
-            inverse = inverse_length(rows) if normalize else None
-            directions = rows * inverse if normalize else rows
-            block = product(left, directions.T, shard.dtype)
-            if shard.loss.linear_others:
-                grad_cos = block.sub_(offset).exp_()
-                fill_own(grad_cos, shard.own, start, 0.0)
-            else:
-                vectors = own_cos, norms, offset
-                grad_cos, extra = StreamedClasses.through_other_logits(block, *vectors, start, shard)
-                grad_extra += extra
-            grad_embeddings += product(grad_cos, directions, shard.dtype)
-            if needs_weight:
-                grad_directions = product(grad_cos.T, weighted, shard.dtype)
-                part = grad_weight[start : start + len(rows)]
-                if normalize:
-                    through_unit(grad_directions, directions, inverse * (peak * scale), out=part)
+        for start, centres in chunks(weight, shard.chunk_size):
+            inverse = inverse_length(centres) if normalize else None
+            directions = centres * inverse if normalize else centres
+            parts = []  # of the directions' gradient, one a stretch
+            for stretch in stretches:
+                rows, factor = stretch.rows, 1.0
+                if shard.is_linear:
+                    block, factor = stretch.probabilities(start, directions, offset[rows], shard.own[rows])
                 else:
-                    torch.mul(grad_directions, peak * scale, out=part)
+                    block = stretch.products(start, directions)
+                    vectors = own_cos, norms, offset[rows, None]
+                    block, extra = StreamedClasses.through_other_logits(block, *vectors, start, shard, rows)
+                    grad_extra[:, rows] += extra
+                grad_embeddings[rows] += factor * product(block, directions, shard.dtype)
+                if needs_weight:
+                    parts.append(product(block.T, factor * weighted[rows], shard.dtype))
+            if needs_weight:
+                grad_directions = sum(parts[1:], parts[0])
+                grad_centres = grad_weight[start : start + len(centres)]  # no product here is needed again
+                if normalize:
+                    through_unit(grad_directions, directions, inverse * (peak * scale), out=grad_centres)
+                else:
+                    torch.mul(grad_directions, peak * scale, out=grad_centres)
         grad_embeddings *= scale * grad_lse[:, None]
 
-        if not shard.loss.linear_others:
+        if not shard.is_linear:
             grad_extra = all_reduce(grad_extra * grad_lse)
         grad_own = (grad_own_cos + grad_extra[0])[shard.rows, None]
         grad_embeddings.index_add_(0, shard.rows, grad_own * own_directions)
@@ -152,22 +172,22 @@ class StreamedClasses(torch.autograd.Function):
             if shard.needs_own_centres:
                 grad_rows = grad_rows + grad_own_centres[shard.rows]
             grad_weight.index_add_(0, shard.columns, grad_rows)
-        return grad_embeddings, grad_extra[1], grad_weight, None
+        return grad_embeddings, grad_extra[1], grad_weight, None, None
 
     @staticmethod
-    def through_other_logits(cos, own_cos, norms, offset, start, shard) -> tuple[Tensor, Tensor]:
+    def through_other_logits(cos, own_cos, norms, offset, start, shard, rows) -> tuple[Tensor, Tensor]:
         """Gradient of Σ_j exp(z_ij − lse_i)·z_ij, the exp held fixed.
 
         Returns:
-            `(B, chunk)` for cos; `(2, B)` for own_cos and norms.
+            `(b, chunk)` for cos; `(2, b)` for own_cos and norms.
         """
         inputs = [tensor.detach().requires_grad_() for tensor in (cos, own_cos, norms)]
         with torch.enable_grad():
-            logits = shard.other_logits(*inputs)
+            logits = shard.other_logits(*inputs, rows)
         probability = (logits.detach() - offset).exp_()
-        fill_own(probability, shard.own, start, 0.0)
+        fill_own(probability, shard.own[rows], start, 0.0)
         grad_cos, *extra = torch.autograd.grad(logits, inputs, probability, materialize_grads=True)
-        return grad_cos, torch.stack(extra)
+        return grad_cos, torch.stack(extra)[:, rows]
 
 
 def chunks(weight: Tensor, size: int) -> Iterator[tuple[int, Tensor]]:

@@ -15,6 +15,8 @@ from losses.base import MarginLoss
 from utils.directions import SHORTEST, inverse_length, unit
 from utils.distributed import SumOverShards, all_max, all_reduce
 
+EVERY_SAMPLE = slice(None)
+
 
 class SampleRows(torch.autograd.Function):
     """weight[rows]; the gradient is sparse, so that other rows' weight and momentum can stay untouched."""
@@ -103,26 +105,43 @@ class Shard:
         if self.update_state:
             self.loss.update_state(own_cos.detach(), norms.detach())
 
-    def reduce_rows(self, blocks: Iterator[tuple[int, Tensor]], own_cos: Tensor, norms: Tensor) -> None:
-        """Reduce the loss's row statistics over all ranks' other classes, from `(start, cosines)` blocks."""
-        if type(self.loss).row_statistics is MarginLoss.row_statistics:
+    @property
+    def has_row_statistics(self) -> bool:
+        return type(self.loss).row_statistics is not MarginLoss.row_statistics
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether the others' logits are scale · cos, and their cosines are of no further use."""
+        return self.loss.linear_others and not self.has_row_statistics
+
+    def reduce_rows(
+        self, blocks: Iterator[tuple[slice, int, Tensor]], own_cos: Tensor, norms: Tensor
+    ) -> None:
+        """Reduce the loss's row statistics over all ranks' other classes.
+
+        Args:
+            blocks: `(rows, start, cosines (b, chunk))`: which samples, with the classes from `start` on.
+        """
+        if not self.has_row_statistics:
             return
-        vectors = own_cos[:, None], norms[:, None]
         empty = own_cos.new_zeros(len(own_cos), 0)  # tells names and kinds to a rank without classes
-        kinds = {name: kind for name, (_, kind) in self.loss.row_statistics(empty, *vectors).items()}
+        statistics = self.loss.row_statistics(empty, own_cos[:, None], norms[:, None])
+        kinds = {name: kind for name, (_, kind) in statistics.items()}
         neutral = {"sum": 0.0, "max": -math.inf}
         self.row = {name: torch.full_like(own_cos, neutral[kind]) for name, kind in kinds.items()}
-        for start, cos in blocks:
-            for name, (term, kind) in self.loss.row_statistics(cos, *vectors).items():
+        for rows, start, cos in blocks:
+            statistics = self.loss.row_statistics(cos, own_cos[rows, None], norms[rows, None])
+            for name, (term, kind) in statistics.items():
                 term = term.to(own_cos.dtype, copy=True)
-                fill_own(term, self.own, start, neutral[kind])
+                fill_own(term, self.own[rows], start, neutral[kind])
                 if kind == "sum":
-                    self.row[name] += term.sum(1)
+                    self.row[name][rows] += term.sum(1)
                 else:
-                    self.row[name] = torch.maximum(self.row[name], term.amax(1))
+                    self.row[name][rows] = torch.maximum(self.row[name][rows], term.amax(1))
         for name, kind in kinds.items():
             (all_max if kind == "max" else all_reduce)(self.row[name])
 
-    def other_logits(self, cos: Tensor, own_cos: Tensor, norms: Tensor) -> Tensor:
-        row = {name: value[:, None] for name, value in self.row.items()}
-        return self.loss.other_logits(cos, own_cos[:, None], norms[:, None], row)
+    def other_logits(self, cos: Tensor, own_cos: Tensor, norms: Tensor, rows: slice = EVERY_SAMPLE) -> Tensor:
+        """Logits `(b, chunk)` of the samples `rows`, whose cosines are given; the vectors are of all B."""
+        row = {name: value[rows, None] for name, value in self.row.items()}
+        return self.loss.other_logits(cos, own_cos[rows, None], norms[rows, None], row)
