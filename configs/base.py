@@ -7,7 +7,8 @@ A job config is a Python module with an EasyDict `config`, as in insightface, wh
     config.network = "r100"
 
 On the command line `key=value` comes after the config's name and is typed by the setting:
-`batch_size=64 resume=true loss_args.m=0.4 val_targets=[lfw,cfp_fp] output=None`.
+`batch_size=64 resume=true loss_args.m=0.4 val_targets=[lfw,cfp_fp] output=None`. Another `loss=` there drops
+what the file sets for its own loss, OF_THE_LOSS.
 
 Relative paths in a config file start at the repository root, so that a preset works from any directory;
 those on the command line start at the current directory. utils/config.py loads, checks and freezes.
@@ -160,6 +161,9 @@ USED_WITH = {
     "interclass_filtering_threshold": ("loss", "combined"),
     "margin_list": ("loss", "combined"),
 }
+
+# Settings that belong to one loss: another `loss` on the command line starts from these settings' defaults.
+OF_THE_LOSS = ("loss_args", "margin_list", "interclass_filtering_threshold")
 
 # Settings of arcface_torch without a use here: setting -> (the value that means "off", what serves instead).
 # Off is accepted, so that its config files load; anything else is an error.

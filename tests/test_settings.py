@@ -111,6 +111,20 @@ def test_a_mistake_is_named_with_what_is_allowed(override, message):
         load(*override.split(" "))
 
 
+def test_another_loss_drops_what_the_file_sets_for_its_own_and_keeps_what_the_command_line_says():
+    assert get_config("demo", ["loss=adaface"]).loss_args == {}
+    assert get_config("demo", ["loss_args.m=0.3", "loss=adaface"]).loss_args == {"m": 0.3}
+    assert get_config("demo", ["loss=cosface", "loss_args.m=0.3"]).loss_args == {"s": 32, "m": 0.3}
+    assert get_config("demo", ["loss=adaface"]).loss == "adaface"
+
+
+def test_another_loss_drops_the_margins_of_an_insightface_config(tmp_path):
+    path = write_job(tmp_path, MS1MV3_R50)
+    margins = get_config(path).loss_args["margin_list"]
+    assert get_config(path, ["loss=adaface"]).loss_args == {}
+    assert get_config(path, ["loss=combined"]).loss_args["margin_list"] == margins
+
+
 def test_a_mistake_in_a_file_names_the_file(tmp_path):
     path = write_job(tmp_path, MS1MV3_R50 + "config.nettwork = 'r18'\n")
     with pytest.raises(ValueError, match=r"job\.py: unknown setting 'nettwork'; did you mean 'network'\?"):

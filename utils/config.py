@@ -5,6 +5,7 @@ import runpy
 import sys
 import traceback
 from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from utils import typed_values
 from utils.command_line import nearest
 from utils.frozen import FrozenDict, as_plain
 from utils.run_info import ROOT, write_run_info
-from utils.settings import KINDS, absolute, check_together, checked, derive
+from utils.settings import KINDS, absolute, check_together, checked, derive, loss_of
 
 __all__ = [
     "ROOT",
@@ -43,6 +44,8 @@ class FrozenConfig(FrozenDict):
 def get_config(name_or_path: str | os.PathLike, overrides: Iterable[str] = ()) -> FrozenConfig:
     """The config of that name (`NAME`, `configs/NAME`, with or without .py) or file, and the overrides.
 
+    An override of `loss` by another name drops what the file sets for its own loss (base.OF_THE_LOSS).
+
     Also fills in what base.py leaves to be derived: `name` (of the file), `output`, `val_root`, `loss`,
     `loss_args` (with the margin_list), `precision` and `fp16`; makes paths absolute, `val_targets` paths and
     `regularizers` pairs (name, hyper-parameters). Reads no data.
@@ -58,8 +61,11 @@ def get_config(name_or_path: str | os.PathLike, overrides: Iterable[str] = ()) -
             values[key] = absolute(key, checked(key, value), ROOT)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
-    for override in overrides:
+    for override in sorted(overrides, key=lambda text: not text.startswith("loss=")):  # loss first
         key, value = _parse(override, values)
+        if key == "loss" and value != loss_of(values):
+            for other in base.OF_THE_LOSS:
+                values[other] = deepcopy(base.config[other])
         values[key] = absolute(key, checked(key, value), Path.cwd())
     for key, (off, substitute) in base.UNUSED.items():
         if values.get(key, off) != off:

@@ -67,13 +67,17 @@ def derive(values: dict) -> None:
     for key in margins.keys() & values["loss_args"].keys():
         raise ValueError(f"{key} and loss_args.{key} are both given: leave one out")
     if values["loss"] is None and values["margin_list"]:
-        values["loss"] = "combined"
         margins |= {"gradient": "straight_through"}
         if values["interclass_filtering_threshold"]:
             margins |= {"interclass_filtering": "zero"}
-    values["loss"] = values["loss"] or "arcface"
+    values["loss"] = loss_of(values)
     if values["loss"] == "combined":
         values["loss_args"] = margins | values["loss_args"]
+
+
+def loss_of(values: dict) -> str:
+    """The name of the loss, which margin_list can say too."""
+    return values["loss"] or ("combined" if values["margin_list"] else "arcface")
 
 
 def _name_and_hyper(term: str | dict | tuple[str, dict]) -> tuple[str, dict]:
