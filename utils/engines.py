@@ -13,15 +13,16 @@ samples whose own class this rank holds.
 
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from utils.directions import inverse_length, through_unit
 from utils.distributed import CopyToShards, SumOverShards, all_max, all_reduce
 from utils.shard import EVERY_SAMPLE, Shard, fill_own
-from utils.stretch import product, split
+from utils.stretch import full_rows, product, split, weighted_sum
 
 
 def dense(embeddings: Tensor, norms: Tensor, weight: Tensor, shard: Shard):
@@ -93,7 +94,7 @@ class StreamedClasses(torch.autograd.Function):
                     largest = shard.largest_cosine(block, norms[rows], centres) / scale
                     max_cos[rows] = torch.maximum(max_cos[rows], largest)
                 if not shard.is_linear:
-                    block = shard.other_logits(block, own_cos, norms, rows)
+                    block = apart(shard.other_logits(block, own_cos, norms, rows), block)
                 fill_own(block, shard.own[rows], start, -math.inf)
                 higher = torch.maximum(peak[rows], block.amax(1))
                 block.sub_(higher[:, None]).exp_()
@@ -108,6 +109,7 @@ class StreamedClasses(torch.autograd.Function):
 
         ctx.save_for_backward(embeddings, norms, weight, own_cos, own_directions, lse)
         ctx.shard, ctx.scale, ctx.room, ctx.stretches = shard, scale, room, stretches
+        ctx.loss_state = buffers_of(shard.loss)
         return own_cos, lse, own_centres, max_cos
 
     @staticmethod
@@ -130,10 +132,6 @@ class StreamedClasses(torch.autograd.Function):
             grad_weight = torch.empty_like(weight)
         offset = lse.masked_fill(lse == -math.inf, 0)  # no other class: every exp below is 0 anyway
 
-        # The products see g_i / max g, which fits half precision whatever the loss scale.
-        peak = grad_lse.abs().max().clamp_min(torch.finfo(grad_lse.dtype).tiny)
-        weighted = embeddings * (grad_lse / peak)[:, None]
-
         grad_embeddings = torch.zeros_like(embeddings)
         grad_extra = torch.stack([own_cos, norms]).zero_()  # through other_logits' own_cos and norms
         for start, centres in chunks(weight, shard.chunk_size):
@@ -141,24 +139,27 @@ class StreamedClasses(torch.autograd.Function):
             directions = centres * inverse if normalize else centres
             parts = []  # of the directions' gradient, one a stretch
             for stretch in stretches:
-                rows, factor = stretch.rows, 1.0
+                rows = stretch.rows
                 if shard.is_linear:
                     block, factor = stretch.probabilities(start, directions, offset[rows], shard.own[rows])
                 else:
                     block = stretch.products(start, directions)
-                    vectors = own_cos, norms, offset[rows, None]
-                    block, extra = StreamedClasses.through_other_logits(block, *vectors, start, shard, rows)
+                    block, extra = StreamedClasses.through_other_logits(
+                        block, own_cos, norms, offset[rows, None], start, shard, rows, ctx.loss_state
+                    )
+                    block, factor = full_rows(block, shard.dtype)
                     grad_extra[:, rows] += extra
                 grad_embeddings[rows] += factor * product(block, directions, shard.dtype)
                 if needs_weight:
-                    parts.append(product(block.T, factor * weighted[rows], shard.dtype))
+                    weights = factor * grad_lse[rows, None]
+                    parts.append(weighted_sum(block, weights, embeddings[rows], shard.dtype))
             if needs_weight:
                 grad_directions = sum(parts[1:], parts[0])
                 grad_centres = grad_weight[start : start + len(centres)]  # no product here is needed again
                 if normalize:
-                    through_unit(grad_directions, directions, inverse * (peak * scale), out=grad_centres)
+                    through_unit(grad_directions, directions, inverse * scale, out=grad_centres)
                 else:
-                    torch.mul(grad_directions, peak * scale, out=grad_centres)
+                    torch.mul(grad_directions, scale, out=grad_centres)
         grad_embeddings *= scale * grad_lse[:, None]
 
         if not shard.is_linear:
@@ -175,19 +176,45 @@ class StreamedClasses(torch.autograd.Function):
         return grad_embeddings, grad_extra[1], grad_weight, None, None
 
     @staticmethod
-    def through_other_logits(cos, own_cos, norms, offset, start, shard, rows) -> tuple[Tensor, Tensor]:
+    def through_other_logits(
+        cos, own_cos, norms, offset, start, shard, rows, loss_state
+    ) -> tuple[Tensor, Tensor]:
         """Gradient of Σ_j exp(z_ij − lse_i)·z_ij, the exp held fixed.
 
         Returns:
             `(b, chunk)` for cos; `(2, b)` for own_cos and norms.
         """
         inputs = [tensor.detach().requires_grad_() for tensor in (cos, own_cos, norms)]
-        with torch.enable_grad():
+        with torch.enable_grad(), loss_as_it_was(shard.loss, loss_state):
             logits = shard.other_logits(*inputs, rows)
         probability = (logits.detach() - offset).exp_()
         fill_own(probability, shard.own[rows], start, 0.0)
         grad_cos, *extra = torch.autograd.grad(logits, inputs, probability, materialize_grads=True)
         return grad_cos, torch.stack(extra)[:, rows]
+
+
+def apart(logits: Tensor, cos: Tensor) -> Tensor:
+    """The logits, in memory of their own: a loss may hand over the cosines as they are."""
+    shared = logits.untyped_storage().data_ptr() == cos.untyped_storage().data_ptr()
+    return logits.clone() if shared else logits
+
+
+def buffers_of(loss: nn.Module) -> list[dict[str, Tensor]]:
+    """Copies of all running statistics, a dict for each module of the loss."""
+    return [{name: b.clone() for name, b in module._buffers.items()} for module in loss.modules()]
+
+
+@contextmanager
+def loss_as_it_was(loss: nn.Module, state: list[dict[str, Tensor]]):
+    """Within, the loss has the statistics of the forward pass; another forward may have moved them on."""
+    present = [dict(module._buffers) for module in loss.modules()]
+    try:
+        for module, buffers in zip(loss.modules(), state):
+            module._buffers.update(buffers)
+        yield
+    finally:
+        for module, buffers in zip(loss.modules(), present):
+            module._buffers.update(buffers)
 
 
 def chunks(weight: Tensor, size: int) -> Iterator[tuple[int, Tensor]]:

@@ -1,19 +1,53 @@
 """Products of a stretch of the batch with the classes, kept from one walk over the classes to the next."""
 
+import math
+
 import torch
 from torch import Tensor
 
 from utils.shard import fill_own
 
+FULL_ROW = 2.0**14  # float16 counts in steps of 6e-8, and ends at 65,504: what a row of it may sum to
 
-def product(a: Tensor, b: Tensor, dtype: torch.dtype, out: Tensor | None = None) -> Tensor:
-    """a @ b with the operands in `dtype` (float64 stays), into `out` if given; the result in b's precision.
+
+def product(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
+    """a @ b with the operands in `dtype` (float64 stays); the result in b's precision.
 
     An outer autocast has no say: the logits that a backward pass recomputes have to be those of the forward.
     """
     dtype = b.dtype if b.dtype == torch.float64 else dtype
     with torch.autocast(a.device.type, enabled=False):
-        return torch.matmul(a.to(dtype), b.to(dtype), out=out).to(b.dtype)
+        return (a.to(dtype) @ b.to(dtype)).to(b.dtype)
+
+
+def row_sum(dtype: torch.dtype) -> float:
+    """What the probabilities of a row are to sum to in this precision of the products."""
+    return FULL_ROW if dtype == torch.float16 else 1.0
+
+
+def full_rows(block: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor | float]:
+    """`(b, chunk)` of any magnitude as rows that `dtype` can hold, times a factor `(b, 1)`."""
+    if dtype != torch.float16:
+        return block, 1.0
+    factor = block.abs().sum(1, keepdim=True).clamp_min(torch.finfo(block.dtype).tiny) / FULL_ROW
+    return block / factor, factor
+
+
+def weighted_sum(block: Tensor, weights: Tensor, vectors: Tensor, dtype: torch.dtype) -> Tensor:
+    """Σ_i block_ij · weight_i · vector_i, `(chunk, D)`: what the gradient of the classes is made of.
+
+    Args:
+        block: `(b, chunk)`, of rows whose magnitudes sum to `row_sum` at most.
+        weights: `(b, 1)`, of any magnitude.
+        vectors: `(b, D)`, of length 1 or so.
+    """
+    if dtype != torch.float16:
+        return product(block.T, weights * vectors, dtype)
+    largest = weights.abs().max().clamp_min(torch.finfo(weights.dtype).tiny)
+    weights = weights / largest
+    mean = product(block.T.abs(), weights.abs() / len(weights), dtype).max()  # the sum itself might overflow
+    excess = (mean * (len(weights) / FULL_ROW)).clamp_min(1)
+    return largest * excess * product(block.T, weights / excess * vectors, dtype)
 
 
 class Stretch:
@@ -40,7 +74,8 @@ class Stretch:
         kept = self.kept[start : start + len(directions)]
         if start not in self.is_made:
             self.is_made.add(start)
-            product(directions, self.left.T, self.dtype, out=kept)
+            with torch.autocast(kept.device.type, enabled=False):
+                torch.mm(directions.to(kept.dtype), self.left.T.to(kept.dtype), out=kept)
         return kept.to(self.left.dtype).T
 
     def keep(self, start: int, exponentials: Tensor, peak: Tensor, total: Tensor) -> None:
@@ -49,16 +84,16 @@ class Stretch:
         Args:
             exponentials: `(b, chunk)`; in full precision they have been computed in the products' place.
             peak: `(b,)`.
-            total: `(b,)`, sum of the exponentials so far. Half precision keeps shares of it: they sum to 1 at
-                most, where as many ones as there are classes would overflow.
+            total: `(b,)`, sum of the exponentials so far. Half precision keeps shares of it: as many ones as
+                there are classes would overflow where they are summed.
         """
         if self.kept is None:
             return
         self.offsets[start] = peak
         if self.kept.dtype != exponentials.dtype:
-            total = total.clamp_min(torch.finfo(total.dtype).tiny)
-            self.offsets[start] = peak + total.log()
-            torch.div(exponentials.T, total, out=self.kept[start : start + exponentials.shape[1]])
+            unit = total.clamp_min(torch.finfo(total.dtype).tiny) / row_sum(self.dtype)
+            self.offsets[start] = peak + unit.log()
+            torch.div(exponentials.T, unit, out=self.kept[start : start + exponentials.shape[1]])
 
     def probabilities(
         self, start: int, directions: Tensor, lse: Tensor, own: Tensor
@@ -72,9 +107,10 @@ class Stretch:
         if start in self.offsets:
             kept = self.kept[start : start + len(directions)]
             return kept.T, (self.offsets[start] - lse).exp()[:, None]
-        block = self.products(start, directions).sub_(lse[:, None]).exp_()
+        offset = lse - math.log(row_sum(self.dtype))
+        block = self.products(start, directions).sub_(offset[:, None]).exp_()
         fill_own(block, own, start, 0.0)
-        return block, torch.ones_like(lse)[:, None]
+        return block, (offset - lse).exp()[:, None]
 
 
 def split(left: Tensor, room: Tensor | None, dtype: torch.dtype) -> list[Stretch]:
