@@ -77,6 +77,11 @@ class PartialFC(nn.Module):
         self.class_start = share * rank() + min(rank(), left)
         self.num_local = share + (rank() < left)
         self.weight = nn.Parameter(initial_centres(seed, self.class_start, self.num_local, embedding_size))
+        names = [regularizer.name for regularizer in self.regularizers]
+        self.term_names = [
+            name if names.count(name) == 1 else f"{name}_{names[:i].count(name) + 1}"
+            for i, name in enumerate(names)
+        ]
         for regularizer in self.regularizers:
             regularizer.prepare(self.num_local, embedding_size)
         self.num_samplings = 0
@@ -148,7 +153,7 @@ class PartialFC(nn.Module):
         loss = self.loss.per_sample(own_logit, lse_others, norms).mean()
         self.last_terms = {"ce": loss.detach(), **self.loss.terms()}
         labels = labels.to(raw.device, non_blocking=True) if self.regularizers else labels
-        for regularizer in self.regularizers:
+        for name, regularizer in zip(self.term_names, self.regularizers):
             table = regularizer.class_rows
             own_rows = None if table is None else shard.own_rows(shard.part(table))
             if shard.update_state:
@@ -157,7 +162,7 @@ class PartialFC(nn.Module):
                 if table is not None and not table.requires_grad:
                     shard.set_own_rows(table, regularizer.new_rows(own_rows, *detached))
             term = regularizer(embeddings, norms, labels, own_centres, max_cos, own_rows)
-            self.last_terms[type(regularizer).__name__.lower()] = term.detach()
+            self.last_terms[name] = term.detach()
             loss = loss + term
         return loss
 

@@ -26,6 +26,7 @@ STEP_STD = 0.001
 MIXINGS = ("partition", "independent")
 COMPANY = 8  # images; BatchNorm after the last layer cannot do with one, and with two has next to no gradient
 SAMPLES = 8  # warped images that are kept to be looked at
+LARGEST = 256.0  # entry of the gradient that enters the backbone
 
 
 def aroface_matrix(scale: Tensor, theta: Tensor, translation: Tensor) -> Tensor:
@@ -181,14 +182,15 @@ def generator_of_rank() -> torch.Generator:
 def gradient_sign(embeddings: Tensor, loss: Callable[[Tensor], Tensor], parameters: Tensor) -> Tensor:
     """Sign of d loss(embeddings) / d parameters, for embeddings `(n, D)` that were computed from them.
 
-    Between loss and backbone the gradient is scaled so that its largest entry is 1: a sign does not mind, and
-    a loss that is nearly 0 does not vanish in a half-precision backbone. Without embeddings `loss` is still
-    called and differentiated: other ranks wait in its collectives.
+    Between loss and backbone the gradient is scaled so that its largest entry is LARGEST. A sign does not
+    mind, and in float16, which reaches from 6e-8 to 65,504, neither a loss that is nearly 0 vanishes nor an
+    easy sample beside a hard one. Without embeddings `loss` is still called and differentiated: other ranks
+    wait in its collectives.
     """
     at_loss = embeddings.detach().to(parameters.dtype).requires_grad_()
     (gradient,) = torch.autograd.grad(loss(at_loss), at_loss)
     if not len(embeddings):
         return torch.zeros_like(parameters)
-    gradient = gradient / gradient.abs().max().clamp_min(torch.finfo(gradient.dtype).tiny)
+    gradient = gradient / (gradient.abs().max() / LARGEST).clamp_min(torch.finfo(gradient.dtype).tiny)
     (gradient,) = torch.autograd.grad(embeddings, parameters, gradient.to(embeddings.dtype))
     return gradient.nan_to_num(posinf=1, neginf=-1).sign()  # of an overflow the sign is left, or nothing

@@ -123,6 +123,7 @@ class Regularizer(nn.Module):
     saved by class as the centres are. An optimiser moves it, or, without requires_grad, `new_rows` does.
     """
 
+    name = "term"  # in the log
     needs_own_centres = False
     needs_max_cos = False
 

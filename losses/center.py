@@ -28,6 +28,8 @@ class Center(Regularizer):
         alpha: in (0, 1]; how fast the centres follow.
     """
 
+    name = "center"
+
     def __init__(self, weight: float = 0.003, alpha: float = 0.5):
         super().__init__()
         require(0 < weight < math.inf, "weight", weight, "> 0")
@@ -62,6 +64,7 @@ class DiscFace(Regularizer):
         max_norm: the longest displacement, > 0; the distance between opposite directions is 2.
     """
 
+    name = "disc"
     needs_own_centres = True
 
     def __init__(self, weight: float = 0.4, max_norm: float = 0.05):

@@ -40,6 +40,7 @@ class NDR(Regularizer):
         over: "non_noise" samples are kept away; or "all", as NDR's variant for ArcFace.
     """
 
+    name = "ndr"
     needs_max_cos = True
 
     def __init__(

@@ -27,6 +27,7 @@ class Case:
     label_range: int | None = None
     easy: bool = False
     seed: int = 11
+    precision: str = "fp32"
 
 
 def data(case: Case) -> tuple[Tensor, Tensor]:
@@ -59,6 +60,7 @@ def make_head(case: Case) -> PartialFC:
         sample_rate=case.sample_rate,
         regularizers=regularizers,
         seed=case.seed,
+        precision=case.precision,
     )
 
 

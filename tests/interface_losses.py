@@ -121,6 +121,7 @@ def cosines_as_they_are(embeddings, centres, labels):
 class Compact(Regularizer):
     """Pulls embeddings to their own raw centre, more so where a class is near; counts its training steps."""
 
+    name = "compact"
     needs_own_centres = True
     needs_max_cos = True
 

@@ -131,6 +131,16 @@ def test_the_direction_is_right_in_half_precision_however_small_or_large_the_los
     assert torch.equal(sign, (target @ matrix.T).sign())
 
 
+def test_the_direction_of_an_easy_sample_survives_beside_a_hard_one_in_half_precision():
+    generator = torch.Generator().manual_seed(0)
+    parameters = torch.randn(5, 4, generator=generator).requires_grad_()
+    matrix, target = torch.randn(4, 8, generator=generator), torch.randn(5, 8, generator=generator)
+    target *= torch.tensor([1, 1, 1e-8, 1, 1e-8])[:, None]
+    embeddings = (parameters.half() @ matrix.half()).float()
+    sign = gradient_sign(embeddings, lambda e: (e * target).sum(), parameters)
+    assert torch.equal(sign, (target @ matrix.T).sign())
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_under_autocast_every_parameter_moves(monkeypatch, dtype):
     steps = record_parameters(monkeypatch)

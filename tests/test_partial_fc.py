@@ -11,7 +11,7 @@ from interface_losses import INTERFACE_VARIANTS, Compact, RunningNorm
 from loss_references import VARIANTS, Variant
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from losses import build_loss
+from losses import build_loss, build_regularizer
 from losses.base import MarginLoss
 from partial_fc import PartialFC, initial_centres
 
@@ -185,6 +185,16 @@ def test_running_statistics_advance_once_a_training_step_and_never_in_evaluation
         head(embeddings, labels)
     assert regularizer.steps == 3
     assert torch.equal(head.loss.mean, mean)
+
+
+def test_two_regularizers_of_one_kind_are_two_terms_in_the_log():
+    settings = ("ndr", {"ramp": None}), ("disc", {"weight": 0.1}), ("disc", {})
+    parts = [build_regularizer(name, **hyper) for name, hyper in settings]
+    head = PartialFC(build_loss("cosface"), 8, 20, regularizers=parts)
+    result = step(head, *batch(20))
+    assert set(head.last_terms) == {"ce", "ndr", "disc_1", "disc_2"}
+    torch.testing.assert_close(sum(head.last_terms.values()), result["loss"])
+    torch.testing.assert_close(head.last_terms["disc_2"], 4 * head.last_terms["disc_1"])
 
 
 def test_last_terms_show_each_part_of_the_loss_without_its_graph():

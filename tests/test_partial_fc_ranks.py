@@ -45,6 +45,21 @@ SHAPES = {
 }
 
 
+# Losses without branches, which the rounding of a cosine could take the other way.
+SMOOTH = [
+    Variant("arcface"),
+    Variant("softmax"),
+    *map(InterfaceVariant, ("pair_similarity", "cosines_as_they_are", "with_regularizer")),
+]
+BITS = {"bf16": 8, "fp16": 11}
+
+
+def half_precision_cases(world: int) -> list[Case]:
+    """Up to 21 samples, of which the gradient's memory keeps the products of 16."""
+    shape = {"batches": (5, 2, 14)[-world:], **CHUNKED}
+    return [Case(variant, precision=precision, **shape) for variant in SMOOTH for precision in BITS]
+
+
 def cases_of(variant, world: int) -> list[Case]:
     return [Case(variant, batches=(5, 2, 4)[-world:], **settings) for settings in SETTINGS]
 
@@ -69,6 +84,7 @@ def easy_cases(variant, world: int, engine: dict) -> list[Case]:
 def all_cases(world: int) -> list[Case]:
     cases = [case for variant in ALL_VARIANTS for case in cases_of(variant, world)]
     cases += [case for name in SHAPES for case in shape_cases(name, world)]
+    cases += half_precision_cases(world)
     return cases + [
         c for v in VARIANTS for e in ({"engine": "dense"}, CHUNKED) for c in easy_cases(v, world, e)
     ]
@@ -185,6 +201,14 @@ def test_loss_and_gradients_equal_the_whole_matrix_in_float64(variant, world):
 def test_odd_batches_and_class_counts_are_as_exact(shape, world):
     for case in shape_cases(shape, world):
         assert_exact(case)
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_half_precision_products_cost_only_their_rounding_on_any_number_of_ranks(world):
+    for case in half_precision_cases(world):
+        for name, error in errors(case, steps(case)).items():
+            # logits are cosines, rounded by 2^-bits, times 64; a gradient moves by its logit's share
+            assert error < 64 * 2.0 ** -BITS[case.precision], (name, case)
 
 
 def largest(found: list[dict[str, float]]) -> dict[str, float]:

@@ -22,7 +22,7 @@ from torch.autograd.function import once_differentiable
 from utils.directions import inverse_length, through_unit
 from utils.distributed import CopyToShards, SumOverShards, all_max, all_reduce
 from utils.shard import EVERY_SAMPLE, Shard, fill_own
-from utils.stretch import full_rows, product, split, weighted_sum
+from utils.stretch import full_rows, product, short, split, weighted_sum
 
 
 def dense(embeddings: Tensor, norms: Tensor, weight: Tensor, shard: Shard):
@@ -137,6 +137,7 @@ class StreamedClasses(torch.autograd.Function):
         for start, centres in chunks(weight, shard.chunk_size):
             inverse = inverse_length(centres) if normalize else None
             directions = centres * inverse if normalize else centres
+            vectors, length = (directions, 1.0) if normalize else short(directions, shard.dtype)
             parts = []  # of the directions' gradient, one a stretch
             for stretch in stretches:
                 rows = stretch.rows
@@ -149,7 +150,7 @@ class StreamedClasses(torch.autograd.Function):
                     )
                     block, factor = full_rows(block, shard.dtype)
                     grad_extra[:, rows] += extra
-                grad_embeddings[rows] += factor * product(block, directions, shard.dtype)
+                grad_embeddings[rows] += (factor * length) * product(block, vectors, shard.dtype)
                 if needs_weight:
                     weights = factor * grad_lse[rows, None]
                     parts.append(weighted_sum(block, weights, embeddings[rows], shard.dtype))

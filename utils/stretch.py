@@ -33,16 +33,26 @@ def full_rows(block: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor | float
     return block / factor, factor
 
 
+def short(vectors: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor | float]:
+    """Vectors `(n, D)` with no entry beyond ±1 where `dtype` is narrow, and what to multiply them by."""
+    if dtype != torch.float16:
+        return vectors, 1.0
+    largest = vectors.abs().max().clamp_min(1)
+    return vectors / largest, largest
+
+
 def weighted_sum(block: Tensor, weights: Tensor, vectors: Tensor, dtype: torch.dtype) -> Tensor:
     """Σ_i block_ij · weight_i · vector_i, `(chunk, D)`: what the gradient of the classes is made of.
 
     Args:
         block: `(b, chunk)`, of rows whose magnitudes sum to `row_sum` at most.
         weights: `(b, 1)`, of any magnitude.
-        vectors: `(b, D)`, of length 1 or so.
+        vectors: `(b, D)`, of any length.
     """
     if dtype != torch.float16:
         return product(block.T, weights * vectors, dtype)
+    vectors, length = short(vectors, dtype)
+    weights = weights * length
     largest = weights.abs().max().clamp_min(torch.finfo(weights.dtype).tiny)
     weights = weights / largest
     mean = product(block.T.abs(), weights.abs() / len(weights), dtype).max()  # the sum itself might overflow
