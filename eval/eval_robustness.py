@@ -20,8 +20,9 @@ system that was tuned on good images meets, and the true accept rate nearest to 
 
 Norm and quality: AdaFace and NDR take the norm of the raw feature for the quality of an image. Norm: mean
 over image and mirror image. Within an image: Spearman's correlation of norm and mildness over all amounts,
-the clean one included, then the mean over the images. Between sets: of norm and place of the set, over all
-clean images. A norm that never changes has correlation 0; a negative one is marked with ! and warned of.
+the clean one included, then the mean over the perturbed images. Between sets: of norm and place of the set,
+over all clean images. A norm that never changes has correlation 0; a negative one is marked with ! and
+warned of.
 """
 
 import sys
@@ -75,20 +76,20 @@ def measure(
         data: set -> images and issame, as of `read_pairs`.
         chosen: perturbation -> amounts, the clean one first.
     """
-    spoilt = np.s_[1::2] if run.args.one_side else np.s_[:]
+    perturbed = np.s_[1::2] if run.args.one_side else np.s_[:]
     curves = {model: {name: {} for name in data} for model in models}
     for name, (images, issame) in data.items():
         clean = [np.stack(run.features(images, index)) for index in range(len(models))]  # (2, 2P, D) each
         for kind, amounts in chosen.items():
             views = [[features] for features in clean]
             for amount in amounts[1:]:
-                faces = PERTURBATIONS[kind].apply(images[spoilt], amount, run.args.seed)
+                faces = PERTURBATIONS[kind].apply(images[perturbed], amount, run.args.seed)
                 for index in range(len(models)):
                     features = clean[index].copy()
-                    features[:, spoilt] = run.features(faces, index)
+                    features[:, perturbed] = run.features(faces, index)
                     views[index].append(features)
             for model, own in zip(models, views):
-                curves[model][name][kind] = robustness_curve(amounts, own, issame)
+                curves[model][name][kind] = robustness_curve(amounts, own, issame, perturbed)
     return curves
 
 
@@ -156,7 +157,7 @@ def tell(run: Evaluation, curves: Curves, num_pairs: Mapping[str, int]) -> None:
     """Fill the report and write it."""
     report = run.report
     clean = {
-        model: {name: next(iter(kinds.values())).norms[0] for name, kinds in sets.items()}
+        model: {name: next(iter(kinds.values())).clean_norms for name, kinds in sets.items()}
         for model, sets in curves.items()
     }
     report.settings |= {

@@ -25,7 +25,8 @@ class Curve:
     std: np.ndarray  # (A,) over the folds
     fixed_accuracy: np.ndarray  # (A,) at the mean of the thresholds of the clean set's folds
     tar: np.ndarray  # (A,) at FAR
-    norms: np.ndarray  # (A, 2P)
+    norms: np.ndarray  # (A, 2P) of the perturbed images; (A, P) where only the second of each pair is
+    clean_norms: np.ndarray  # (2P,) of all images, before anything is done to them
 
     @property
     def correlation(self) -> float:
@@ -36,7 +37,9 @@ class Curve:
 Curves = Mapping[str, Mapping[str, Mapping[str, Curve]]]  # model -> set -> perturbation
 
 
-def robustness_curve(amounts: Sequence[float], views: Sequence, issame: np.ndarray) -> Curve:
+def robustness_curve(
+    amounts: Sequence[float], views: Sequence, issame: np.ndarray, perturbed: slice = slice(None)
+) -> Curve:
     """Score the features of faces that are perturbed more and more.
 
     Args:
@@ -44,18 +47,21 @@ def robustness_curve(amounts: Sequence[float], views: Sequence, issame: np.ndarr
         views: for each amount the raw features of images and mirror images, `(2, 2P, D)`; images 2i and
             2i + 1 form pair i.
         issame: `(P,)`.
+        perturbed: which of the 2P images are; the norms of the others say nothing about quality.
     """
     units = [normalise(plain.astype(np.float64) + flip) for plain, flip in views]
     results = [evaluate(unit, issame) for unit in units]
     distances = [np.square(unit[0::2] - unit[1::2]).sum(axis=1) for unit in units]  # (P,) each
     threshold = results[0].threshold.mean()
+    norms = np.array([np.linalg.norm(pair, axis=2).mean(axis=0) for pair in views])  # (A, 2P)
     return Curve(
         amounts=tuple(amounts),
         accuracy=np.array([result.mean for result in results]),
         std=np.array([result.std for result in results]),
         fixed_accuracy=np.array([np.mean((distance < threshold) == issame) for distance in distances]),
         tar=np.array([tar_at_far(-distance, issame, FAR).tar[0] for distance in distances]),
-        norms=np.array([np.linalg.norm(pair, axis=2).mean(axis=0) for pair in views]),
+        norms=norms[:, perturbed],
+        clean_norms=norms[0],
     )
 
 

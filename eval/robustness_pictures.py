@@ -100,7 +100,7 @@ def draw_norms(panels: list, sets: Mapping[str, Mapping[str, Curve]]) -> None:
         panels: one more than there are perturbations.
         sets: set -> perturbation -> Curve.
     """
-    clean = {name: next(iter(kinds.values())).norms[0] for name, kinds in sets.items()}
+    clean = {name: next(iter(kinds.values())).clean_norms for name, kinds in sets.items()}
     first, kinds = next(iter(sets.items()))
     every = np.concatenate([*clean.values(), *(curve.norms.ravel() for curve in kinds.values())])
     bins = np.histogram_bin_edges(every, bins=np.clip(int(len(clean[first]) ** 0.5), *BINS))

@@ -165,7 +165,7 @@ def test_the_sign_of_the_correlation_is_that_of_the_network(bins):
 
 def test_sets_in_the_wrong_order_are_warned_of():
     def curve(norm):
-        return Curve((0,), *[np.ones(1)] * 4, norms=np.full((1, 6), norm))
+        return Curve((0,), *[np.ones(1)] * 4, norms=np.full((1, 6), norm), clean_norms=np.full(6, norm))
 
     curves = {"m": {"first": {"blur": curve(10.0)}, "second": {"blur": curve(12.0)}}}
     clean = {"m": {name: kinds["blur"].norms[0] for name, kinds in curves["m"].items()}}
@@ -186,11 +186,29 @@ def test_all_networks_see_the_same_faces_and_one_side_leaves_the_first_image_alo
     assert np.array_equal(seen[0], images)
     assert np.array_equal(seen[2], seen[3])
     assert (seen[2] != images).any(axis=(1, 2, 3)).all()
-    assert np.array_equal(curves["a"]["good"]["rotation"].norms, curves["b"]["good"]["rotation"].norms)
-    half = measure(one, ["a", "b"], data, {"rotation": (0, 20)})["a"]["good"]["rotation"].norms
+    whole = curves["a"]["good"]["rotation"]
+    assert np.array_equal(whole.norms, curves["b"]["good"]["rotation"].norms)
+    half = measure(one, ["a", "b"], data, {"rotation": (0, 20)})["a"]["good"]["rotation"]
     assert [len(faces) for _, faces in one.calls] == [40, 40, 20, 20]
-    assert np.array_equal(half[1, 0::2], half[0, 0::2])
-    assert (half[1, 1::2] != half[0, 1::2]).all()
+    assert np.array_equal(one.calls[0][1], images)
+    assert np.array_equal(half.norms[0], whole.norms[0, 1::2])
+    assert (half.norms[1] != half.norms[0]).all()
+    assert np.array_equal(half.clean_norms, whole.norms[0])
+
+
+def test_one_side_counts_the_norms_of_perturbed_images_alone(bins):
+    data = {"good": read_pairs(bins / "good.bin", NUM_PAIRS, 0)}
+
+    def honest(faces):
+        return normalise(patch_means(faces)) * sharpness(faces)
+
+    both, one = (
+        measure(stub_run(honest, one_side=choice), ["m"], data, {"blur": (0, 3, 6, 12)})["m"]["good"]["blur"]
+        for choice in (False, True)
+    )
+    assert one.correlation == both.correlation == pytest.approx(1)
+    assert np.allclose(np.median(one.norms, axis=1), np.median(both.norms[:, 1::2], axis=1))
+    assert np.array_equal(one.clean_norms, both.clean_norms)  # what sets are compared by
 
 
 # ------------------------------------------------------------------------------------------------- the pairs
@@ -252,7 +270,8 @@ def random_curves(models, sets, kinds):
     def curve(kind):
         amounts = (PERTURBATIONS[kind].clean, *PERTURBATIONS[kind].amounts)
         rates = rng.uniform(0.5, 1, (4, len(amounts)))
-        return Curve(amounts, *rates, norms=rng.normal(20, 3, (len(amounts), 40)))
+        norms = rng.normal(20, 3, (len(amounts), 40))
+        return Curve(amounts, *rates, norms=norms, clean_norms=norms[0])
 
     return {model: {name: {kind: curve(kind) for kind in kinds} for name in sets} for model in models}
 
