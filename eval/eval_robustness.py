@@ -21,8 +21,9 @@ system that was tuned on good images meets, and the true accept rate nearest to 
 Norm and quality: AdaFace and NDR take the norm of the raw feature for the quality of an image. Norm: mean
 over image and mirror image. Within an image: Spearman's correlation of norm and mildness over all amounts,
 the clean one included, then the mean over the perturbed images. Between sets: of norm and place of the set,
-over all clean images. A norm that never changes has correlation 0; a negative one is marked with ! and
-warned of.
+over all clean images. Norms count as equal where they differ by less than a ten-thousandth, so one that
+never changes has correlation 0. ±: 95 % interval over pairs drawn with replacement; where all of it is
+below 0, the correlation is marked with ! and warned of.
 """
 
 import sys
@@ -36,15 +37,17 @@ from prettytable import PrettyTable
 
 from eval.pairs import read_pairs
 from eval.perturbations import PERTURBATIONS, parse_choices
-from eval.robustness import FAR, Curve, Curves, correlation_between, robustness_curve
+from eval.robustness import FAR, Correlation, Curve, Curves, correlation_between, robustness_curve
 from eval.robustness_pictures import norm_figure, robustness_figure
 from eval.script import Evaluation, arguments, evaluation
 from utils.command_line import run_script
 
 FEWEST_PAIRS = 20  # two a fold
 CONVENTIONS = """Accuracy: ten folds, thresholds chosen on the perturbed pairs. Norm ρ: Spearman's correlation
-of an image's feature norm and how little it is perturbed, mean over the images; between sets, of the norm and
-the order of --data, the best quality first."""
+of an image's feature norm and how little it is perturbed, mean over the perturbed images; between sets, of
+norm and the order of --data, the best quality first. +1: every step for the worse shortens every feature. ±:
+half a 95 % interval over draws of pairs: where it reaches 0, the sign may be chance. Where all of it is below
+0 there is a !, which of forty correlations that are really 0 one gets by chance."""
 
 
 def names_of(paths: Sequence[Path]) -> list[str]:
@@ -89,7 +92,7 @@ def measure(
                     features[:, perturbed] = run.features(faces, index)
                     views[index].append(features)
             for model, own in zip(models, views):
-                curves[model][name][kind] = robustness_curve(amounts, own, issame, perturbed)
+                curves[model][name][kind] = robustness_curve(amounts, own, issame, perturbed, run.args.seed)
     return curves
 
 
@@ -108,30 +111,37 @@ def accuracy_table(curves: Curves, kind: str) -> PrettyTable:
     return rows
 
 
-def norm_table(clean: Mapping[str, Mapping[str, np.ndarray]]) -> PrettyTable:
-    """The median norm of each set, clean, and the correlation between several sets; one row a model."""
-    sets = list(next(iter(clean.values())))
-    rows = PrettyTable(["model", *sets, *(["ρ between sets"] if len(sets) > 1 else [])], align="r")
+def norm_table(
+    clean: Mapping[str, Mapping[str, np.ndarray]], between: Mapping[str, Correlation]
+) -> PrettyTable:
+    """The median norm of each clean set, and the correlation between sets if there is one; a row a model."""
+    sets = next(iter(clean.values()))
+    rows = PrettyTable(["model", *sets, *(["ρ between sets"] if between else [])], align="r")
     rows.align["model"] = "l"
     for model, norms in clean.items():
         median = [f"{np.median(own):.4g}" for own in norms.values()]
-        between = [marked(correlation_between(list(norms.values())))] if len(sets) > 1 else []
-        rows.add_row([model, *median, *between])
+        rows.add_row([model, *median, *([marked(between[model])] if between else [])])
     return rows
 
 
-def marked(correlation: float) -> str:
-    """With a mark where it contradicts the hypothesis."""
-    return f"{correlation:+.2f}{' !' if correlation < 0 else ''}"
+def in_words(correlation: Correlation) -> str:
+    """Such as +0.63 ± 0.05."""
+    return f"{correlation.rho:+.2f} ± {correlation.half_width:.2f}"
 
 
-def warnings(curves: Curves, clean: Mapping[str, Mapping[str, np.ndarray]]) -> list[str]:
+def marked(correlation: Correlation) -> str:
+    """With a mark where it contradicts the hypothesis, and not by chance."""
+    return f"{in_words(correlation)}{' !' if correlation.is_negative else ''}"
+
+
+def warnings(curves: Curves, between: Mapping[str, Correlation]) -> list[str]:
     """A paragraph for each model whose norm is longer for worse images."""
     said = []
     for model, sets in curves.items():
-        where = [f"{k} of {name}" for name, kinds in sets.items() for k in kinds if kinds[k].correlation < 0]
-        if len(sets) > 1 and correlation_between(list(clean[model].values())) < 0:
-            where.append(f"from {' to '.join(sets)}")
+        found = {f"{k} of {name}": kinds[k].correlation for name, kinds in sets.items() for k in kinds}
+        if model in between:
+            found[f"from {' to '.join(sets)}"] = between[model]
+        where = [f"{what} (ρ {in_words(rho)})" for what, rho in found.items() if rho.is_negative]
         if where:
             said.append(
                 f"Warning: {model} gives worse images longer features: {', '.join(where)}. There its norm "
@@ -149,8 +159,13 @@ def numbers(curve: Curve) -> dict:
         "accuracy_at_clean_threshold": curve.fixed_accuracy,
         "tar_at_far": curve.tar,
         "median_norm": np.median(curve.norms, axis=1),
-        "norm_quality_correlation": curve.correlation,
+        **of_correlation(curve.correlation),
     }
+
+
+def of_correlation(correlation: Correlation) -> dict:
+    """And of a correlation."""
+    return {"norm_quality_correlation": correlation.rho, "norm_quality_interval": correlation.half_width}
 
 
 def tell(run: Evaluation, curves: Curves, num_pairs: Mapping[str, int]) -> None:
@@ -160,24 +175,29 @@ def tell(run: Evaluation, curves: Curves, num_pairs: Mapping[str, int]) -> None:
         model: {name: next(iter(kinds.values())).clean_norms for name, kinds in sets.items()}
         for model, sets in curves.items()
     }
+    between = {}
+    if len(num_pairs) > 1:
+        seed = run.args.seed
+        between = {model: correlation_between(list(norms.values()), seed) for model, norms in clean.items()}
     report.settings |= {
         "pairs": num_pairs,
         "perturbed": "the second image of a pair" if run.args.one_side else "both images of a pair",
         "seed": run.args.seed,
         "accuracy": "ten folds, thresholds chosen on the perturbed pairs",
         "tar": f"at the false accept rate nearest to {FAR:g}",
+        "interval": f"95 %, bootstrap over pairs, seed {run.args.seed}",
     }
     report.picture("robustness", robustness_figure(curves), "Accuracy over what is wrong with the faces")
     kinds = next(iter(next(iter(curves.values())).values()))
     for kind in kinds:
         report.table(accuracy_table(curves, kind), f"Accuracy %, {PERTURBATIONS[kind].label}")
-    report.table(norm_table(clean), "Median norm of the features, clean sets")
+    report.table(norm_table(clean, between), "Median norm of the features, clean sets")
     fewest = min(num_pairs.values())
     error = 100 * (0.9 * 0.1 / fewest) ** 0.5
     report.note(
         f"{CONVENTIONS} With {fewest} pairs an accuracy of 90 % has a standard error of {error:.1f} points."
     )
-    for warning in warnings(curves, clean):
+    for warning in warnings(curves, between):
         report.note(warning)
     report.picture("norms", norm_figure(curves), "Norms of the features")
     report.numbers(
@@ -187,9 +207,8 @@ def tell(run: Evaluation, curves: Curves, num_pairs: Mapping[str, int]) -> None:
             for model, sets in curves.items()
         },
     )
-    if len(num_pairs) > 1:
-        between = {model: correlation_between(list(norms.values())) for model, norms in clean.items()}
-        report.numbers("norm_quality_correlation_between_sets", between)
+    if between:
+        report.numbers("between_sets", {model: of_correlation(rho) for model, rho in between.items()})
     report.write(run.out)
 
 

@@ -15,12 +15,12 @@ from scipy.stats import spearmanr
 from backbones import load_backbone
 from eval import eval_robustness
 from eval.bin_format import load_bin, save_bin
-from eval.eval_robustness import accuracy_table, measure, names_of, warnings
+from eval.eval_robustness import accuracy_table, marked, measure, names_of, warnings
 from eval.features import extract
 from eval.metrics import normalise
 from eval.pairs import read_pairs
 from eval.perturbations import PERTURBATIONS
-from eval.robustness import Curve, correlation_between, correlation_within, robustness_curve
+from eval.robustness import Correlation, Curve, correlation_between, correlation_within, robustness_curve
 from eval.robustness_pictures import norm_figure, robustness_figure
 from eval.verification import score
 
@@ -74,29 +74,79 @@ def stub_run(*networks, one_side=False):
 # ------------------------------------------------------------------------------------------- norm and quality
 
 
+def within(norms, per_pair=1) -> float:
+    """ρ alone, without its interval."""
+    return correlation_within(np.asarray(norms, dtype=float), np.arange(len(norms[0])) // per_pair).rho
+
+
 def test_the_correlation_is_one_where_every_norm_falls_and_minus_one_where_every_norm_grows():
     falling = np.array([[9, 5], [7, 4.9], [1, 0]])
-    assert correlation_within(falling) == pytest.approx(1)
-    assert correlation_within(falling[::-1]) == pytest.approx(-1)
-    assert correlation_within(np.stack([falling[:, 0], falling[::-1, 0]], axis=1)) == pytest.approx(0)
-    assert correlation_within(np.array([[3], [1], [2]])) == pytest.approx(0.5)  # 1 - 6 (0 + 1 + 1) / (3 · 8)
+    assert within(falling) == pytest.approx(1)
+    assert within(falling[::-1]) == pytest.approx(-1)
+    assert within(np.stack([falling[:, 0], falling[::-1, 0]], axis=1)) == pytest.approx(0)
+    assert within(np.array([[3], [1], [2]])) == pytest.approx(0.5)  # 1 - 6 (0 + 1 + 1) / (3 · 8)
 
 
 def test_a_norm_that_never_changes_counts_as_zero():
-    assert correlation_within(np.ones((4, 3))) == 0
-    assert correlation_within(np.array([[1, 2], [1, 1]])) == pytest.approx(0.5)
-    assert correlation_between([np.ones(3), np.ones(4)]) == 0
+    assert within(np.ones((4, 3))) == within(np.zeros((4, 3))) == 0
+    assert within(np.array([[1, 2], [1, 1]])) == pytest.approx(0.5)
+    assert correlation_between([np.ones(4), np.ones(6)]) == (0, 0)
+
+
+@pytest.mark.parametrize("norm", [1, 17.3, 1e-3])
+@pytest.mark.parametrize("num_amounts", [2, 5])
+def test_what_rounding_does_to_features_of_one_length_is_no_correlation(norm, num_amounts):
+    rng = np.random.default_rng(0)
+    features = rng.standard_normal((num_amounts, 2, 200, 512)).astype(np.float32)
+    features *= np.float32(norm) / np.linalg.norm(features, axis=-1, keepdims=True)
+    curve = robustness_curve(range(num_amounts), list(features), np.arange(100) % 2 == 0)
+    assert np.ptp(curve.norms) > 0
+    assert curve.correlation == (0, 0)
+    assert correlation_between([curve.norms[0], curve.norms[1]]) == (0, 0)
+
+
+def test_norms_count_where_they_differ_by_a_thousandth():
+    norms = 17.3 * np.array([[1], [0.999], [0.998]])
+    assert within(norms) == pytest.approx(1)
+    assert within(norms[::-1]) == pytest.approx(-1)
 
 
 def test_correlations_are_those_of_scipy_ties_included():
     rng = np.random.default_rng(0)
-    norms = rng.integers(0, 4, (6, 30)).astype(float)
+    norms = rng.integers(1, 5, (6, 30)).astype(float)
     expected = [spearmanr(own, -np.arange(6)).statistic for own in norms.T]
-    assert correlation_within(norms) == pytest.approx(np.mean(expected))
-    sets = [rng.normal(20, 3, 50), rng.normal(18, 3, 70), rng.normal(19, 3, 30)]
+    assert within(norms) == pytest.approx(np.mean(expected))
+    sets = [rng.integers(90, 110, size) / 5 for size in (50, 70, 30)]
     place = np.repeat([3, 2, 1], [50, 70, 30])
-    assert correlation_between(sets) == pytest.approx(spearmanr(np.concatenate(sets), place).statistic)
-    assert correlation_between(sets[:2]) > 0 > correlation_between(sets[1::-1])
+    expected = spearmanr(np.concatenate(sets), place).statistic
+    assert correlation_between(sets).rho == pytest.approx(expected)
+    better = [sets[0] + 5, sets[1]]
+    assert correlation_between(better).rho > 0 > correlation_between(better[::-1]).rho
+
+
+def test_the_interval_is_that_of_the_mean_over_pairs():
+    rng = np.random.default_rng(0)
+    norms = rng.normal(10, 1, (3, 2000))
+    each = np.array([spearmanr(own, -np.arange(3)).statistic for own in norms.T])
+    rho, half_width = correlation_within(norms, np.arange(2000))
+    assert half_width == pytest.approx(1.96 * each.std() / 2000**0.5, rel=0.1)
+    # Both images of a pair alike are no more to go by than one.
+    twice = correlation_within(np.repeat(norms, 2, axis=1), np.arange(4000) // 2)
+    assert twice == pytest.approx((rho, half_width))
+    assert correlation_within(norms, np.arange(2000), seed=1).half_width != half_width
+
+
+def test_the_interval_between_sets_covers_the_truth_nineteen_times_of_twenty():
+    rng = np.random.default_rng(0)
+    found = [correlation_between(rng.normal(20, 2, (2, 60)), resamples=200) for _ in range(100)]
+    assert 90 <= sum(abs(rho) <= half_width for rho, half_width in found) <= 99
+
+
+def test_only_a_correlation_that_is_below_zero_for_certain_is_marked():
+    assert marked(Correlation(-0.21, 0.2)) == "-0.21 ± 0.20 !"
+    assert marked(Correlation(-0.2, 0.21)) == "-0.20 ± 0.21"
+    assert marked(Correlation(0.63, 0.1)) == "+0.63 ± 0.10"
+    assert marked(Correlation(-1.0, 0.0)) == "-1.00 ± 0.00 !"
 
 
 # ------------------------------------------------------------------------------------------------- the curves
@@ -153,27 +203,34 @@ def test_the_sign_of_the_correlation_is_that_of_the_network(bins):
         return normalise(patch_means(faces)) / sharpness(faces)
 
     curves = measure(stub_run(honest, vain), ["honest", "vain"], data, {"blur": (0, 3, 6, 12)})
-    assert curves["honest"]["good"]["blur"].correlation == pytest.approx(1)
-    assert curves["vain"]["good"]["blur"].correlation == pytest.approx(-1)
-    clean = {model: {"good": sets["good"]["blur"].norms[0]} for model, sets in curves.items()}
-    (warning,) = warnings(curves, clean)
-    assert "vain gives worse images longer features: blur of good" in warning
+    assert curves["honest"]["good"]["blur"].correlation.rho == pytest.approx(1)
+    assert curves["vain"]["good"]["blur"].correlation.rho == pytest.approx(-1)
+    (warning,) = warnings(curves, {})
+    assert "vain gives worse images longer features: blur of good (ρ -1.00 ± 0.00)" in warning
     table = accuracy_table(curves, "blur").get_string().splitlines()
-    assert table[3].split()[-2:] == ["+1.00", "|"]
-    assert table[4].split()[-2:] == ["!", "|"]
+    assert table[3].split()[-4:] == ["+1.00", "±", "0.00", "|"]
+    assert table[4].split()[-5:] == ["-1.00", "±", "0.00", "!", "|"]
 
 
-def test_sets_in_the_wrong_order_are_warned_of():
-    def curve(norm):
-        return Curve((0,), *[np.ones(1)] * 4, norms=np.full((1, 6), norm), clean_norms=np.full(6, norm))
+def curve_with(correlation: Correlation) -> Curve:
+    norms = np.full((1, 6), 10.0)
+    return Curve((0,), *[np.ones(1)] * 4, norms=norms, clean_norms=norms[0], correlation=correlation)
 
-    curves = {"m": {"first": {"blur": curve(10.0)}, "second": {"blur": curve(12.0)}}}
-    clean = {"m": {name: kinds["blur"].norms[0] for name, kinds in curves["m"].items()}}
-    (warning,) = warnings(curves, clean)
-    assert "from first to second" in warning
-    assert (
-        warnings({"m": dict(reversed(curves["m"].items()))}, {"m": dict(reversed(clean["m"].items()))}) == []
-    )
+
+def test_what_may_be_chance_is_not_warned_of():
+    curves = {"m": {"good": {"blur": curve_with(Correlation(-0.1, 0.2))}}}
+    assert warnings(curves, {"m": Correlation(-0.1, 0.1)}) == []
+    curves["m"]["good"]["noise"] = curve_with(Correlation(-0.3, 0.2))
+    (warning,) = warnings(curves, {})
+    assert "noise of good (ρ -0.30 ± 0.20)" in warning
+    assert "blur" not in warning
+
+
+def test_sets_whose_norms_grow_as_quality_falls_are_warned_of():
+    curves = {"m": {name: {"blur": curve_with(Correlation(0.0, 0.0))} for name in ("first", "second")}}
+    (warning,) = warnings(curves, {"m": Correlation(-0.5, 0.1)})
+    assert "from first to second (ρ -0.50 ± 0.10)" in warning
+    assert warnings(curves, {"m": Correlation(0.5, 0.1)}) == []
 
 
 def test_all_networks_see_the_same_faces_and_one_side_leaves_the_first_image_alone(bins):
@@ -206,7 +263,7 @@ def test_one_side_counts_the_norms_of_perturbed_images_alone(bins):
         measure(stub_run(honest, one_side=choice), ["m"], data, {"blur": (0, 3, 6, 12)})["m"]["good"]["blur"]
         for choice in (False, True)
     )
-    assert one.correlation == both.correlation == pytest.approx(1)
+    assert one.correlation.rho == both.correlation.rho == pytest.approx(1)
     assert np.allclose(np.median(one.norms, axis=1), np.median(both.norms[:, 1::2], axis=1))
     assert np.array_equal(one.clean_norms, both.clean_norms)  # what sets are compared by
 
@@ -271,7 +328,7 @@ def random_curves(models, sets, kinds):
         amounts = (PERTURBATIONS[kind].clean, *PERTURBATIONS[kind].amounts)
         rates = rng.uniform(0.5, 1, (4, len(amounts)))
         norms = rng.normal(20, 3, (len(amounts), 40))
-        return Curve(amounts, *rates, norms=norms, clean_norms=norms[0])
+        return Curve(amounts, *rates, norms=norms, clean_norms=norms[0], correlation=Correlation(0.5, 0.1))
 
     return {model: {name: {kind: curve(kind) for kind in kinds} for name in sets} for model in models}
 
@@ -377,13 +434,12 @@ def test_the_script_writes_what_the_features_say_and_the_same_again(tmp_path, bi
     assert curve["amounts"] == [112, 10]
     assert curve["accuracy"][1] == expected.mean
     assert results["settings"]["pairs"] == {"good": NUM_PAIRS, "bad": NUM_PAIRS}
-    assert set(results["norm_quality_correlation_between_sets"]) == {"0", "1"}
+    assert set(results["between_sets"]) == {"0", "1"}
+    found = [kinds["resolution"] for sets in results["curves"].values() for kinds in sets.values()]
     negative = [
-        kinds["resolution"]["norm_quality_correlation"] < 0
-        for sets in results["curves"].values()
-        for kinds in sets.values()
+        each["norm_quality_correlation"] + each["norm_quality_interval"] < 0
+        for each in [*found, *results["between_sets"].values()]
     ]
-    negative += [rho < 0 for rho in results["norm_quality_correlation_between_sets"].values()]
     assert first.stdout.count(" ! |") == sum(negative)
     assert ("Warning: " in first.stdout) == any(negative)
     assert f"{100 * expected.mean:.1f}" in first.stdout
