@@ -1,6 +1,6 @@
 """How much a network minds bad alignment and bad images, and whether its feature norm knows quality.
 
-    python eval/eval_robustness.py --model work_dirs/demo/model.pt --data demo_hq.bin demo_lq.bin
+    python eval/eval_robustness.py --model work_dirs/demo/model.pt --data demo_hq.bin demo_lq.bin --best-first
     python eval/eval_robustness.py --model arcface.pt aroface.pt --data lfw.bin survface_training/ \\
         --only rotation=5,10,15,20 shift --pairs 1000
 
@@ -9,7 +9,7 @@ M. S. E. Saadabadi, S. R. Malakshan, A. Dabouei, N. M. Nasrabadi, ARoFace: Align
 Low-Quality Face Recognition, ECCV 2024, https://arxiv.org/abs/2407.14972
 
 Data: `.bin` sets, or folders of aligned faces, DATA/<identity>/*.jpg, of which pairs are drawn, half of them
-of the same person. The set of the best quality comes first, the worst one last.
+of the same person. `--best-first` says that the sets come in falling quality.
 
 Both images of a pair are perturbed, each in its own direction (`--one-side`: the second only). Directions,
 noise and drawn pairs follow from --seed. `eval/perturbations.py` has units and ranges of the amounts.
@@ -20,10 +20,10 @@ system that was tuned on good images meets, and the true accept rate nearest to 
 
 Norm and quality: AdaFace and NDR take the norm of the raw feature for the quality of an image. Norm: mean
 over image and mirror image. Within an image: Spearman's correlation of norm and mildness over all amounts,
-the clean one included, then the mean over the perturbed images. Between sets: of norm and place of the set,
-over all clean images. Norms count as equal where they differ by less than a ten-thousandth, so one that
-never changes has correlation 0. ±: 95 % interval over pairs drawn with replacement; where all of it is
-below 0, the correlation is marked with ! and warned of.
+the clean one included, then the mean over the perturbed images. Between sets (`--best-first`): of norm and
+place of the set, over all clean images. Norms count as equal where they differ by less than a ten-thousandth,
+so one that never changes has correlation 0. ±: 95 % interval over pairs drawn with replacement; where all of
+it is below 0, the correlation is marked with ! and warned of.
 """
 
 import sys
@@ -45,7 +45,7 @@ from utils.command_line import run_script
 FEWEST_PAIRS = 20  # two a fold
 CONVENTIONS = """Accuracy: ten folds, thresholds chosen on the perturbed pairs. Norm ρ: Spearman's correlation
 of an image's feature norm and how little it is perturbed, mean over the perturbed images; between sets, of
-norm and the order of --data, the best quality first. +1: every step for the worse shortens every feature. ±:
+norm and place in --data. +1: every step for the worse shortens every feature. ±:
 half a 95 % interval over draws of pairs: where it reaches 0, the sign may be chance. Where all of it is below
 0 there is a !, which of forty correlations that are really 0 one gets by chance."""
 
@@ -170,22 +170,22 @@ def of_correlation(correlation: Correlation) -> dict:
 
 def tell(run: Evaluation, curves: Curves, num_pairs: Mapping[str, int]) -> None:
     """Fill the report and write it."""
-    report = run.report
+    report, seed = run.report, run.args.seed
     clean = {
         model: {name: next(iter(kinds.values())).clean_norms for name, kinds in sets.items()}
         for model, sets in curves.items()
     }
     between = {}
-    if len(num_pairs) > 1:
-        seed = run.args.seed
+    if run.args.best_first:
         between = {model: correlation_between(list(norms.values()), seed) for model, norms in clean.items()}
     report.settings |= {
         "pairs": num_pairs,
         "perturbed": "the second image of a pair" if run.args.one_side else "both images of a pair",
-        "seed": run.args.seed,
+        "sets": "best quality first" if run.args.best_first else "in no order of quality",
+        "seed": seed,
         "accuracy": "ten folds, thresholds chosen on the perturbed pairs",
         "tar": f"at the false accept rate nearest to {FAR:g}",
-        "interval": f"95 %, bootstrap over pairs, seed {run.args.seed}",
+        "interval": f"95 %, bootstrap over pairs, seed {seed}",
     }
     report.picture("robustness", robustness_figure(curves), "Accuracy over what is wrong with the faces")
     kinds = next(iter(next(iter(curves.values())).values()))
@@ -213,16 +213,20 @@ def tell(run: Evaluation, curves: Curves, num_pairs: Mapping[str, int]) -> None:
 
 
 def main() -> None:
-    data_help = ".bin files, or folders of aligned faces; the best quality first"
+    data_help = ".bin files, or folders of aligned faces"
     parser = arguments(__doc__, data=data_help, several=["model", "data"])
     add = parser.add_argument
     add("--pairs", type=int, default=100, help="pairs of each set, at most (default 100)")
     kinds_help = f"only these, such as rotation=5,10 blur; of {', '.join(PERTURBATIONS)} (default all)"
     add("--only", nargs="+", default=[], metavar="NAME[=AMOUNTS]", help=kinds_help)
     add("--one-side", action="store_true", help="perturb only the second image of each pair")
+    ordered_help = "the sets of --data come in falling quality: is the norm longer in better ones?"
+    add("--best-first", action="store_true", help=ordered_help)
     args = parser.parse_args()
     if args.pairs < FEWEST_PAIRS:
         raise ValueError(f"--pairs is {args.pairs}, allowed: {FEWEST_PAIRS} or more, two for each fold")
+    if args.best_first and len(args.data) == 1:
+        raise ValueError(f"--best-first orders several sets, --data has one: {args.data[0]}")
     chosen = parse_choices(args.only)
     models, sets = names_of(args.model), names_of(args.data)
     data = {name: read_pairs(path, args.pairs, args.seed) for name, path in zip(sets, args.data)}

@@ -396,6 +396,7 @@ def test_names_are_as_short_as_tells_them_apart(paths, names):
         (["--only", "noise=300"], "amount 300: noise takes numbers from 0 to 255"),
         (["--data", "{bins}/goood.bin"], r"no verification set .*goood.bin; did you mean 'good.bin'\?"),
         (["--data", "{bins}/good.bin", "{bins}/good.bin"], "good.bin is given twice"),
+        (["--best-first"], "--best-first orders several sets, --data has one: .*good.bin"),
         (["--data", "{bins}"], "neither train.rec nor images"),
     ],
 )
@@ -412,6 +413,12 @@ def test_the_script_writes_what_the_features_say_and_the_same_again(tmp_path, bi
     sets = [bins / "good.bin", bins / "bad.bin"]
     script = ROOT / "eval" / "eval_robustness.py"
     command = (script, "--model", *models, "--data", *sets, "--only", "resolution=10", "--batch-size", 8)
+    unordered = run(*command, cwd=tmp_path)
+    assert unordered.returncode == 0, unordered.stderr
+    assert "between_sets" not in json.loads((tmp_path / "0.pt.robustness" / "results.json").read_text())
+    assert "ρ between sets" not in unordered.stdout
+    assert "good to bad" not in unordered.stdout
+    command = (*command, "--best-first")
     first = run(*command, cwd=tmp_path)
     assert first.returncode == 0, first.stderr
     out = tmp_path / "0.pt.robustness"
@@ -435,6 +442,7 @@ def test_the_script_writes_what_the_features_say_and_the_same_again(tmp_path, bi
     assert curve["accuracy"][1] == expected.mean
     assert results["settings"]["pairs"] == {"good": NUM_PAIRS, "bad": NUM_PAIRS}
     assert set(results["between_sets"]) == {"0", "1"}
+    assert "ρ between sets" in first.stdout
     found = [kinds["resolution"] for sets in results["curves"].values() for kinds in sets.values()]
     negative = [
         each["norm_quality_correlation"] + each["norm_quality_interval"] < 0
