@@ -17,6 +17,7 @@ noise and drawn pairs follow from --seed. `eval/perturbations.py` has units and 
 Accuracy is that of eval/verification.py, ten folds, with thresholds chosen on the perturbed pairs: what is
 left to tell people apart by. results.json also has the accuracy at the threshold of the clean set, which a
 system that was tuned on good images meets, and the true accept rate nearest to a false accept rate of 0.1.
+±: one standard error, the standard deviation over the folds (divided by 9) over √10.
 
 Norm and quality: AdaFace and NDR take the norm of the raw feature for the quality of an image. Norm: mean
 over image and mirror image. Within an image: Spearman's correlation of norm and mildness over all amounts,
@@ -43,11 +44,11 @@ from eval.script import Evaluation, arguments, evaluation
 from utils.command_line import run_script
 
 FEWEST_PAIRS = 20  # two a fold
-CONVENTIONS = """Accuracy: ten folds, thresholds chosen on the perturbed pairs. Norm ρ: Spearman's correlation
-of an image's feature norm and how little it is perturbed, mean over the perturbed images; between sets, of
-norm and place in --data. +1: every step for the worse shortens every feature. ±:
-half a 95 % interval over draws of pairs: where it reaches 0, the sign may be chance. Where all of it is below
-0 there is a !, which of forty correlations that are really 0 one gets by chance."""
+CONVENTIONS = """Accuracy: ten folds, thresholds chosen on the perturbed pairs; ±, bands: one standard error,
+from the spread of the folds. Norm ρ: Spearman's correlation of an image's feature norm and how little it is
+perturbed, mean over the perturbed images; between sets, of norm and place in --data. +1: every step for the
+worse shortens every feature. ±: half a 95 % interval over draws of pairs; where it reaches 0, the sign may be
+chance. Where all of it is below 0 there is a !, which of forty that are really 0 one gets by chance."""
 
 
 def names_of(paths: Sequence[Path]) -> list[str]:
@@ -106,7 +107,8 @@ def accuracy_table(curves: Curves, kind: str) -> PrettyTable:
     rows = PrettyTable(["model", "set", *amounts, "norm ρ"], align="r")
     rows.align["model"] = rows.align["set"] = "l"
     for model, name, curve in lines:
-        accuracy = [f"{100 * share:.1f}" for share in curve.accuracy]
+        shares = zip(100 * curve.accuracy, 100 * curve.standard_error)
+        accuracy = [f"{share:.1f} ± {error:.1f}" for share, error in shares]
         rows.add_row([model, name, *accuracy, marked(curve.correlation)])
     return rows
 
@@ -156,6 +158,7 @@ def numbers(curve: Curve) -> dict:
         "amounts": curve.amounts,
         "accuracy": curve.accuracy,
         "std": curve.std,
+        "standard_error": curve.standard_error,
         "accuracy_at_clean_threshold": curve.fixed_accuracy,
         "tar_at_far": curve.tar,
         "median_norm": np.median(curve.norms, axis=1),
@@ -183,7 +186,7 @@ def tell(run: Evaluation, curves: Curves, num_pairs: Mapping[str, int]) -> None:
         "perturbed": "the second image of a pair" if run.args.one_side else "both images of a pair",
         "sets": "best quality first" if run.args.best_first else "in no order of quality",
         "seed": seed,
-        "accuracy": "ten folds, thresholds chosen on the perturbed pairs",
+        "accuracy": "ten folds, thresholds chosen on the perturbed pairs; ± one standard error",
         "tar": f"at the false accept rate nearest to {FAR:g}",
         "interval": f"95 %, bootstrap over pairs, seed {seed}",
     }
@@ -192,11 +195,7 @@ def tell(run: Evaluation, curves: Curves, num_pairs: Mapping[str, int]) -> None:
     for kind in kinds:
         report.table(accuracy_table(curves, kind), f"Accuracy %, {PERTURBATIONS[kind].label}")
     report.table(norm_table(clean, between), "Median norm of the features, clean sets")
-    fewest = min(num_pairs.values())
-    error = 100 * (0.9 * 0.1 / fewest) ** 0.5
-    report.note(
-        f"{CONVENTIONS} With {fewest} pairs an accuracy of 90 % has a standard error of {error:.1f} points."
-    )
+    report.note(CONVENTIONS)
     for warning in warnings(curves, between):
         report.note(warning)
     report.picture("norms", norm_figure(curves), "Norms of the features")

@@ -17,6 +17,7 @@ from eval.metrics import normalise, tar_at_far
 from eval.verification import evaluate
 
 FAR = 0.1
+FOLDS = 10
 RESOLUTION = 1e-4  # of norms, as a share of the median
 
 
@@ -45,6 +46,11 @@ class Curve:
     clean_norms: np.ndarray  # (2P,) of all images, before anything is done to them
     correlation: Correlation  # within an image
 
+    @property
+    def standard_error(self) -> np.ndarray:
+        """`(A,)` of the accuracy, from its spread over the folds: `std` is divided by FOLDS."""
+        return self.std / (FOLDS - 1) ** 0.5
+
 
 Curves = Mapping[str, Mapping[str, Mapping[str, Curve]]]  # model -> set -> perturbation
 
@@ -67,7 +73,7 @@ def robustness_curve(
         seed: of the draws of pairs.
     """
     units = [normalise(plain.astype(np.float64) + flip) for plain, flip in views]
-    results = [evaluate(unit, issame) for unit in units]
+    results = [evaluate(unit, issame, FOLDS) for unit in units]
     distances = [np.square(unit[0::2] - unit[1::2]).sum(axis=1) for unit in units]  # (P,) each
     threshold = results[0].threshold.mean()
     norms = np.array([np.linalg.norm(pair, axis=2).mean(axis=0) for pair in views])  # (A, 2P)
