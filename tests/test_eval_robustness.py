@@ -1,9 +1,8 @@
-"""Robustness: curves and correlations worked out by hand, pairs of sets and folders, the script."""
+"""Robustness: curves worked out by hand, what is warned of, pairs of sets and folders, the script."""
 
 import json
 import sys
 from argparse import Namespace
-from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,7 +10,6 @@ import cv2
 import numpy as np
 import pytest
 from evaluation_runs import ROOT, run, save_small_model
-from scipy.stats import spearmanr
 
 from backbones import load_backbone
 from eval import eval_robustness
@@ -21,8 +19,7 @@ from eval.features import extract
 from eval.metrics import normalise
 from eval.pairs import read_pairs
 from eval.perturbations import PERTURBATIONS
-from eval.robustness import Correlation, Curve, correlation_between, correlation_within, robustness_curve
-from eval.robustness_pictures import norm_figure, robustness_figure
+from eval.robustness import Correlation, Curve, robustness_curve
 from eval.verification import score
 
 NUM_PAIRS = 20
@@ -70,77 +67,6 @@ def stub_run(*networks, one_side=False):
         return networks[model](faces), networks[model](faces[:, :, ::-1])
 
     return SimpleNamespace(args=Namespace(one_side=one_side, seed=0), features=features, calls=calls)
-
-
-# ------------------------------------------------------------------------------------------- norm and quality
-
-
-def within(norms, per_pair=1) -> float:
-    """ρ alone, without its interval."""
-    return correlation_within(np.asarray(norms, dtype=float), np.arange(len(norms[0])) // per_pair).rho
-
-
-def test_the_correlation_is_one_where_every_norm_falls_and_minus_one_where_every_norm_grows():
-    falling = np.array([[9, 5], [7, 4.9], [1, 0]])
-    assert within(falling) == pytest.approx(1)
-    assert within(falling[::-1]) == pytest.approx(-1)
-    assert within(np.stack([falling[:, 0], falling[::-1, 0]], axis=1)) == pytest.approx(0)
-    assert within(np.array([[3], [1], [2]])) == pytest.approx(0.5)  # 1 - 6 (0 + 1 + 1) / (3 · 8)
-
-
-def test_a_norm_that_never_changes_counts_as_zero():
-    assert within(np.ones((4, 3))) == within(np.zeros((4, 3))) == 0
-    assert within(np.array([[1, 2], [1, 1]])) == pytest.approx(0.5)
-    assert correlation_between([np.ones(4), np.ones(6)]) == (0, 0)
-
-
-@pytest.mark.parametrize("norm", [1, 17.3, 1e-3])
-@pytest.mark.parametrize("num_amounts", [2, 5])
-def test_what_rounding_does_to_features_of_one_length_is_no_correlation(norm, num_amounts):
-    rng = np.random.default_rng(0)
-    features = rng.standard_normal((num_amounts, 2, 200, 512)).astype(np.float32)
-    features *= np.float32(norm) / np.linalg.norm(features, axis=-1, keepdims=True)
-    curve = robustness_curve(range(num_amounts), list(features), np.arange(100) % 2 == 0)
-    assert np.ptp(curve.norms) > 0
-    assert curve.correlation == (0, 0)
-    assert correlation_between([curve.norms[0], curve.norms[1]]) == (0, 0)
-
-
-def test_norms_count_where_they_differ_by_a_thousandth():
-    norms = 17.3 * np.array([[1], [0.999], [0.998]])
-    assert within(norms) == pytest.approx(1)
-    assert within(norms[::-1]) == pytest.approx(-1)
-
-
-def test_correlations_are_those_of_scipy_ties_included():
-    rng = np.random.default_rng(0)
-    norms = rng.integers(1, 5, (6, 30)).astype(float)
-    expected = [spearmanr(own, -np.arange(6)).statistic for own in norms.T]
-    assert within(norms) == pytest.approx(np.mean(expected))
-    sets = [rng.integers(90, 110, size) / 5 for size in (50, 70, 30)]
-    place = np.repeat([3, 2, 1], [50, 70, 30])
-    expected = spearmanr(np.concatenate(sets), place).statistic
-    assert correlation_between(sets).rho == pytest.approx(expected)
-    better = [sets[0] + 5, sets[1]]
-    assert correlation_between(better).rho > 0 > correlation_between(better[::-1]).rho
-
-
-def test_the_interval_is_that_of_the_mean_over_pairs():
-    rng = np.random.default_rng(0)
-    norms = rng.normal(10, 1, (3, 2000))
-    each = np.array([spearmanr(own, -np.arange(3)).statistic for own in norms.T])
-    rho, half_width = correlation_within(norms, np.arange(2000))
-    assert half_width == pytest.approx(1.96 * each.std() / 2000**0.5, rel=0.1)
-    # Both images of a pair alike are no more to go by than one.
-    twice = correlation_within(np.repeat(norms, 2, axis=1), np.arange(4000) // 2)
-    assert twice == pytest.approx((rho, half_width))
-    assert correlation_within(norms, np.arange(2000), seed=1).half_width != half_width
-
-
-def test_the_interval_between_sets_covers_the_truth_nineteen_times_of_twenty():
-    rng = np.random.default_rng(0)
-    found = [correlation_between(rng.normal(20, 2, (2, 60)), resamples=200) for _ in range(100)]
-    assert 90 <= sum(abs(rho) <= half_width for rho, half_width in found) <= 99
 
 
 def test_only_a_correlation_that_is_below_zero_for_certain_is_marked():
@@ -317,117 +243,6 @@ def test_a_folder_that_cannot_make_the_pairs_is_told(folder):
     cv2.imwrite(str(folder / "p0" / "0.png"), np.zeros((96, 96, 3), np.uint8))
     with pytest.raises(ValueError, match=r"0\.png is 96x96, expected an aligned face"):
         read_pairs(folder, 32, seed=0)
-
-
-# ---------------------------------------------------------------------------------------------- the pictures
-
-
-def random_curves(models, sets, kinds):
-    rng = np.random.default_rng(0)
-
-    def curve(kind):
-        amounts = (PERTURBATIONS[kind].clean, *PERTURBATIONS[kind].amounts)
-        rates = rng.uniform(0.5, 1, (4, len(amounts)))
-        norms = rng.normal(20, 3, (len(amounts), 40))
-        return Curve(amounts, *rates, norms=norms, clean_norms=norms[0], correlation=Correlation(0.5, 0.1))
-
-    return {model: {name: {kind: curve(kind) for kind in kinds} for name in sets} for model in models}
-
-
-def test_the_picture_has_a_panel_a_perturbation_and_a_line_a_model_and_set():
-    curves = random_curves(["a", "b"], ["hq", "lq"], ["rotation", "resolution", "jpeg"])
-    figure = robustness_figure(curves)
-    assert [axes.get_title(loc="left") for axes in figure.axes] == ["rotation", "resolution", "jpeg"]
-    expected = [curves[model][name] for name in ("hq", "lq") for model in ("a", "b")]
-    for axes, kind in zip(figure.axes, ("rotation", "resolution", "jpeg")):
-        for line, kinds in zip(axes.get_lines(), expected, strict=True):
-            assert np.allclose(line.get_xdata(), kinds[kind].amounts)
-            assert np.allclose(line.get_ydata(), kinds[kind].accuracy)
-            low, high = axes.get_ylim()
-            assert low < kinds[kind].accuracy.min() <= kinds[kind].accuracy.max() < high
-        lines = axes.get_lines()
-        assert [line.get_color() == lines[0].get_color() for line in lines] == [True, False, True, False]
-        assert [line.get_linestyle() for line in lines] == ["-", "-", "--", "--"]
-    assert [axes.xaxis_inverted() for axes in figure.axes] == [False, True, True]  # clean at the left
-    labels = {text.get_text() for text in figure.legends[0].get_texts()}
-    assert labels == {"a, hq", "a, lq", "b, hq", "b, lq"}
-
-
-def test_of_a_single_model_colours_tell_the_sets():
-    figure = robustness_figure(random_curves(["a"], ["hq", "lq"], ["blur"]))
-    first, second = figure.axes[0].get_lines()
-    assert first.get_color() != second.get_color()
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["hq", "lq"]
-
-
-@pytest.mark.parametrize("kinds", [["rotation"], list(PERTURBATIONS)])
-@pytest.mark.parametrize("names", ["ab", [f"{name}_r100_ms1mv2_with_a_long_name" for name in "abc"]])
-def test_the_legend_is_inside_the_picture_and_above_the_panels(kinds, names):
-    figure = robustness_figure(random_curves(names, [f"survface_training_{name}" for name in names], kinds))
-    figure.draw_without_rendering()
-    (legend,) = figure.legends
-    inner = legend.get_window_extent()
-    assert figure.bbox.x0 <= inner.x0 < inner.x1 <= figure.bbox.x1
-    assert inner.y1 <= figure.bbox.y1
-    assert inner.y0 >= max(axes.get_window_extent().y1 for axes in figure.axes)
-    assert min(axes.get_window_extent().height for axes in figure.axes) > 1.4 * figure.dpi
-
-
-def test_a_band_shows_one_standard_error_around_each_curve():
-    curves = random_curves(["a", "b"], ["hq"], ["rotation"])
-    (axes,) = robustness_figure(curves).axes
-    for band, model in zip(axes.collections, curves, strict=True):
-        curve = curves[model]["hq"]["rotation"]
-        corners = band.get_paths()[0].vertices
-        for amount, mean, error in zip(curve.amounts, curve.accuracy, curve.std / 3):  # ten folds
-            heights = corners[np.isclose(corners[:, 0], amount), 1]
-            assert (heights.min(), heights.max()) == pytest.approx((mean - error, mean + error))
-    ((row, _),) = [accuracy_table(curves, "rotation").rows]
-    first = curves["a"]["hq"]["rotation"]
-    assert row[2] == f"{100 * first.accuracy[0]:.1f} ± {100 * first.std[0] / 3:.1f}"
-
-
-@pytest.mark.parametrize("kind", PERTURBATIONS)
-def test_ticks_of_the_usual_amounts_do_not_touch(kind):
-    figure = robustness_figure(random_curves(["a"], ["hq"], list(PERTURBATIONS)))
-    figure.draw_without_rendering()
-    (axes,) = [axes for axes in figure.axes if axes.get_title(loc="left") == kind]
-    assert_apart(axes)
-
-
-def assert_apart(axes):
-    """The labels of the x axis that are seen, from left to right."""
-    low, high = sorted(axes.get_xlim())
-    labels = [
-        text for text in axes.get_xticklabels() if low <= text.get_position()[0] <= high and text.get_text()
-    ]
-    extents = sorted((label.get_window_extent() for label in labels), key=lambda extent: extent.x0)
-    assert len(extents) > 1
-    for left, right in pairwise(extents):
-        assert left.x1 + 8 < right.x0  # pixels
-
-
-def test_norms_have_a_block_a_model_with_every_set_and_survive_a_norm_that_is_constant():
-    curves = random_curves(["a", "b"], ["hq", "lq"], ["blur", "noise"])
-    for name in ("hq", "lq"):
-        curves["b"][name]["blur"].norms[:] = curves["b"][name]["noise"].norms[:] = 7
-    figure = norm_figure(curves)
-    assert [block.get_suptitle() for block in figure.subfigs] == ["a", "b"]
-    titles = [axes.get_title(loc="left") for axes in figure.subfigs[0].axes]
-    assert titles == ["clean sets", "blur, hq", "noise, hq", "blur, lq", "noise, lq"]
-    figure.savefig("/dev/null", format="png")
-
-
-@pytest.mark.parametrize("spread", [1e-5, 1e-2, 1, 1000])
-def test_ticks_of_norms_are_plain_numbers_that_do_not_touch(spread):
-    curves = random_curves(["a"], ["hq"], ["blur"])
-    curve = curves["a"]["hq"]["blur"]
-    curve.norms[:] = 5017 + spread * (curve.norms - 20)
-    figure = norm_figure(curves)
-    figure.draw_without_rendering()
-    for axes in figure.subfigs[0].axes:
-        assert axes.xaxis.get_offset_text().get_text() == ""
-        assert_apart(axes)
 
 
 # ------------------------------------------------------------------------------------------------- the script
