@@ -19,7 +19,7 @@ define evaluate
 	$(PY) eval/eval_tinyface.py --model $(RUN)/model.pt --data $(DATA)/tinyface
 	$(PY) eval/eval_survface.py --model $(RUN)/model.pt --data $(DATA)/survface
 	$(PY) eval/eval_ijbs.py --model $(RUN)/model.pt --data $(DATA)/ijbs --list $(DATA)/ijbs/image_list.csv
-	$(PY) eval/eval_robustness.py --model $(RUN)/model.pt --data $(DATA)/demo_hq.bin $(DATA)/demo_lq.bin $(ROBUSTNESS)
+	$(PY) eval/eval_robustness.py --model $(RUN)/model.pt --data $(DATA)/demo_hq.bin $(DATA)/demo_lq.bin --best-first $(ROBUSTNESS)
 	@for protocol in verification ijb tinyface survface ijbs robustness; do \
 	    test -s $(RUN)/model.pt.$$protocol/report.html || { echo "error: $$protocol left no report" >&2; exit 1; }; \
 	done

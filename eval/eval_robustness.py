@@ -1,6 +1,6 @@
 """How much a network minds bad alignment and bad images, and whether its feature norm knows quality.
 
-    python eval/eval_robustness.py --model work_dirs/demo/model.pt --data demo_hq.bin demo_lq.bin
+    python eval/eval_robustness.py --model work_dirs/demo/model.pt --data demo_hq.bin demo_lq.bin --best-first
     python eval/eval_robustness.py --model arcface.pt aroface.pt --data lfw.bin survface_training/ \\
         --only rotation=5,10,15,20 shift --pairs 1000
 
@@ -9,7 +9,7 @@ M. S. E. Saadabadi, S. R. Malakshan, A. Dabouei, N. M. Nasrabadi, ARoFace: Align
 Low-Quality Face Recognition, ECCV 2024, https://arxiv.org/abs/2407.14972
 
 Data: `.bin` sets, or folders of aligned faces, DATA/<identity>/*.jpg, of which pairs are drawn, half of them
-of the same person. The set of the best quality comes first, the worst one last.
+of the same person. `--best-first` says that the sets come in falling quality.
 
 Both images of a pair are perturbed, each in its own direction (`--one-side`: the second only). Directions,
 noise and drawn pairs follow from --seed. `eval/perturbations.py` has units and ranges of the amounts.
@@ -17,11 +17,14 @@ noise and drawn pairs follow from --seed. `eval/perturbations.py` has units and 
 Accuracy is that of eval/verification.py, ten folds, with thresholds chosen on the perturbed pairs: what is
 left to tell people apart by. results.json also has the accuracy at the threshold of the clean set, which a
 system that was tuned on good images meets, and the true accept rate nearest to a false accept rate of 0.1.
+±: one standard error, the standard deviation over the folds (divided by 9) over √10.
 
 Norm and quality: AdaFace and NDR take the norm of the raw feature for the quality of an image. Norm: mean
 over image and mirror image. Within an image: Spearman's correlation of norm and mildness over all amounts,
-the clean one included, then the mean over the images. Between sets: of norm and place of the set, over all
-clean images. A norm that never changes has correlation 0; a negative one is marked with ! and warned of.
+the clean one included, then the mean over the perturbed images. Between sets (`--best-first`): of norm and
+place of the set, over all clean images. Norms count as equal where they differ by less than a ten-thousandth,
+so one that never changes has correlation 0. ±: 95 % interval over pairs drawn with replacement; where all of
+it is below 0, the correlation is marked with ! and warned of.
 """
 
 import sys
@@ -35,15 +38,17 @@ from prettytable import PrettyTable
 
 from eval.pairs import read_pairs
 from eval.perturbations import PERTURBATIONS, parse_choices
-from eval.robustness import FAR, Curve, Curves, correlation_between, robustness_curve
+from eval.robustness import FAR, Correlation, Curve, Curves, correlation_between, robustness_curve
 from eval.robustness_pictures import norm_figure, robustness_figure
 from eval.script import Evaluation, arguments, evaluation
 from utils.command_line import run_script
 
 FEWEST_PAIRS = 20  # two a fold
-CONVENTIONS = """Accuracy: ten folds, thresholds chosen on the perturbed pairs. Norm ρ: Spearman's correlation
-of an image's feature norm and how little it is perturbed, mean over the images; between sets, of the norm and
-the order of --data, the best quality first."""
+CONVENTIONS = """Accuracy: ten folds, thresholds chosen on the perturbed pairs; ±, bands: one standard error,
+from the spread of the folds. Norm ρ: Spearman's correlation of an image's feature norm and how little it is
+perturbed, mean over the perturbed images; between sets, of norm and place in --data. +1: every step for the
+worse shortens every feature. ±: half a 95 % interval over draws of pairs; where it reaches 0, the sign may be
+chance. Where all of it is below 0 there is a !, which of forty that are really 0 one gets by chance."""
 
 
 def names_of(paths: Sequence[Path]) -> list[str]:
@@ -75,20 +80,20 @@ def measure(
         data: set -> images and issame, as of `read_pairs`.
         chosen: perturbation -> amounts, the clean one first.
     """
-    spoilt = np.s_[1::2] if run.args.one_side else np.s_[:]
+    perturbed = np.s_[1::2] if run.args.one_side else np.s_[:]
     curves = {model: {name: {} for name in data} for model in models}
     for name, (images, issame) in data.items():
         clean = [np.stack(run.features(images, index)) for index in range(len(models))]  # (2, 2P, D) each
         for kind, amounts in chosen.items():
             views = [[features] for features in clean]
             for amount in amounts[1:]:
-                faces = PERTURBATIONS[kind].apply(images[spoilt], amount, run.args.seed)
+                faces = PERTURBATIONS[kind].apply(images[perturbed], amount, run.args.seed)
                 for index in range(len(models)):
                     features = clean[index].copy()
-                    features[:, spoilt] = run.features(faces, index)
+                    features[:, perturbed] = run.features(faces, index)
                     views[index].append(features)
             for model, own in zip(models, views):
-                curves[model][name][kind] = robustness_curve(amounts, own, issame)
+                curves[model][name][kind] = robustness_curve(amounts, own, issame, perturbed, run.args.seed)
     return curves
 
 
@@ -102,35 +107,43 @@ def accuracy_table(curves: Curves, kind: str) -> PrettyTable:
     rows = PrettyTable(["model", "set", *amounts, "norm ρ"], align="r")
     rows.align["model"] = rows.align["set"] = "l"
     for model, name, curve in lines:
-        accuracy = [f"{100 * share:.1f}" for share in curve.accuracy]
+        shares = zip(100 * curve.accuracy, 100 * curve.standard_error)
+        accuracy = [f"{share:.1f} ± {error:.1f}" for share, error in shares]
         rows.add_row([model, name, *accuracy, marked(curve.correlation)])
     return rows
 
 
-def norm_table(clean: Mapping[str, Mapping[str, np.ndarray]]) -> PrettyTable:
-    """The median norm of each set, clean, and the correlation between several sets; one row a model."""
-    sets = list(next(iter(clean.values())))
-    rows = PrettyTable(["model", *sets, *(["ρ between sets"] if len(sets) > 1 else [])], align="r")
+def norm_table(
+    clean: Mapping[str, Mapping[str, np.ndarray]], between: Mapping[str, Correlation]
+) -> PrettyTable:
+    """The median norm of each clean set, and the correlation between sets if there is one; a row a model."""
+    sets = next(iter(clean.values()))
+    rows = PrettyTable(["model", *sets, *(["ρ between sets"] if between else [])], align="r")
     rows.align["model"] = "l"
     for model, norms in clean.items():
         median = [f"{np.median(own):.4g}" for own in norms.values()]
-        between = [marked(correlation_between(list(norms.values())))] if len(sets) > 1 else []
-        rows.add_row([model, *median, *between])
+        rows.add_row([model, *median, *([marked(between[model])] if between else [])])
     return rows
 
 
-def marked(correlation: float) -> str:
-    """With a mark where it contradicts the hypothesis."""
-    return f"{correlation:+.2f}{' !' if correlation < 0 else ''}"
+def in_words(correlation: Correlation) -> str:
+    """Such as +0.63 ± 0.05."""
+    return f"{correlation.rho:+.2f} ± {correlation.half_width:.2f}"
 
 
-def warnings(curves: Curves, clean: Mapping[str, Mapping[str, np.ndarray]]) -> list[str]:
+def marked(correlation: Correlation) -> str:
+    """With a mark where it contradicts the hypothesis, and not by chance."""
+    return f"{in_words(correlation)}{' !' if correlation.is_negative else ''}"
+
+
+def warnings(curves: Curves, between: Mapping[str, Correlation]) -> list[str]:
     """A paragraph for each model whose norm is longer for worse images."""
     said = []
     for model, sets in curves.items():
-        where = [f"{k} of {name}" for name, kinds in sets.items() for k in kinds if kinds[k].correlation < 0]
-        if len(sets) > 1 and correlation_between(list(clean[model].values())) < 0:
-            where.append(f"from {' to '.join(sets)}")
+        found = {f"{k} of {name}": kinds[k].correlation for name, kinds in sets.items() for k in kinds}
+        if model in between:
+            found[f"from {' to '.join(sets)}"] = between[model]
+        where = [f"{what} (ρ {in_words(rho)})" for what, rho in found.items() if rho.is_negative]
         if where:
             said.append(
                 f"Warning: {model} gives worse images longer features: {', '.join(where)}. There its norm "
@@ -145,38 +158,45 @@ def numbers(curve: Curve) -> dict:
         "amounts": curve.amounts,
         "accuracy": curve.accuracy,
         "std": curve.std,
+        "standard_error": curve.standard_error,
         "accuracy_at_clean_threshold": curve.fixed_accuracy,
         "tar_at_far": curve.tar,
         "median_norm": np.median(curve.norms, axis=1),
-        "norm_quality_correlation": curve.correlation,
+        **of_correlation(curve.correlation),
     }
+
+
+def of_correlation(correlation: Correlation) -> dict:
+    """And of a correlation."""
+    return {"norm_quality_correlation": correlation.rho, "norm_quality_interval": correlation.half_width}
 
 
 def tell(run: Evaluation, curves: Curves, num_pairs: Mapping[str, int]) -> None:
     """Fill the report and write it."""
-    report = run.report
+    report, seed = run.report, run.args.seed
     clean = {
-        model: {name: next(iter(kinds.values())).norms[0] for name, kinds in sets.items()}
+        model: {name: next(iter(kinds.values())).clean_norms for name, kinds in sets.items()}
         for model, sets in curves.items()
     }
+    between = {}
+    if run.args.best_first:
+        between = {model: correlation_between(list(norms.values()), seed) for model, norms in clean.items()}
     report.settings |= {
         "pairs": num_pairs,
         "perturbed": "the second image of a pair" if run.args.one_side else "both images of a pair",
-        "seed": run.args.seed,
-        "accuracy": "ten folds, thresholds chosen on the perturbed pairs",
+        "sets": "best quality first" if run.args.best_first else "in no order of quality",
+        "seed": seed,
+        "accuracy": "ten folds, thresholds chosen on the perturbed pairs; ± one standard error",
         "tar": f"at the false accept rate nearest to {FAR:g}",
+        "interval": f"95 %, bootstrap over pairs, seed {seed}",
     }
     report.picture("robustness", robustness_figure(curves), "Accuracy over what is wrong with the faces")
     kinds = next(iter(next(iter(curves.values())).values()))
     for kind in kinds:
         report.table(accuracy_table(curves, kind), f"Accuracy %, {PERTURBATIONS[kind].label}")
-    report.table(norm_table(clean), "Median norm of the features, clean sets")
-    fewest = min(num_pairs.values())
-    error = 100 * (0.9 * 0.1 / fewest) ** 0.5
-    report.note(
-        f"{CONVENTIONS} With {fewest} pairs an accuracy of 90 % has a standard error of {error:.1f} points."
-    )
-    for warning in warnings(curves, clean):
+    report.table(norm_table(clean, between), "Median norm of the features, clean sets")
+    report.note(CONVENTIONS)
+    for warning in warnings(curves, between):
         report.note(warning)
     report.picture("norms", norm_figure(curves), "Norms of the features")
     report.numbers(
@@ -186,23 +206,26 @@ def tell(run: Evaluation, curves: Curves, num_pairs: Mapping[str, int]) -> None:
             for model, sets in curves.items()
         },
     )
-    if len(num_pairs) > 1:
-        between = {model: correlation_between(list(norms.values())) for model, norms in clean.items()}
-        report.numbers("norm_quality_correlation_between_sets", between)
+    if between:
+        report.numbers("between_sets", {model: of_correlation(rho) for model, rho in between.items()})
     report.write(run.out)
 
 
 def main() -> None:
-    data_help = ".bin files, or folders of aligned faces; the best quality first"
+    data_help = ".bin files, or folders of aligned faces"
     parser = arguments(__doc__, data=data_help, several=["model", "data"])
     add = parser.add_argument
     add("--pairs", type=int, default=100, help="pairs of each set, at most (default 100)")
     kinds_help = f"only these, such as rotation=5,10 blur; of {', '.join(PERTURBATIONS)} (default all)"
     add("--only", nargs="+", default=[], metavar="NAME[=AMOUNTS]", help=kinds_help)
     add("--one-side", action="store_true", help="perturb only the second image of each pair")
+    ordered_help = "the sets of --data come in falling quality: is the norm longer in better ones?"
+    add("--best-first", action="store_true", help=ordered_help)
     args = parser.parse_args()
     if args.pairs < FEWEST_PAIRS:
         raise ValueError(f"--pairs is {args.pairs}, allowed: {FEWEST_PAIRS} or more, two for each fold")
+    if args.best_first and len(args.data) == 1:
+        raise ValueError(f"--best-first orders several sets, --data has one: {args.data[0]}")
     chosen = parse_choices(args.only)
     models, sets = names_of(args.model), names_of(args.data)
     data = {name: read_pairs(path, args.pairs, args.seed) for name, path in zip(sets, args.data)}

@@ -10,7 +10,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import NullLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator, NullLocator, PercentFormatter
 
 from eval.perturbations import PERTURBATIONS
 from eval.report import COLOURS, DASHES
@@ -19,6 +19,7 @@ from utils.plots import MUTED, STYLE
 
 COLUMNS = 4  # panels in a row
 PANEL = (3.2, 2.5)  # inches
+MARGIN = 0.08  # inches
 BINS = (8, 40)  # of a histogram, at least and at most
 SEVERITY_COLOURS = "plasma"
 
@@ -26,7 +27,8 @@ SEVERITY_COLOURS = "plasma"
 def robustness_figure(curves: Curves) -> Figure:
     """One panel a perturbation, one line a model and set: accuracy over the amount, clean at the left.
 
-    Colours tell models, dashes tell sets; of a single model, colours tell sets as well.
+    Colours tell models, dashes tell sets; of a single model, colours tell sets as well. Bands: ± one standard
+    error.
     """
     models, sets = list(curves), list(next(iter(curves.values())))
     kinds = list(curves[models[0]][sets[0]])
@@ -34,54 +36,72 @@ def robustness_figure(curves: Curves) -> Figure:
     colour_of, dash_of = dict(zip(sets if alone else models, cycle(COLOURS))), dict(zip(sets, cycle(DASHES)))
     looks = {
         (model, name): dict(color=colour_of[name if alone else model], linestyle=dash_of[name], linewidth=1.8)
+        for name in sets  # a legend's columns are filled from above: one for each set, one row a model
         for model in models
-        for name in sets
     }
-    every = np.concatenate([curves[m][s][k].accuracy for m, s in looks for k in kinds])
+    shown = [curves[model][name][kind] for model, name in looks for kind in kinds]
+    low = min((curve.accuracy - curve.standard_error).min() for curve in shown)
+    high = max((curve.accuracy + curve.standard_error).max() for curve in shown)
     with matplotlib.rc_context(STYLE):  # a figure of its own: no global state, no display
         rows, columns = shape_of(len(kinds))
-        size = (columns * PANEL[0] + 0.4, rows * PANEL[1] + 0.3 * len(models) + 0.2)
-        figure = new_figure(size)
+        figure = new_figure((columns * PANEL[0] + 0.4, rows * PANEL[1] + 0.2))
+        add_legend(
+            figure,
+            {name if alone else f"{model}, {name}": look for (model, name), look in looks.items()},
+            len(sets),
+        )
         for axes, kind in zip(panels_of(figure, len(kinds)), kinds):
             for (model, name), look in looks.items():
                 curve = curves[model][name][kind]
                 axes.plot(curve.amounts, curve.accuracy, marker="o", markersize=3.5, **look)
+                band = curve.accuracy - curve.standard_error, curve.accuracy + curve.standard_error
+                axes.fill_between(curve.amounts, *band, color=look["color"], alpha=0.12, linewidth=0)
             amount_axis(axes, kind, curve.amounts)
-            axes.set_ylim(every.min() - 0.02, min(every.max() + 0.02, 1.015))
+            axes.set_ylim(low - 0.02, min(high + 0.02, 1.015))
             axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-        handles = [Line2D([], [], **look) for look in looks.values()]
-        labels = [name if alone else f"{model}, {name}" for model, name in looks]
-        # Columns are filled from above: one for each set, one row a model.
-        order = [row * len(sets) + column for column in range(len(sets)) for row in range(len(models))]
-        figure.legend(
-            *([entries[i] for i in order] for entries in (handles, labels)),
-            loc="outside upper left",
-            ncols=len(sets),
-            frameon=False,
-            handlelength=3,
-        )
     return figure
 
 
+def add_legend(figure: Figure, looks: Mapping[str, dict], most: int) -> None:
+    """Above the panels, in at most so many columns, as the figure has room for; it grows by the legend.
+
+    Args:
+        figure: without axes yet.
+        looks: label -> what `Line2D` takes.
+    """
+    handles = [Line2D([], [], label=label, **look) for label, look in looks.items()]
+    width, height = figure.get_size_inches()
+    for columns in range(most, 0, -1):
+        legend = figure.legend(
+            handles=handles, loc="outside upper left", ncols=columns, frameon=False, handlelength=3
+        )
+        extent = legend.get_window_extent()  # pixels
+        needed = extent.width / figure.dpi + 2 * MARGIN
+        if needed <= width or columns == 1:
+            break
+        legend.remove()
+    figure.set_size_inches(max(width, needed), height + extent.height / figure.dpi + MARGIN)
+
+
 def amount_axis(axes, kind: str, amounts: tuple[float, ...]) -> None:
-    """Ticks at the amounts, the clean one at the left; halvings of the resolution are equally far apart."""
+    """Ticks at the amounts, the clean one at the left; where less is worse, halvings are equally long."""
     perturbation = PERTURBATIONS[kind]
     axes.set(title=kind, xlabel=perturbation.label)
-    if kind == "resolution":
+    if perturbation.clean > perturbation.worst:
         axes.set_xscale("log")
+        axes.invert_xaxis()
     axes.set_xticks(amounts, [f"{amount:g}" for amount in amounts])
     axes.tick_params(labelsize=8)
     axes.xaxis.set_minor_locator(NullLocator())
-    if perturbation.clean > perturbation.worst:
-        axes.invert_xaxis()
 
 
 def norm_figure(curves: Curves) -> Figure:
-    """Histograms of feature norms: of the clean sets, and of the first set with each perturbation.
+    """Histograms of feature norms: of the clean sets, and of each set with each perturbation.
 
     A block of panels for each model: the norms of two models do not compare.
     """
-    count = 1 + len(next(iter(next(iter(curves.values())).values())))
+    sets = next(iter(curves.values()))
+    count = 1 + len(sets) * len(next(iter(sets.values())))
     rows, columns = shape_of(count)
     with matplotlib.rc_context(STYLE):
         size = (columns * PANEL[0] + 0.4, len(curves) * (rows * PANEL[1] + 0.4))
@@ -97,25 +117,31 @@ def draw_norms(panels: list, sets: Mapping[str, Mapping[str, Curve]]) -> None:
     """The histograms of one model, all over the same bins.
 
     Args:
-        panels: one more than there are perturbations.
+        panels: one, and one for each set and perturbation.
         sets: set -> perturbation -> Curve.
     """
-    clean = {name: next(iter(kinds.values())).norms[0] for name, kinds in sets.items()}
-    first, kinds = next(iter(sets.items()))
-    every = np.concatenate([*clean.values(), *(curve.norms.ravel() for curve in kinds.values())])
-    bins = np.histogram_bin_edges(every, bins=np.clip(int(len(clean[first]) ** 0.5), *BINS))
+    clean = {name: next(iter(kinds.values())).clean_norms for name, kinds in sets.items()}
+    spoilt = {
+        f"{kind}, {name}": (kind, curve) for name, kinds in sets.items() for kind, curve in kinds.items()
+    }
+    every = np.concatenate([*clean.values(), *(curve.norms.ravel() for _, curve in spoilt.values())])
+    fewest = min(len(norms) for norms in clean.values())
+    bins = np.histogram_bin_edges(every, bins=np.clip(int(fewest**0.5), *BINS))
     panels[0].set_title("clean sets")
     for (name, norms), colour, dash in zip(clean.items(), cycle(COLOURS), cycle(DASHES)):
         panels[0].hist(norms, bins, histtype="step", color=colour, ls=dash, linewidth=1.6, label=name)
-    for axes, (kind, curve) in zip(panels[1:], kinds.items()):
-        axes.set_title(f"{kind}, {first}")
+    for axes, (title, (kind, curve)) in zip(panels[1:], spoilt.items()):
+        axes.set_title(title)
         axes.hist(curve.norms[0], bins, color="#d0d7de", label="clean")
         colours = matplotlib.colormaps[SEVERITY_COLOURS](np.linspace(0, 0.85, len(curve.amounts) - 1))
         for amount, norms, colour in zip(curve.amounts[1:], curve.norms[1:], colours):
             label = f"{amount:g}{PERTURBATIONS[kind].unit}"
             axes.hist(norms, bins, histtype="step", color=colour, linewidth=1.4, label=label)
     for axes in panels:
-        axes.set_xlabel("norm of the feature")
+        axes.set(xlabel="norm of the feature", xlim=(bins[0], bins[-1]))
+        axes.tick_params(labelsize=8)
+        axes.xaxis.set_major_locator(MaxNLocator(4))  # few: norms that hardly differ take many digits
+        axes.ticklabel_format(axis="x", style="plain", useOffset=False)
         axes.set_yticks([])
         axes.grid(False)
         axes.legend(frameon=False, fontsize=8, handlelength=1.2)
@@ -124,7 +150,7 @@ def draw_norms(panels: list, sets: Mapping[str, Mapping[str, Curve]]) -> None:
 def new_figure(size: tuple[float, float]) -> Figure:
     """With a margin all around."""
     figure = Figure(figsize=size, dpi=130, layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)
+    figure.get_layout_engine().set(w_pad=MARGIN, h_pad=MARGIN)
     return figure
 
 

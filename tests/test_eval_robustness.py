@@ -1,4 +1,4 @@
-"""Robustness: curves and correlations worked out by hand, pairs of sets and folders, the script."""
+"""Robustness: curves worked out by hand, what is warned of, pairs of sets and folders, the script."""
 
 import json
 import sys
@@ -10,18 +10,16 @@ import cv2
 import numpy as np
 import pytest
 from evaluation_runs import ROOT, run, save_small_model
-from scipy.stats import spearmanr
 
 from backbones import load_backbone
 from eval import eval_robustness
 from eval.bin_format import load_bin, save_bin
-from eval.eval_robustness import accuracy_table, measure, names_of, warnings
+from eval.eval_robustness import accuracy_table, marked, measure, names_of, warnings
 from eval.features import extract
 from eval.metrics import normalise
 from eval.pairs import read_pairs
 from eval.perturbations import PERTURBATIONS
-from eval.robustness import Curve, correlation_between, correlation_within, robustness_curve
-from eval.robustness_pictures import norm_figure, robustness_figure
+from eval.robustness import Correlation, Curve, robustness_curve
 from eval.verification import score
 
 NUM_PAIRS = 20
@@ -71,32 +69,11 @@ def stub_run(*networks, one_side=False):
     return SimpleNamespace(args=Namespace(one_side=one_side, seed=0), features=features, calls=calls)
 
 
-# ------------------------------------------------------------------------------------------- norm and quality
-
-
-def test_the_correlation_is_one_where_every_norm_falls_and_minus_one_where_every_norm_grows():
-    falling = np.array([[9, 5], [7, 4.9], [1, 0]])
-    assert correlation_within(falling) == pytest.approx(1)
-    assert correlation_within(falling[::-1]) == pytest.approx(-1)
-    assert correlation_within(np.stack([falling[:, 0], falling[::-1, 0]], axis=1)) == pytest.approx(0)
-    assert correlation_within(np.array([[3], [1], [2]])) == pytest.approx(0.5)  # 1 - 6 (0 + 1 + 1) / (3 · 8)
-
-
-def test_a_norm_that_never_changes_counts_as_zero():
-    assert correlation_within(np.ones((4, 3))) == 0
-    assert correlation_within(np.array([[1, 2], [1, 1]])) == pytest.approx(0.5)
-    assert correlation_between([np.ones(3), np.ones(4)]) == 0
-
-
-def test_correlations_are_those_of_scipy_ties_included():
-    rng = np.random.default_rng(0)
-    norms = rng.integers(0, 4, (6, 30)).astype(float)
-    expected = [spearmanr(own, -np.arange(6)).statistic for own in norms.T]
-    assert correlation_within(norms) == pytest.approx(np.mean(expected))
-    sets = [rng.normal(20, 3, 50), rng.normal(18, 3, 70), rng.normal(19, 3, 30)]
-    place = np.repeat([3, 2, 1], [50, 70, 30])
-    assert correlation_between(sets) == pytest.approx(spearmanr(np.concatenate(sets), place).statistic)
-    assert correlation_between(sets[:2]) > 0 > correlation_between(sets[1::-1])
+def test_only_a_correlation_that_is_below_zero_for_certain_is_marked():
+    assert marked(Correlation(-0.21, 0.2)) == "-0.21 ± 0.20 !"
+    assert marked(Correlation(-0.2, 0.21)) == "-0.20 ± 0.21"
+    assert marked(Correlation(0.63, 0.1)) == "+0.63 ± 0.10"
+    assert marked(Correlation(-1.0, 0.0)) == "-1.00 ± 0.00 !"
 
 
 # ------------------------------------------------------------------------------------------------- the curves
@@ -153,27 +130,34 @@ def test_the_sign_of_the_correlation_is_that_of_the_network(bins):
         return normalise(patch_means(faces)) / sharpness(faces)
 
     curves = measure(stub_run(honest, vain), ["honest", "vain"], data, {"blur": (0, 3, 6, 12)})
-    assert curves["honest"]["good"]["blur"].correlation == pytest.approx(1)
-    assert curves["vain"]["good"]["blur"].correlation == pytest.approx(-1)
-    clean = {model: {"good": sets["good"]["blur"].norms[0]} for model, sets in curves.items()}
-    (warning,) = warnings(curves, clean)
-    assert "vain gives worse images longer features: blur of good" in warning
+    assert curves["honest"]["good"]["blur"].correlation.rho == pytest.approx(1)
+    assert curves["vain"]["good"]["blur"].correlation.rho == pytest.approx(-1)
+    (warning,) = warnings(curves, {})
+    assert "vain gives worse images longer features: blur of good (ρ -1.00 ± 0.00)" in warning
     table = accuracy_table(curves, "blur").get_string().splitlines()
-    assert table[3].split()[-2:] == ["+1.00", "|"]
-    assert table[4].split()[-2:] == ["!", "|"]
+    assert table[3].split()[-4:] == ["+1.00", "±", "0.00", "|"]
+    assert table[4].split()[-5:] == ["-1.00", "±", "0.00", "!", "|"]
 
 
-def test_sets_in_the_wrong_order_are_warned_of():
-    def curve(norm):
-        return Curve((0,), *[np.ones(1)] * 4, norms=np.full((1, 6), norm))
+def curve_with(correlation: Correlation) -> Curve:
+    norms = np.full((1, 6), 10.0)
+    return Curve((0,), *[np.ones(1)] * 4, norms=norms, clean_norms=norms[0], correlation=correlation)
 
-    curves = {"m": {"first": {"blur": curve(10.0)}, "second": {"blur": curve(12.0)}}}
-    clean = {"m": {name: kinds["blur"].norms[0] for name, kinds in curves["m"].items()}}
-    (warning,) = warnings(curves, clean)
-    assert "from first to second" in warning
-    assert (
-        warnings({"m": dict(reversed(curves["m"].items()))}, {"m": dict(reversed(clean["m"].items()))}) == []
-    )
+
+def test_what_may_be_chance_is_not_warned_of():
+    curves = {"m": {"good": {"blur": curve_with(Correlation(-0.1, 0.2))}}}
+    assert warnings(curves, {"m": Correlation(-0.1, 0.1)}) == []
+    curves["m"]["good"]["noise"] = curve_with(Correlation(-0.3, 0.2))
+    (warning,) = warnings(curves, {})
+    assert "noise of good (ρ -0.30 ± 0.20)" in warning
+    assert "blur" not in warning
+
+
+def test_sets_whose_norms_grow_as_quality_falls_are_warned_of():
+    curves = {"m": {name: {"blur": curve_with(Correlation(0.0, 0.0))} for name in ("first", "second")}}
+    (warning,) = warnings(curves, {"m": Correlation(-0.5, 0.1)})
+    assert "from first to second (ρ -0.50 ± 0.10)" in warning
+    assert warnings(curves, {"m": Correlation(0.5, 0.1)}) == []
 
 
 def test_all_networks_see_the_same_faces_and_one_side_leaves_the_first_image_alone(bins):
@@ -186,11 +170,29 @@ def test_all_networks_see_the_same_faces_and_one_side_leaves_the_first_image_alo
     assert np.array_equal(seen[0], images)
     assert np.array_equal(seen[2], seen[3])
     assert (seen[2] != images).any(axis=(1, 2, 3)).all()
-    assert np.array_equal(curves["a"]["good"]["rotation"].norms, curves["b"]["good"]["rotation"].norms)
-    half = measure(one, ["a", "b"], data, {"rotation": (0, 20)})["a"]["good"]["rotation"].norms
+    whole = curves["a"]["good"]["rotation"]
+    assert np.array_equal(whole.norms, curves["b"]["good"]["rotation"].norms)
+    half = measure(one, ["a", "b"], data, {"rotation": (0, 20)})["a"]["good"]["rotation"]
     assert [len(faces) for _, faces in one.calls] == [40, 40, 20, 20]
-    assert np.array_equal(half[1, 0::2], half[0, 0::2])
-    assert (half[1, 1::2] != half[0, 1::2]).all()
+    assert np.array_equal(one.calls[0][1], images)
+    assert np.array_equal(half.norms[0], whole.norms[0, 1::2])
+    assert (half.norms[1] != half.norms[0]).all()
+    assert np.array_equal(half.clean_norms, whole.norms[0])
+
+
+def test_one_side_counts_the_norms_of_perturbed_images_alone(bins):
+    data = {"good": read_pairs(bins / "good.bin", NUM_PAIRS, 0)}
+
+    def honest(faces):
+        return normalise(patch_means(faces)) * sharpness(faces)
+
+    both, one = (
+        measure(stub_run(honest, one_side=choice), ["m"], data, {"blur": (0, 3, 6, 12)})["m"]["good"]["blur"]
+        for choice in (False, True)
+    )
+    assert one.correlation.rho == both.correlation.rho == pytest.approx(1)
+    assert np.allclose(np.median(one.norms, axis=1), np.median(both.norms[:, 1::2], axis=1))
+    assert np.array_equal(one.clean_norms, both.clean_norms)  # what sets are compared by
 
 
 # ------------------------------------------------------------------------------------------------- the pairs
@@ -243,59 +245,6 @@ def test_a_folder_that_cannot_make_the_pairs_is_told(folder):
         read_pairs(folder, 32, seed=0)
 
 
-# ---------------------------------------------------------------------------------------------- the pictures
-
-
-def random_curves(models, sets, kinds):
-    rng = np.random.default_rng(0)
-
-    def curve(kind):
-        amounts = (PERTURBATIONS[kind].clean, *PERTURBATIONS[kind].amounts)
-        rates = rng.uniform(0.5, 1, (4, len(amounts)))
-        return Curve(amounts, *rates, norms=rng.normal(20, 3, (len(amounts), 40)))
-
-    return {model: {name: {kind: curve(kind) for kind in kinds} for name in sets} for model in models}
-
-
-def test_the_picture_has_a_panel_a_perturbation_and_a_line_a_model_and_set():
-    curves = random_curves(["a", "b"], ["hq", "lq"], ["rotation", "resolution", "jpeg"])
-    figure = robustness_figure(curves)
-    assert [axes.get_title(loc="left") for axes in figure.axes] == ["rotation", "resolution", "jpeg"]
-    expected = [curves[model][name] for model in ("a", "b") for name in ("hq", "lq")]
-    for axes, kind in zip(figure.axes, ("rotation", "resolution", "jpeg")):
-        for line, kinds in zip(axes.get_lines(), expected, strict=True):
-            assert np.allclose(line.get_xdata(), kinds[kind].amounts)
-            assert np.allclose(line.get_ydata(), kinds[kind].accuracy)
-            low, high = axes.get_ylim()
-            assert low < kinds[kind].accuracy.min() <= kinds[kind].accuracy.max() < high
-        lines = axes.get_lines()
-        assert [line.get_color() == lines[0].get_color() for line in lines] == [True, True, False, False]
-        assert [line.get_linestyle() for line in lines] == ["-", "--", "-", "--"]
-    assert [axes.xaxis_inverted() for axes in figure.axes] == [False, True, True]  # clean at the left
-    labels = {text.get_text() for text in figure.legends[0].get_texts()}
-    assert labels == {"a, hq", "a, lq", "b, hq", "b, lq"}
-
-
-def test_of_a_single_model_colours_tell_the_sets():
-    figure = robustness_figure(random_curves(["a"], ["hq", "lq"], ["blur"]))
-    first, second = figure.axes[0].get_lines()
-    assert first.get_color() != second.get_color()
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["hq", "lq"]
-
-
-def test_norms_have_a_block_a_model_and_survive_a_norm_that_is_constant():
-    curves = random_curves(["a", "b"], ["hq", "lq"], ["blur", "noise"])
-    curves["b"]["hq"]["blur"].norms[:] = curves["b"]["lq"]["blur"].norms[:] = 7
-    figure = norm_figure(curves)
-    assert [block.get_suptitle() for block in figure.subfigs] == ["a", "b"]
-    assert [axes.get_title(loc="left") for axes in figure.subfigs[0].axes] == [
-        "clean sets",
-        "blur, hq",
-        "noise, hq",
-    ]
-    figure.savefig("/dev/null", format="png")
-
-
 # ------------------------------------------------------------------------------------------------- the script
 
 
@@ -320,6 +269,7 @@ def test_names_are_as_short_as_tells_them_apart(paths, names):
         (["--only", "noise=300"], "amount 300: noise takes numbers from 0 to 255"),
         (["--data", "{bins}/goood.bin"], r"no verification set .*goood.bin; did you mean 'good.bin'\?"),
         (["--data", "{bins}/good.bin", "{bins}/good.bin"], "good.bin is given twice"),
+        (["--best-first"], "--best-first orders several sets, --data has one: .*good.bin"),
         (["--data", "{bins}"], "neither train.rec nor images"),
     ],
 )
@@ -336,6 +286,12 @@ def test_the_script_writes_what_the_features_say_and_the_same_again(tmp_path, bi
     sets = [bins / "good.bin", bins / "bad.bin"]
     script = ROOT / "eval" / "eval_robustness.py"
     command = (script, "--model", *models, "--data", *sets, "--only", "resolution=10", "--batch-size", 8)
+    unordered = run(*command, cwd=tmp_path)
+    assert unordered.returncode == 0, unordered.stderr
+    assert "between_sets" not in json.loads((tmp_path / "0.pt.robustness" / "results.json").read_text())
+    assert "ρ between sets" not in unordered.stdout
+    assert "good to bad" not in unordered.stdout
+    command = (*command, "--best-first")
     first = run(*command, cwd=tmp_path)
     assert first.returncode == 0, first.stderr
     out = tmp_path / "0.pt.robustness"
@@ -358,13 +314,13 @@ def test_the_script_writes_what_the_features_say_and_the_same_again(tmp_path, bi
     assert curve["amounts"] == [112, 10]
     assert curve["accuracy"][1] == expected.mean
     assert results["settings"]["pairs"] == {"good": NUM_PAIRS, "bad": NUM_PAIRS}
-    assert set(results["norm_quality_correlation_between_sets"]) == {"0", "1"}
+    assert set(results["between_sets"]) == {"0", "1"}
+    assert "ρ between sets" in first.stdout
+    found = [kinds["resolution"] for sets in results["curves"].values() for kinds in sets.values()]
     negative = [
-        kinds["resolution"]["norm_quality_correlation"] < 0
-        for sets in results["curves"].values()
-        for kinds in sets.values()
+        each["norm_quality_correlation"] + each["norm_quality_interval"] < 0
+        for each in [*found, *results["between_sets"].values()]
     ]
-    negative += [rho < 0 for rho in results["norm_quality_correlation_between_sets"].values()]
     assert first.stdout.count(" ! |") == sum(negative)
     assert ("Warning: " in first.stdout) == any(negative)
     assert f"{100 * expected.mean:.1f}" in first.stdout
