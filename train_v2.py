@@ -6,10 +6,10 @@
 
 The run folder (`output`) receives config.json, run.json, train.log, metrics.jsonl, TensorBoard files,
 curves.png, model.pt (the backbone alone), checkpoints/ and, with ARoFace, aroface_samples.png: faces that the
-first step has warped (a resumed run leaves it as it is). `resume=true` goes on from the newest checkpoint, on
-any number of ranks, mid-epoch too: the order of the data and the randomness of a step are functions of (seed,
-epoch, step), so a resumed run repeats what an uninterrupted one does. Without `resume`, a folder that holds
-checkpoints is refused.
+first step has warped (a resumed run leaves it as it is). `resume=true` goes on from the newest checkpoint,
+mid-epoch too, on any number of ranks that make the same global batch: the order of the data and the
+randomness of a step are functions of (seed, epoch, step), so a resumed run repeats what an uninterrupted one
+does. Without `resume`, a folder that holds checkpoints is refused.
 """
 
 import sys
@@ -112,7 +112,8 @@ def main() -> None:
     # ---------------------------------------------------------------- optimiser, scaler, resume
     optimizer = build_optimizer(cfg, backbone, head, base_lr)
     scaler = make_scaler(cfg.precision, device)
-    state = TrainingState(backbone, head, optimizer, scaler)
+    fixed = dict(global_batch=global_batch, num_image=len(dataset), loss=cfg.loss)
+    state = TrainingState(backbone, head, optimizer, scaler, **fixed)
     if first_step:
         state.load(output / "checkpoints", first_step)
 
@@ -185,7 +186,8 @@ def main() -> None:
         optimizer.zero_grad(set_to_none=True)
 
         done = step + 1
-        if done == num_steps or done % cfg.frequent == 0:
+        saving = done == num_steps or done % checkpoint_every == 0
+        if saving or done % cfg.frequent == 0:
             mean_loss = total_loss.item() / (done - logged)  # waits for the GPU, hence only here
             if not np.isfinite(mean_loss):
                 raise ValueError(
@@ -200,7 +202,7 @@ def main() -> None:
             log.log_pairs(done, "aroface_samples", perturb.samples)
         if done == num_steps or (cfg.verbose and done % cfg.verbose == 0):
             results = evaluate(done)
-        if done == num_steps or done % checkpoint_every == 0:
+        if saving:
             save(done)
             log.restart_clock(done)
 

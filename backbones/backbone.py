@@ -86,7 +86,8 @@ def _checkpointed(block: nn.Module, x: Tensor) -> Tensor:
 def check_counts(setting: str, counts: Sequence[int], length: int) -> None:
     """Raises ValueError unless `counts` are `length` whole numbers of at least 1."""
     if len(counts) != length or any(not isinstance(count, int) or count < 1 for count in counts):
-        raise ValueError(f"{setting} takes {length} whole numbers of at least 1, got {counts}")
+        numbers = "whole number" if length == 1 else "whole numbers"
+        raise ValueError(f"{setting} takes {length} {numbers} of at least 1, got {counts}")
 
 
 def kaiming_init(model: nn.Module) -> None:

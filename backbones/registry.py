@@ -7,6 +7,7 @@ path rate (dp005: 0.05, else 0.1) and another share of masked tokens (mask_005: 
 
 import inspect
 
+from utils import typed_values
 from utils.command_line import nearest
 
 from .adaface_ir import AdaFaceIR
@@ -93,13 +94,18 @@ def get_model(
     check_counts("num_features", [num_features], length=1)
     family, named_settings = MODELS[name]
     shared = {"self", "num_features", "dropout", "options"}
-    allowed = [setting for setting in inspect.signature(family.__init__).parameters if setting not in shared]
-    for setting in settings:
+    parameters = inspect.signature(family.__init__).parameters
+    allowed = {key: parameter.annotation for key, parameter in parameters.items() if key not in shared}
+    for setting, value in settings.items():
         if setting not in allowed:
             raise ValueError(
                 f"network {name!r} has no setting {setting!r} (it has {', '.join(allowed)})"
                 f"{nearest(setting, allowed)}"
             )
+        if not typed_values.fits(value, allowed[setting]):
+            meant = typed_values.describe(allowed[setting])
+            wrong = f"network {name!r}: {setting}={value!r} is of the wrong type"
+            raise ValueError(f"{wrong}: it has to be {meant}")
     return family(
         **{**named_settings, **settings},
         num_features=num_features,

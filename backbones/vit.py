@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .backbone import Backbone
+from .backbone import Backbone, check_counts
 
 PATCH = 9  # pixels; 12 x 12 patches cover 108 of the 112 pixels, the last four are not seen
 NUM_TOKENS = (112 // PATCH) ** 2
@@ -119,6 +119,8 @@ class VisionTransformer(Backbone):
         for setting, value in (("drop_path_rate", drop_path_rate), ("mask_ratio", mask_ratio)):
             if not 0 <= value < 1:
                 raise ValueError(f"{setting} is a share in [0, 1), got {value}")
+        for setting, value in (("width", width), ("depth", depth), ("num_heads", num_heads)):
+            check_counts(setting, [value], length=1)
         if width % num_heads:
             raise ValueError(f"width {width} is not divisible by num_heads {num_heads}")
         self.num_kept = max(1, int(NUM_TOKENS * (1 - mask_ratio)))

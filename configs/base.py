@@ -7,8 +7,8 @@ A job config is a Python module with an EasyDict `config`, as in insightface, wh
     config.network = "r100"
 
 On the command line `key=value` comes after the config's name and is typed by the setting:
-`batch_size=64 resume=true loss_args.m=0.4 val_targets=[lfw,cfp_fp] output=None`. Another `loss=` there drops
-what the file sets for its own loss, OF_THE_LOSS.
+`batch_size=64 resume=true loss_args.m=0.4 val_targets=[lfw,cfp_fp] output=None`. Another `loss=` or
+`network=` there drops what the file sets for its own, see BELONGS_TO.
 
 Relative paths in a config file start at the repository root, so that a preset works from any directory;
 those on the command line start at the current directory. utils/config.py loads, checks and freezes.
@@ -40,7 +40,7 @@ class Settings:
     # Steps after which model and checkpoint are saved again. 0: once an epoch. The last step always saves.
     checkpoint_every: CountOrZero = 0
     # Seed of everything random: initial weights, order of images, augmentation, sampled classes.
-    seed: CountOrZero = 2048
+    seed: Annotated[int, "[0, 2147483647]"] = 2048
     # Steps between two log lines.
     frequent: Count = 10
     # Steps between two verifications. 0: none on the way. There is always one at the end.
@@ -147,8 +147,8 @@ class Settings:
     # Number format of the matrix products; weights, margins and the loss stay in fp32. "auto": "bf16" where
     # this machine computes with it, else "fp32". None: "fp16" where fp16 is true, else "fp32".
     precision: Literal["fp32", "bf16", "fp16", "auto"] | None = None
-    # insightface's name for precision="fp16".
-    fp16: bool = False
+    # insightface's name for precision="fp16" (true) or "fp32" (false). None: precision decides.
+    fp16: bool | None = None
 
 
 # Settings that count only where another has a certain value: setting -> (the other, its value). Changing one
@@ -162,8 +162,19 @@ USED_WITH = {
     "margin_list": ("loss", "combined"),
 }
 
-# Settings that belong to one loss: another `loss` on the command line starts from these settings' defaults.
-OF_THE_LOSS = ("loss_args", "margin_list", "interclass_filtering_threshold")
+# Settings that belong to one loss or network: another one on the command line starts from their defaults.
+BELONGS_TO = {
+    "loss": ("loss_args", "margin_list", "interclass_filtering_threshold"),
+    "network": ("network_args",),
+}
+
+# get_model() arguments that are settings of their own, and so cannot be in network_args.
+NETWORK_SETTINGS = {
+    "num_features": "embedding_size",
+    "dropout": "dropout",
+    "grad_checkpointing": "grad_checkpointing",
+    "fp16": "precision",
+}
 
 # Settings of arcface_torch without a use here: setting -> (the value that means "off", what serves instead).
 # Off is accepted, so that its config files load; anything else is an error.

@@ -118,6 +118,12 @@ def test_another_loss_drops_what_the_file_sets_for_its_own_and_keeps_what_the_co
     assert get_config("demo", ["loss=adaface"]).loss == "adaface"
 
 
+def test_another_network_drops_the_arguments_of_the_file_s_own():
+    assert get_config("demo", ["network=mbf_large"]).network_args == {}
+    assert get_config("demo", ["network_args.scale=2", "network=mbf_large"]).network_args == {"scale": 2}
+    assert get_config("demo", ["network=mbf"]).network_args == get_config("demo").network_args
+
+
 def test_another_loss_drops_the_margins_of_an_insightface_config(tmp_path):
     path = write_job(tmp_path, MS1MV3_R50)
     margins = get_config(path).loss_args["margin_list"]
@@ -137,6 +143,9 @@ def test_a_mistake_in_a_file_names_the_file(tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
+        ("fp16=false precision=fp16", "fp16=False and precision='fp16' contradict"),
+        ("network_args.dropout=0.2", "network_args.dropout is no argument of the network here: set dropout"),
+        ("network_args.fp16=true", "set precision"),
         ("fp16=true precision=bf16", "fp16=True and precision='bf16' contradict"),
         ("fp16=true precision=fp32", "fp16=True and precision='fp32' contradict"),
         (

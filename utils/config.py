@@ -44,7 +44,7 @@ class FrozenConfig(FrozenDict):
 def get_config(name_or_path: str | os.PathLike, overrides: Iterable[str] = ()) -> FrozenConfig:
     """The config of that name (`NAME`, `configs/NAME`, with or without .py) or file, and the overrides.
 
-    An override of `loss` by another name drops what the file sets for its own loss (base.OF_THE_LOSS).
+    Another `loss` or `network` among the overrides drops what the file sets for its own (base.BELONGS_TO).
 
     Also fills in what base.py leaves to be derived: `name` (of the file), `output`, `val_root`, `loss`,
     `loss_args` (with the margin_list), `precision` and `fp16`; makes paths absolute, `val_targets` paths and
@@ -61,10 +61,11 @@ def get_config(name_or_path: str | os.PathLike, overrides: Iterable[str] = ()) -
             values[key] = absolute(key, checked(key, value), ROOT)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
-    for override in sorted(overrides, key=lambda text: not text.startswith("loss=")):  # loss first
+    owners = tuple(f"{owner}=" for owner in base.BELONGS_TO)
+    for override in sorted(overrides, key=lambda text: not text.startswith(owners)):  # these first
         key, value = _parse(override, values)
-        if key == "loss" and value != loss_of(values):
-            for other in base.OF_THE_LOSS:
+        if key in base.BELONGS_TO and value != (loss_of(values) if key == "loss" else values[key]):
+            for other in base.BELONGS_TO[key]:
                 values[other] = deepcopy(base.config[other])
         values[key] = absolute(key, checked(key, value), Path.cwd())
     for key, (off, substitute) in base.UNUSED.items():

@@ -86,7 +86,9 @@ class RunLog:
             from torch.utils.tensorboard import SummaryWriter  # takes seconds, hence only where used
 
             # TensorBoard, too, hides what an earlier start has written about later steps.
-            self.tensorboard = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step + 1)
+            self.tensorboard = SummaryWriter(
+                str(folder / "tensorboard"), purge_step=first_step + 1, flush_secs=10
+            )
         if width := _terminal_width(sys.stdout):
             form = "{percentage:3.0f}% {bar:16} {desc}" if width >= 130 else "{percentage:3.0f}% {desc}"
             progress = {"total": total_steps, "initial": first_step}

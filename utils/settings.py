@@ -47,10 +47,10 @@ def _is_file_path(val_target: str) -> bool:
 def derive(values: dict) -> None:
     """Fills in, in place, what base.py's None leaves to other settings."""
     values["output"] = values["output"] or str(ROOT / "work_dirs" / values["name"])
-    if values["fp16"] and values["precision"] not in (None, "fp16"):
-        raise ValueError(
-            f"fp16=True and precision={values['precision']!r} contradict each other: leave one out"
-        )
+    both = None not in (values["fp16"], values["precision"])
+    if both and values["fp16"] != (values["precision"] == "fp16"):
+        given = f"fp16={values['fp16']} and precision={values['precision']!r}"
+        raise ValueError(f"{given} contradict each other: leave one out")
     values["precision"] = values["precision"] or ("fp16" if values["fp16"] else "fp32")
     if values["precision"] == "auto":
         values["precision"] = fast_precision()
@@ -92,6 +92,9 @@ def _name_and_hyper(term: str | dict | tuple[str, dict]) -> tuple[str, dict]:
 
 def check_together(values: dict) -> None:
     """Raises ValueError where settings that are right on their own do not go together."""
+    for argument in values["network_args"].keys() & base.NETWORK_SETTINGS.keys():
+        setting = base.NETWORK_SETTINGS[argument]
+        raise ValueError(f"network_args.{argument} is no argument of the network here: set {setting}")
     if not values["rec"]:
         raise ValueError(
             "rec is not set: allowed is a folder of training data, a list of them, or 'synthetic'"

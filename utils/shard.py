@@ -31,8 +31,8 @@ class SampleRows(torch.autograd.Function):
     def backward(ctx, gradient: Tensor):
         (rows,) = ctx.saved_tensors
         # The rows are in order and differ, by construction: nothing to check, nothing to coalesce.
-        options = {"is_coalesced": True, "check_invariants": False}
-        return torch.sparse_coo_tensor(rows[None], gradient, ctx.shape, **options), None
+        with torch.sparse.check_sparse_tensor_invariants(enable=False):
+            return torch.sparse_coo_tensor(rows[None], gradient, ctx.shape, is_coalesced=True), None
 
 
 def fill_own(block: Tensor, own: Tensor, start: int, value: float) -> None:

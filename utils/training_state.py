@@ -17,10 +17,16 @@ class TrainingState:
     What is sharded over the ranks (`head.class_parameters()` and the optimiser's state of them) is saved by
     class, everything else once: a checkpoint does not depend on the number of ranks. The order of the data
     and a step's randomness are functions of (seed, epoch, step), so the step alone stands for them.
+
+    Args:
+        fixed: by name, what has to be the same in every run that goes on from a checkpoint; numbers or text.
     """
 
-    def __init__(self, backbone: nn.Module, head: nn.Module, optimizer: torch.optim.Optimizer, scaler):
+    def __init__(
+        self, backbone: nn.Module, head: nn.Module, optimizer: torch.optim.Optimizer, scaler, **fixed
+    ):
         self.backbone, self.head, self.optimizer, self.scaler = backbone, head, optimizer, scaler
+        self.fixed = fixed
 
     def save(self, folder: Path, step: int) -> None:
         """Write the checkpoint of `step`; buffers of the backbone have to be equal on all ranks by now."""
@@ -28,6 +34,7 @@ class TrainingState:
         optimizer, sharded = split_optimizer_state(self.optimizer, learnt(centres))
         shared = {
             "step": step,
+            "fixed": self.fixed,
             "backbone": self.backbone.state_dict(),
             "head": {name: value for name, value in self.head.state_dict().items() if name not in centres},
             "optimizer": optimizer,
@@ -40,12 +47,19 @@ class TrainingState:
         """Put back the checkpoint of `step`.
 
         Raises:
-            ValueError: it belongs to another network, loss, optimiser or number of classes.
+            ValueError: it belongs to another network, loss, optimiser or number of classes, or what has to
+                stay as it was does not.
         """
         head, centres = self.head, self.head.class_parameters()
         shared, sharded = checkpoint.load(
             folder, head.class_start, head.num_local, step, num_classes=head.num_classes
         )
+        for name, value in shared.get("fixed", {}).items():
+            if name in self.fixed and self.fixed[name] != value:
+                raise ValueError(
+                    f"the checkpoint in {folder} is of a run with {name} {value}, this one has "
+                    f"{self.fixed[name]}: step {step} would not be where it stopped"
+                )
         try:
             self.backbone.load_state_dict(shared["backbone"])
             head.load_state_dict(shared["head"] | {name: sharded[name] for name in centres})
@@ -55,7 +69,7 @@ class TrainingState:
                 f"the checkpoint in {folder} is of another network or loss than this config's: {reason}"
             ) from None
         restore_optimizer_state(self.optimizer, learnt(centres), shared["optimizer"], sharded)
-        if self.scaler.is_enabled():
+        if self.scaler.is_enabled() and shared["scaler"]:  # none in a run of another precision
             self.scaler.load_state_dict(shared["scaler"])
 
 
