@@ -161,7 +161,7 @@ def roc_figure(curves: Curves, title: str = "ROC", x: str = "FAR", y: str = "TAR
         x, y: the names of the axes, such as FPIR and TPIR.
     """
     figure, axes = _axes(curves, title, x, y)
-    axes.set_xscale("log")
+    _error_rates(axes)
     _in_percent(axes)
     return figure
 
@@ -170,8 +170,9 @@ def det_figure(curves: Curves, title: str = "DET", x: str = "FAR", y: str = "FRR
     """Detection error trade-off: of the same (FAR, TAR) curves as `roc_figure`, both errors on log axes."""
     misses = {name: (far, 1 - np.asarray(tar)) for name, (far, tar) in curves.items()}
     figure, axes = _axes(misses, title, x, y, y_above=0)
-    axes.set_xscale("log")
+    _error_rates(axes)
     axes.set_yscale("log")
+    axes.set_ylim(top=min(axes.get_ylim()[1], 1.005))
     return figure
 
 
@@ -184,6 +185,14 @@ def cmc_figure(curves: Curves, title: str = "CMC") -> Figure:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda rank, _: f"{rank:,.0f}"))
     _in_percent(axes)
     return figure
+
+
+def _error_rates(axes: Axes) -> None:
+    """Rates on a log axis of a decade at least (less has hardly a number), and none above 1."""
+    axes.set_xscale("log")
+    left, right = axes.get_xlim()
+    right = min(right, 1)
+    axes.set_xlim(min(left, right / 10), right)
 
 
 def _in_percent(axes: Axes) -> None:
@@ -202,15 +211,14 @@ def _axes(curves: Curves, title: str, x: str, y: str, y_above: float = -np.inf):
         for (name, curve), colour, dash in looks:
             points = np.array(curve, dtype=float)  # (2, N)
             points = _thinned(points[:, (points[0] > 0) & (points[1] > y_above)])
-            marker = "o" if points.shape[1] == 1 else None  # a line of one point would not be seen
-            axes.plot(*points, label=name, color=colour, linestyle=dash, linewidth=1.8, marker=marker)
+            dot = {"marker": "o", "clip_on": False} if points.shape[1] == 1 else {}  # no line would be seen
+            label = name if points.size else f"{name} (no error to show)"  # off the log axes: one is always 0
+            axes.plot(*points, label=label, color=colour, linestyle=dash, linewidth=1.8, **dot)
         axes.legend(frameon=False)
     return figure, axes
 
 
 def _thinned(points: np.ndarray) -> np.ndarray:
-    """Without those that would fall on their predecessor: an ROC has a corner for each of its scores."""
+    """Without those on which their successor would fall: an ROC has a corner for each of its scores."""
     spot = np.stack([np.rint(500 * np.log10(points[0])), np.rint(10_000 * points[1])])
-    keep = np.diff(spot, prepend=np.nan).any(axis=0)  # NaN counts as a difference: the first stays
-    keep[-1:] = True
-    return points[:, keep]
+    return points[:, np.diff(spot, append=np.nan).any(axis=0)]  # NaN counts as a difference: the last stays

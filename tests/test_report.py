@@ -123,6 +123,8 @@ def test_a_curve_without_a_false_accept_is_no_error():
     report = Report("x", {})
     report.picture("roc", roc_figure({"perfect": (np.zeros(3), np.ones(3))}))
     assert report.pictures["roc"].startswith(b"\x89PNG")
+    axes = det_figure({"perfect": (np.array([0, 0, 1]), np.array([0, 1, 1])), "a": CURVES["a"]}).axes[0]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["perfect (no error to show)", "a"]
 
 
 def test_rates_that_stay_at_100_percent_have_nothing_above_them():
@@ -135,6 +137,23 @@ def test_a_curve_of_one_point_is_a_dot():
     curves = {"few": (np.array([0, 0.5, 1]), np.array([0, 0.9, 1])), "more": CURVES["a"]}
     few, more = lines(det_figure(curves))
     assert (len(few.get_xdata()), few.get_marker(), more.get_marker()) == (1, "o", "None")
+
+
+def test_a_curve_whose_points_coincide_is_a_dot():
+    nearly = np.array([1 - 1e-6, 1 - 1e-7, 1])
+    for far in (np.ones(400), nearly):
+        dot, more = lines(roc_figure({"dead": (far, far), "more": CURVES["a"]}))
+        assert (len(dot.get_xdata()), dot.get_marker(), more.get_marker()) == (1, "o", "None")
+
+
+@pytest.mark.parametrize("figure", [roc_figure, det_figure])
+def test_no_rate_above_one_is_shown(figure):
+    for curve in (CURVES["a"], (np.ones(3), np.zeros(3)), (np.full(3, 0.01), np.full(3, 0.5))):
+        axes = figure({"a": curve}).axes[0]
+        left, right = axes.get_xlim()
+        assert left <= right / 10  # a decade at least: a log axis of less has hardly a number
+        assert right <= 1
+        assert axes.get_ylim()[1] <= 1.005
 
 
 def test_twenty_eight_curves_look_different():
