@@ -108,8 +108,9 @@ def main() -> None:
             "conventions": [*titles.values()],
             "interval": f"95 %, bootstrap over subjects, seed {args.seed}",
         }
+        mirror = any(convention.flip_sum for convention in conventions.values())
         for ijb, faces in zip(benchmarks, crops):
-            plain, flip = run.features(faces)
+            plain, flip = run.features(faces, mirror=mirror)
             if run.is_main:
                 found = {}
                 for name, convention in conventions.items():

@@ -176,7 +176,7 @@ def main() -> None:
     with evaluation(args, "eval_ijbs", "IJB-S") as run:
         sums = 0
         for part, images in zip(parts, faces):
-            plain, flip = run.features(images)
+            plain, flip = run.features(images, mirror=args.flip)
             if run.is_main:
                 features = plain + flip if args.flip else plain
                 sums = sums + sum_sightings(features, frames.sighting[part], len(ijbs.sightings))

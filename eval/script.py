@@ -31,6 +31,7 @@ from utils.files import whole_file
 from utils.precision import PRECISIONS
 
 CACHE = "feature_cache"
+VIEWS = ("plain", "flip")  # names in its files
 EXTRACTION = 1  # raise it with every change of features.py, faces.py or a backbone that changes features
 
 
@@ -91,7 +92,9 @@ class Evaluation:
             "device": self.device.type,
         }
 
-    def features(self, faces: Sequence, model: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    def features(
+        self, faces: Sequence, model: int = 0, mirror: bool = True
+    ) -> tuple[np.ndarray, np.ndarray | None]:
         """Raw features of faces and mirrored faces, each `(N, D)` float32, from the cache or the network.
 
         Every rank calls it, and gets all of them. Rank 0 alone looks into the cache and decides for all: its
@@ -100,22 +103,24 @@ class Evaluation:
         Args:
             faces: an array `(N, 112, 112, 3)` or a sequence of `eval.faces`, the same on every rank.
             model: index into `models`.
+            mirror: without it None takes the place of the mirrored faces' features, at half the cost.
         """
         caching = self.is_main and not self.args.no_cache
         path = self.cache_file(faces, model) if caching else None
-        found = read_features(path, len(faces)) if caching else None  # (2, N, D)
+        found = read_features(path, len(faces), mirror) if caching else None  # (1 or 2, N, D)
         num_features = int(all_max(torch.tensor(0 if found is None else found.shape[2])))
         if num_features:
             if found is None:
-                found = np.zeros((2, len(faces), num_features), dtype=np.float32)
-            plain, flip = all_reduce(torch.from_numpy(found)).numpy()  # rank 0's plus zeros
-            return plain, flip
+                found = np.zeros((1 + mirror, len(faces), num_features), dtype=np.float32)
+            plain, *flip = all_reduce(torch.from_numpy(found)).numpy()  # rank 0's plus zeros
+            return plain, flip[0] if mirror else None
         plain, flip = extract(
             self.backbones[model],
             faces,
             batch_size=self.args.batch_size,
             device=self.device,
             precision=self.args.precision,
+            mirror=mirror,
             progress=self.models[model].name,
         )
         if caching:
@@ -164,11 +169,15 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def read_features(path: Path, num_faces: int) -> np.ndarray | None:
-    """What `write_features` wrote, `(2, num_faces, D)` float32; None where it is missing or damaged."""
+def read_features(path: Path, num_faces: int, mirror: bool) -> np.ndarray | None:
+    """What `write_features` wrote, `(1 or 2, num_faces, D)` float32; None where it is missing or damaged.
+
+    Args:
+        mirror: whether the mirrored faces' are wanted; a file without them counts as missing then.
+    """
     try:
         with np.load(path) as file:  # zip archives carry a checksum
-            found = np.stack([file["plain"], file["flip"]])
+            found = np.stack([file[view] for view in VIEWS[: 1 + mirror]])
     except FileNotFoundError:
         return None
     except Exception:  # a damaged archive can raise anything; the features are made again
@@ -177,8 +186,8 @@ def read_features(path: Path, num_faces: int) -> np.ndarray | None:
     return found if usable else None
 
 
-def write_features(path: Path, plain: np.ndarray, flip: np.ndarray) -> None:
-    """Keep features, in a file that is there whole or not at all."""
+def write_features(path: Path, *views: np.ndarray | None) -> None:
+    """Keep features, in a file that is there whole or not at all; those of mirrored faces where there are."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as partial, open(partial, "wb") as file:
-        np.savez(file, plain=plain, flip=flip)
+        np.savez(file, **{name: view for name, view in zip(VIEWS, views) if view is not None})

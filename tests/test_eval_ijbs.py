@@ -16,6 +16,7 @@ from eval.features import extract
 from eval.ijbs_data import Protocol, read_protocols
 from eval.ijbs_frames import sighting_of
 from eval.metrics import normalise
+from eval.script import Evaluation
 
 # ------------------------------------------------------------------------------------------- one protocol
 
@@ -213,6 +214,20 @@ def test_the_script_writes_what_its_features_say_and_the_same_again(tmp_path, tr
     assert numbers(out) == results
     run_main(*arguments, "--flip", "--list", tree / "image_list.csv", "--out", tmp_path / "flipped")
     check_numbers(numbers(tmp_path / "flipped"), plain + flip, ijbs)
+
+
+def test_mirror_images_are_seen_by_the_network_only_where_they_count(tmp_path, tree, run_main, monkeypatch):
+    model = save_small_model(tmp_path / "model.pt")
+    asked = []
+
+    def features(self, faces, model=0, mirror=True):
+        asked.append(mirror)
+        return np.ones((len(faces), 4), np.float32), np.ones((len(faces), 4), np.float32) if mirror else None
+
+    monkeypatch.setattr(Evaluation, "features", features)
+    for options in ([], ["--flip"]):
+        run_main("--model", model, "--data", tree, *options)
+    assert asked == [False, True]
 
 
 def test_going_part_by_part_changes_nothing(tmp_path, tree, run_main, monkeypatch):

@@ -26,16 +26,16 @@ def parsed(model, out, *more):
     return arguments("").parse_args(["--model", str(model), "--data", ".", "--out", str(out), *more])
 
 
-def counted(run: Evaluation, faces) -> tuple[np.ndarray, np.ndarray, int]:
+def counted(run: Evaluation, faces, mirror=True) -> tuple[np.ndarray, np.ndarray | None, int]:
     """What run.features returns, and how often the network ran for it."""
     calls = []
     run.backbones[0].register_forward_pre_hook(lambda *_: calls.append(1))
-    return *run.features(faces), len(calls)
+    return *run.features(faces, mirror=mirror), len(calls)
 
 
-def features(model, faces, out, *more):
+def features(model, faces, out, *more, mirror=True):
     with evaluation(parsed(model, out, *more), "eval_x") as run:
-        return counted(run, faces)
+        return counted(run, faces, mirror)
 
 
 @pytest.fixture
@@ -84,6 +84,26 @@ def test_another_model_precision_or_image_is_another_key(tmp_path, model, folder
     assert calls(tmp_path / "copy.pt", faces) == 0
 
 
+def test_mirror_images_are_kept_where_they_were_wanted_and_cost_nothing_where_not(tmp_path, model, folder):
+    faces = AlignedFaces(folder)
+    plain, flip, calls = features(model, faces, tmp_path / "out", mirror=False)
+    assert (flip, calls) == (None, 1)
+    (kept,) = (tmp_path / CACHE).iterdir()
+    small = kept.stat().st_size
+    again, flip, calls = features(model, faces, tmp_path / "out", mirror=False)
+    assert (flip, calls) == (None, 0)
+    assert np.array_equal(again, plain)
+    both, flip, calls = features(model, faces, tmp_path / "out")  # the file lacks what is wanted now
+    assert calls == 2
+    assert (both.shape, flip.shape) == ((3, 32), (3, 32))
+    assert list((tmp_path / CACHE).iterdir()) == [kept]
+    assert kept.stat().st_size > 1.4 * small
+    assert np.array_equal(features(model, faces, tmp_path / "out")[1], flip)
+    again, flip, calls = features(model, faces, tmp_path / "out", mirror=False)  # the file has more
+    assert (flip, calls) == (None, 0)
+    assert np.array_equal(again, both)
+
+
 def test_a_damaged_cache_is_made_again(tmp_path, model, folder):
     faces = AlignedFaces(folder)
     plain, *_ = features(model, faces, tmp_path / "out")
@@ -113,7 +133,9 @@ def features_on_rank(folders: list[Path], model: Path, images: np.ndarray) -> li
     found = []
     for folder in folders:
         args = parsed(model, folder / str(rank()) / "out")
-        found += [counted(Evaluation(args, "eval_x", "X", torch.device("cpu")), images) for _ in range(2)]
+        run = Evaluation(args, "eval_x", "X", torch.device("cpu"))
+        found += [counted(run, images) for _ in range(2)]
+        found.append(counted(run, images, mirror=False))
     return found
 
 
@@ -124,13 +146,13 @@ def test_ranks_agree_whether_the_cache_holds_the_features(tmp_path, model):
     features(model, images, on_rank_1 / "1" / "out")
     for found in run_ranks(2, features_on_rank, [on_rank_0, on_rank_1], model, images):
         assert [calls for *_, calls in found] == [
-            0,
-            0,
-            2,
-            0,
+            *(0, 0, 0),
+            *(2, 0, 0),
         ]  # what rank 1 has on its disk is never looked at
-        for *views, _ in found:
-            assert np.allclose(views, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
+        for plain, flip, _ in found:
+            views = np.stack([plain] if flip is None else [plain, flip])
+            assert np.allclose(views, expected[: len(views)], rtol=1e-4, atol=1e-5 * np.abs(expected).max())
+        assert [flip is None for _, flip, _ in found] == [False, False, True] * 2
     assert not (on_rank_0 / "1").exists()
 
 
