@@ -54,15 +54,20 @@ class Tables:
     def __init__(self, folder: Path):
         self.folder = folder
         self.templates: dict[tuple[int, tuple[str, ...]], int] = {}  # subject, media -> number
-        self.metadata = {(subject, where) for _, subject, where in self.rows(METADATA, {"subject": int})}
+        # A row a box, so millions of them, but few people in few media.
+        rows = self.rows(METADATA, {"subject": int}, distinct=True)
+        self.metadata = {(subject, where) for _, subject, where in rows}
+        self.unknown: dict[str, list[str]] = {}  # list of probes -> files
         self.seen = defaultdict(list)  # medium -> subjects
         for subject, where in sorted(self.metadata):
             self.seen[where].append(subject)
 
-    def rows(self, name: str, before: dict[str, type]) -> Iterator[tuple]:
-        """Line number, the columns before the file's, the file as medium."""
-        table = read_rows(self.folder / name, before | {"file": str}, header=True, delimiter=",", extra=True)
-        for line, (*values, file) in enumerate(zip(*table.values()), start=2):
+    def rows(self, name: str, before: dict[str, type], distinct: bool = False) -> Iterator[tuple]:
+        """Line number, the columns before the file's, the file as medium; see `read_rows` for `distinct`."""
+        options = {"header": True, "delimiter": ",", "extra": True, "distinct": distinct}
+        table = read_rows(self.folder / name, before | {"file": str}, **options)
+        lines = table.pop("line", range(2, 2 + len(table["file"])))
+        for line, *values, file in zip(lines, *table.values()):
             yield line, *values, self.medium(name, line, file)
 
     def medium(self, name: str, line: int, file: str) -> str:
