@@ -36,8 +36,9 @@ from prettytable import PrettyTable
 from eval.bootstrap import bootstrap_mean
 from eval.faces import AlignedFaces
 from eval.identification import search
-from eval.ijbs_data import Protocol, read_protocols
+from eval.ijbs_data import METADATA, Protocol, read_protocols
 from eval.ijbs_frames import read_frames
+from eval.image_sets import some
 from eval.metrics import Search, cmc, dir_at_far, normalise
 from eval.report import Report, cmc_figure
 from eval.script import arguments, evaluation
@@ -199,6 +200,9 @@ def main() -> None:
         sizes = {"frames": len(frames.paths), "unused": frames.num_unused, "templates": len(empty)}
         report.numbers("sizes", sizes | {"without_face": int(empty.sum())})
         report_numbers(report, ijbs.protocols, results, empty)
+        for name, files in ijbs.unknown.items():
+            report.note(f"Left out of the probes, as {METADATA} has nobody in them, {name}: {some(files)}.")
+        report.numbers("left_out", ijbs.unknown)
         curves = {protocol.name: (CMC_RANKS, result.cmc) for protocol, result in zip(ijbs.protocols, results)}
         report.picture("cmc", cmc_figure(curves, "IJB-S"), "Identified within so many ranks of G1 and G2")
         report.write(run.out)

@@ -243,9 +243,9 @@ def test_going_part_by_part_changes_nothing(tmp_path, tree, run_main, monkeypatc
 def test_mistakes_are_told_before_a_network_is_loaded(tmp_path, tree, run_main):
     probes = tree / "cs6_uav_to_single-booking_probe.csv"
     sound = probes.read_text()
-    probes.write_text("FILENAME\nvideos/77.mp4\n")
+    probes.write_text("FILENAME\nvideo/77.mp4\n")
     arguments = ("--model", tmp_path / "none.pt", "--data", tree)
-    with pytest.raises(ValueError, match=r"probe.csv line 2: cs6_metadata.csv has nobody in 'videos/77.mp4'"):
+    with pytest.raises(ValueError, match=r"probe.csv line 2: file is 'video/77.mp4', expected videos/…"):
         run_main(*arguments)
     probes.write_text(sound)
     (tree / "10" / "img_90.jpg").unlink()
@@ -255,6 +255,19 @@ def test_mistakes_are_told_before_a_network_is_loaded(tmp_path, tree, run_main):
         run_main(*arguments, "--list", tree / "image_list.csv")
     with pytest.raises(FileNotFoundError, match=r"no file .*cs6_metadata.csv"):
         run_main(*arguments, "--protocols", tmp_path)
+
+
+def test_what_is_left_out_of_the_probes_is_said_on_screen_and_page(tmp_path, tree, run_main, capsys):
+    probes = tree / "cs6_uav_to_single-booking_probe.csv"
+    unknown = [f"videos/{number}.mp4" for number in range(70, 77)]
+    probes.write_text(probes.read_text() + "\n".join(unknown))
+    run_main("--model", save_small_model(tmp_path / "model.pt"), "--data", tree)
+    out = tmp_path / "model.pt.ijbs"
+    said = "cs6_uav_to_single-booking_probe.csv: 7 (videos/70.mp4, videos/71.mp4, "
+    assert said in " ".join(capsys.readouterr().out.split())
+    assert said in (out / "report.html").read_text()
+    assert numbers(out)["left_out"] == {probes.name: unknown}
+    assert numbers(out)["UAV-surveillance-to-booking"]["probes"] == 3
 
 
 def test_an_unaligned_frame_is_told(tmp_path, tree, run_main):
