@@ -23,7 +23,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import numpy as np
 from prettytable import PrettyTable
 
 from eval.faces import CroppedFaces
@@ -39,7 +38,7 @@ from eval.ijb_protocol import (
     identify,
     verify,
 )
-from eval.report import Report, cmc_figure, det_figure, roc_figure
+from eval.report import Report, cmc_figure, det_figure, in_percent, roc_figure
 from eval.script import arguments, evaluation
 from utils.command_line import run_script
 
@@ -69,6 +68,7 @@ def add_to(report: Report, ijb: IJB, found: Mapping[str, dict]) -> None:
     report.table(verification, f"{ijb.name} 1:1, TAR % at FAR, of {len(ijb.same):,} pairs")
     report.table(identification, f"{ijb.name} 1:N, of {len(ijb.probes.templates):,} probes")
     rocs = {name: both["1:1"].pop("roc") for name, both in found.items()}
+    open_set = {name: both["1:N"]["probe"].pop("open_set") for name, both in found.items()}
     cmcs = {
         f"{name}, {definition}": (CMC_RANKS, many["cmc"])
         for name, both in found.items()
@@ -78,14 +78,11 @@ def add_to(report: Report, ijb: IJB, found: Mapping[str, dict]) -> None:
     stem = ijb.name.lower()
     report.picture(f"{stem}_roc", roc_figure(rocs, f"{ijb.name} 1:1"), f"{ijb.name}, accepted pairs")
     report.picture(f"{stem}_det", det_figure(rocs, f"{ijb.name} 1:1"), f"{ijb.name}, both errors")
+    figure = det_figure(open_set, f"{ijb.name} 1:N, probe", "FPIR", "1 − TPIR")
+    report.picture(f"{stem}_open_set", figure, f"{ijb.name}, open-set identification, mean of both galleries")
     report.picture(
         f"{stem}_cmc", cmc_figure(cmcs, f"{ijb.name} 1:N"), f"{ijb.name}, found within so many ranks"
     )
-
-
-def in_percent(rates: np.ndarray, interval: np.ndarray) -> list[str]:
-    """Such as 97.12 ± 0.30."""
-    return [f"{100 * rate:.2f} ± {100 * half:.2f}" for rate, half in zip(rates, interval)]
 
 
 def main() -> None:

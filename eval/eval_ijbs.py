@@ -39,8 +39,8 @@ from eval.identification import search
 from eval.ijbs_data import METADATA, Protocol, read_protocols
 from eval.ijbs_frames import read_frames
 from eval.image_sets import some
-from eval.metrics import Search, cmc, dir_at_far, normalise
-from eval.report import Report, cmc_figure
+from eval.metrics import Search, cmc, dir_at_far, normalise, open_set_curve
+from eval.report import Report, cmc_figure, det_figure, in_percent
 from eval.script import arguments, evaluation
 from utils.command_line import run_script
 
@@ -61,6 +61,7 @@ class IJBSResult:
     tpir_interval: np.ndarray  # (2,)
     fpir: np.ndarray  # (2,) what the thresholds really let pass
     cmc: np.ndarray  # (50,) identified at CMC_RANKS
+    curve: tuple[np.ndarray, np.ndarray]  # FPIR, TPIR
 
 
 def sum_sightings(features: np.ndarray, sighting: np.ndarray, num_sightings: int) -> np.ndarray:
@@ -101,7 +102,8 @@ def evaluate(features: np.ndarray, subjects: np.ndarray, protocol: Protocol, see
 
     both = find(np.concatenate(protocol.galleries))
     ranks, mated = both.mate_rank[both.mated], people[both.mated]
-    halves = [open_set(find(gallery), people, seed) for gallery in protocol.galleries]
+    each = [find(gallery) for gallery in protocol.galleries]
+    halves = [open_set(found, people, seed) for found in each]
     tpir, interval, fpir = np.array(halves).transpose(1, 0, 2)  # (2 halves, 2 FPIRs) each
     return IJBSResult(
         num_mated=len(mated),
@@ -111,6 +113,7 @@ def evaluate(features: np.ndarray, subjects: np.ndarray, protocol: Protocol, see
         tpir_interval=np.hypot(*interval) / 2,
         fpir=fpir.mean(axis=0),
         cmc=cmc(both, CMC_RANKS),
+        curve=open_set_curve(each, rule="truncate"),
     )
 
 
@@ -142,9 +145,8 @@ def report_numbers(
     for protocol, result in zip(protocols, results):
         sizes = [len(protocol.probes), result.num_mated, *map(len, protocol.galleries)]
         faceless = [int(empty[of].sum()) for of in (protocol.probes, np.concatenate(protocol.galleries))]
-        shares = [*zip(result.rate, result.rate_interval), *zip(result.tpir, result.tpir_interval)]
-        shown = [f"{100 * share:.2f} ± {100 * half:.2f}" for share, half in shares]
-        table.add_row([protocol.name, *sizes, "{} + {}".format(*faceless), *shown])
+        shares = in_percent(result.rate, result.rate_interval) + in_percent(result.tpir, result.tpir_interval)
+        table.add_row([protocol.name, *sizes, "{} + {}".format(*faceless), *shares])
         report.numbers(
             protocol.name,
             {
@@ -205,6 +207,9 @@ def main() -> None:
         report.numbers("left_out", ijbs.unknown)
         curves = {protocol.name: (CMC_RANKS, result.cmc) for protocol, result in zip(ijbs.protocols, results)}
         report.picture("cmc", cmc_figure(curves, "IJB-S"), "Identified within so many ranks of G1 and G2")
+        curves = {protocol.name: result.curve for protocol, result in zip(ijbs.protocols, results)}
+        figure = det_figure(curves, "IJB-S, open-set identification", "FPIR", "1 − TPIR")
+        report.picture("open_set", figure, "Open-set identification, mean of G1 and G2")
         report.write(run.out)
 
 

@@ -154,6 +154,11 @@ def in_words(value: Any) -> str:
     return str(value)
 
 
+def in_percent(rates: np.ndarray, interval: np.ndarray) -> list[str]:
+    """Such as 97.12 ± 0.30."""
+    return [f"{100 * rate:.2f} ± {100 * half:.2f}" for rate, half in zip(rates, interval)]
+
+
 def roc_figure(curves: Curves, title: str = "ROC", x: str = "FAR", y: str = "TAR") -> Figure:
     """Receiver operating characteristic: (FAR, TAR) of each curve, FAR on a logarithmic axis.
 
@@ -161,7 +166,7 @@ def roc_figure(curves: Curves, title: str = "ROC", x: str = "FAR", y: str = "TAR
         x, y: the names of the axes, such as FPIR and TPIR.
     """
     figure, axes = _axes(curves, title, x, y)
-    _error_rates(axes)
+    _error_rates(axes, "x")
     _in_percent(axes)
     return figure
 
@@ -170,9 +175,7 @@ def det_figure(curves: Curves, title: str = "DET", x: str = "FAR", y: str = "FRR
     """Detection error trade-off: of the same (FAR, TAR) curves as `roc_figure`, both errors on log axes."""
     misses = {name: (far, 1 - np.asarray(tar)) for name, (far, tar) in curves.items()}
     figure, axes = _axes(misses, title, x, y, y_above=0)
-    _error_rates(axes)
-    axes.set_yscale("log")
-    axes.set_ylim(top=min(axes.get_ylim()[1], 1.005))
+    _error_rates(axes, "x", "y")
     return figure
 
 
@@ -187,12 +190,15 @@ def cmc_figure(curves: Curves, title: str = "CMC") -> Figure:
     return figure
 
 
-def _error_rates(axes: Axes) -> None:
-    """Rates on a log axis of a decade at least (less has hardly a number), and none above 1."""
-    axes.set_xscale("log")
-    left, right = axes.get_xlim()
-    right = min(right, 1)
-    axes.set_xlim(min(left, right / 10), right)
+def _error_rates(axes: Axes, *names: str) -> None:
+    """Rates on log axes, "x", "y" or both, of a decade at least (less has hardly a number), none above 1."""
+    for name in names:
+        getattr(axes, f"set_{name}scale")("log")
+        low, high = getattr(axes, f"get_{name}lim")()
+        if not np.isfinite(axes.dataLim.minpos).all():  # no curve has anything to show
+            low, high = 1e-3, 1
+        high = min(high, 1)
+        getattr(axes, f"set_{name}lim")(min(low, high / 10), high)
 
 
 def _in_percent(axes: Axes) -> None:

@@ -212,7 +212,7 @@ def test_the_script_writes_the_same_numbers_twice_each_beside_its_convention(tmp
     for name in ("IJBB", "IJBC"):
         assert list(found[name]) == ["adaface N1D0F1", "N0D0F0"]
         assert f"{name} 1:1, TAR % at FAR, of 28 pairs" in printed
-        assert {f"{name.lower()}_{kind}.png" for kind in ("roc", "det", "cmc")} <= {
+        assert {f"{name.lower()}_{kind}.png" for kind in ("roc", "det", "open_set", "cmc")} <= {
             path.name for path in results.parent.iterdir()
         }
     assert found["IJBC"]["N0D0F0"]["1:N"].keys() == {"legacy", "probe"}

@@ -201,7 +201,8 @@ def test_the_script_writes_what_its_features_say_and_the_same_again(tmp_path, tr
     ijbs = read_protocols(tree)
     plain, flip = extract(load_backbone(model), AlignedFaces([tree / name for name in frames()]))
     check_numbers(results, plain, ijbs)
-    assert (out / "cmc.png").stat().st_size > 1000
+    for picture in ("cmc.png", "open_set.png"):
+        assert (out / picture).stat().st_size > 1000
     assert (out / "report.html").exists()
     for protocol in ijbs.protocols:
         row = next(line for line in first.stdout.splitlines() if f"| {protocol.name} " in line)

@@ -156,6 +156,14 @@ def test_no_rate_above_one_is_shown(figure):
         assert axes.get_ylim()[1] <= 1.005
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_picture_of_perfect_and_of_dead_networks_alone_is_drawn_without_a_warning():
+    report = Report("x", {})
+    for far, tar in ((np.array([0, 0, 1]), np.array([0, 1, 1])), (np.ones(3), np.ones(3))):
+        for figure in (roc_figure, det_figure):
+            report.picture("x", figure({"a": (far, tar)}))
+
+
 def test_twenty_eight_curves_look_different():
     drawn = lines(roc_figure({str(i): CURVES["a"] for i in range(28)}))
     assert len({(line.get_color(), line.get_linestyle()) for line in drawn}) == 28
