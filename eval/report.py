@@ -1,11 +1,12 @@
 """What an evaluation leaves behind: results.json, pictures, and report.html, a page that needs nothing else.
 
 Two runs on the same model and data write the same results.json, byte for byte: it holds no times. Files are
-replaced, never appended to.
+replaced, never appended to; pictures of an earlier report that this one lacks are removed.
 """
 
 import base64
 import io
+import json
 import math
 import textwrap
 from collections.abc import Mapping
@@ -105,7 +106,10 @@ class Report:
         """Write results.json, the pictures and report.html to the folder `out`, and print the tables."""
         out = Path(out)
         about = {"git": git_state(), "versions": versions(), "hardware": hardware()}
-        content = as_json({"title": self.title, "settings": self.settings, **self.content, **about})
+        own = {"title": self.title, "settings": self.settings, "pictures": list(self.pictures)}
+        content = as_json(own | self.content | about)
+        for name in pictures_of_earlier(out) - self.pictures.keys():
+            (out / f"{name}.png").unlink(missing_ok=True)
         write_json(out / "results.json", content)
         for name, png in self.pictures.items():
             with whole_file(out / f"{name}.png") as partial:
@@ -119,6 +123,15 @@ class Report:
             partial.write_text(PAGE.format(title=escape(self.title), body=body), encoding="utf-8")
         print("\n\n".join(self.text))
         print(f"written to {out}")
+
+
+def pictures_of_earlier(out: Path) -> set[str]:
+    """The pictures that an earlier report wrote to this folder, as its results.json has them."""
+    try:
+        names = json.loads((out / "results.json").read_text(encoding="utf-8"))["pictures"]
+        return {name for name in names if Path(name).name == name}  # never in another folder
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        return set()
 
 
 def as_json(value: Any) -> Any:

@@ -41,6 +41,25 @@ def test_the_same_numbers_make_the_same_files_and_replace_older_ones(tmp_path, c
     assert all(b"earlier" not in content for content in first.values())
 
 
+def test_pictures_of_an_earlier_report_go_and_nothing_else(tmp_path):
+    outside = tmp_path / "kept.png"
+    out = tmp_path / "out"
+    earlier = small_report()
+    earlier.picture("cmc", cmc_figure(CURVES))
+    earlier.write(out)
+    for path in (outside, out / "mine.png", out / "roc.txt"):
+        path.write_text("the user's")
+    small_report().write(out)
+    names = {"results.json", "report.html", "roc.png"}
+    assert {path.name for path in out.iterdir()} == names | {"mine.png", "roc.txt"}
+    # Whatever else a file of this name says, and that a picture has gone already, is no error.
+    for text in ('{"pictures": ["../kept", "gone", 7, "sub/x"]}', '{"pictures": 3}', "[1]", "no JSON", "{}"):
+        (out / "results.json").write_text(text)
+        small_report().write(out)
+    assert outside.exists()
+    assert {path.name for path in out.iterdir()} == names | {"mine.png", "roc.txt"}
+
+
 def test_the_json_file_keeps_full_precision_and_has_null_for_nan(tmp_path):
     small_report().write(tmp_path / "new" / "folder")
 
