@@ -9,9 +9,9 @@
             run.report.write(run.out)
 
 Features are kept in `feature_cache/` beside the output folder, in files named by a hash of all that they
-follow from: content of the model file, images, precision, version of the extraction. To evaluate again costs
-no pass of the network; a changed model or image makes a new file. Delete the folder at will; `--no-cache`
-neither reads nor writes it.
+follow from: content of the model file, images, precision, kind of device, version of the extraction. To
+evaluate again costs no pass of the network; a changed model or image makes a new file. Delete the folder at
+will; `--no-cache` neither reads nor writes it.
 """
 
 import argparse
@@ -129,7 +129,9 @@ class Evaluation:
 
     def cache_file(self, faces: Sequence, model: int) -> Path:
         """Where the features of these faces are, or would be, kept."""
-        parts = (EXTRACTION, self.hashes[model], fingerprint(faces), self.args.precision)
+        # The report names the device. Batch size and ranks change only last bits: not worth a pass.
+        settings = (self.args.precision, self.device.type)
+        parts = (EXTRACTION, self.hashes[model], fingerprint(faces), *settings)
         key = hashlib.sha256(" ".join(map(str, parts)).encode()).hexdigest()
         return self.out.parent / CACHE / f"{key[:32]}.npz"
 

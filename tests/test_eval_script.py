@@ -84,6 +84,15 @@ def test_another_model_precision_or_image_is_another_key(tmp_path, model, folder
     assert calls(tmp_path / "copy.pt", faces) == 0
 
 
+def test_a_gpus_features_are_not_reported_as_the_processors(tmp_path, model, folder):
+    args, faces = parsed(model, tmp_path / "out"), AlignedFaces(folder)
+    with evaluation(args, "eval_x") as run:
+        here, settings = run.cache_file(faces, 0), run.settings()
+        run.device = torch.device("cuda", 1)
+        assert run.cache_file(faces, 0) != here
+        assert (settings["device"], run.settings()["device"]) == ("cpu", "cuda")
+
+
 def test_mirror_images_are_kept_where_they_were_wanted_and_cost_nothing_where_not(tmp_path, model, folder):
     faces = AlignedFaces(folder)
     plain, flip, calls = features(model, faces, tmp_path / "out", mirror=False)
