@@ -53,6 +53,8 @@ RANKS = np.array([1, 5, 10, 20])
 CMC_RANKS = np.arange(1, 101)
 TPIR_RANK = 20
 NUM_FOLDS = 10
+INTERVALS = f"""Rates ± half the 95 % interval over people drawn with replacement; accuracy ± the standard
+deviation over the {NUM_FOLDS} folds."""
 NOBODY = -1  # the identity of unmated probes
 
 
@@ -167,7 +169,9 @@ def numbers(result: PairResult | ProbeResult) -> dict:
 def report_pairs(report: Report, name: str, pairs: Pairs, result: PairResult) -> None:
     num_positive = int(pairs.same.sum())
     sizes = {"images": len(pairs.paths), "positive": num_positive, "negative": len(pairs.same) - num_positive}
-    table = PrettyTable([*sizes, *(f"@FAR={far:g}" for far in FARS), "AUC %", "accuracy %"], align="r")
+    table = PrettyTable(
+        [*sizes, *(f"@FAR={far:g}" for far in FARS), "AUC %", "accuracy %, ± fold std"], align="r"
+    )
     shares = in_percent(result.tpr, result.interval)
     accuracy = in_percent([result.accuracy], [result.std])
     table.add_row([*sizes.values(), *shares, f"{100 * result.auc:.2f}", *accuracy])
@@ -230,6 +234,7 @@ def main() -> None:
                 parts = np.split(unit, np.cumsum([len(probes.gallery_ids), len(probes.mated_ids)]))
                 result = evaluate_probes(*parts, probes.gallery_ids, probes.mated_ids, args.seed)
                 report_probes(report, name, probes, result)
+        report.note(INTERVALS)
         if run.is_main:
             report.write(run.out)
 

@@ -284,6 +284,9 @@ def test_the_script_evaluates_both_halves_and_writes_the_same_again(tmp_path, tr
     tpr = results["verification"]["tpr"][0]
     assert f"{100 * tpr:.2f} ± {100 * results['verification']['interval'][0]:.2f}" in first.stdout
     assert results["identification"]["gallery"] == 3
+    for text in (first.stdout, (tmp_path / "out" / "report.html").read_text()):
+        assert "accuracy %, ± fold std" in text  # beside half widths of intervals
+        assert "accuracy ± the standard deviation over the 10 folds" in " ".join(text.split())
     words = ("AUC", "accuracy", "TPIR20", "@FPIR=0.3", "@FAR=0.001", "rank-20 %")
     assert all(word in first.stdout for word in words)
 
