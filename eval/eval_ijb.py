@@ -42,6 +42,16 @@ from eval.report import Report, cmc_figure, det_figure, in_percent, roc_figure
 from eval.script import arguments, evaluation
 from utils.command_line import run_script
 
+NOTES = [
+    """F1: the features of image and mirrored image are summed (F0: that of the image alone); N1: the norm of
+    the sum weighs the images of a template (N0: all weigh the same); D1: so does the detector's score.""",
+    """legacy: both galleries as one, FPIR a share of pairs, as insightface's ijb_1n.py and AdaFace print it;
+    probe: each gallery by itself, FPIR a share of the probes whom it does not know, as NIST defines it. No
+    number of one can be compared with one of the other.""",
+    """± half the 95 % interval over subjects drawn with replacement. too few pairs: fewer than 1 / FAR are of
+    different people, so that no threshold has this rate.""",
+]
+
 
 def add_to(report: Report, ijb: IJB, found: Mapping[str, dict]) -> None:
     """Tables, numbers and pictures of one benchmark.
@@ -61,7 +71,9 @@ def add_to(report: Report, ijb: IJB, found: Mapping[str, dict]) -> None:
     )
     for name, both in found.items():
         one = both["1:1"]
-        verification.add_row([name, *in_percent(one["tar"], one["tar_interval"]), f"{100 * one['auc']:.4f}"])
+        rates = in_percent(one["tar"], one["tar_interval"])
+        tars = [rate if enough else "too few pairs" for rate, enough in zip(rates, one["enough_pairs"])]
+        verification.add_row([name, *tars, f"{100 * one['auc']:.4f}"])
         for definition, many in both["1:N"].items():
             rates = (in_percent(many[rate], many[f"{rate}_interval"]) for rate in ("rank", "tpir"))
             identification.add_row([name, definition, *chain(*rates)])
@@ -119,6 +131,8 @@ def main() -> None:
                     found[titles[name]] = numbers
                 add_to(run.report, ijb, found)
         if run.is_main:
+            for text in NOTES:
+                run.report.note(text)
             run.report.write(run.out)
 
 

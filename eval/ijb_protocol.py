@@ -101,6 +101,7 @@ def verify(ijb: IJB, templates: Templates, seed: int = 0) -> dict:
         "tar": found.tar,
         "tar_interval": bootstrap_tar(scores, ijb.same, subjects, fars=FARS, seed=seed),
         "far": found.far,
+        "enough_pairs": FARS * np.sum(~ijb.same) >= 1,  # of 1,000 pairs none is a millionth
         "cosine_threshold": found.threshold,
         "auc": auc(scores, ijb.same),
         "roc": (far, tar),

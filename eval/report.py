@@ -78,6 +78,7 @@ class Report:
 
     def note(self, text: str) -> None:
         """A paragraph: a convention, a warning."""
+        text = " ".join(text.split())
         self.text.append(textwrap.fill(text, 100))
         self.body.append(f"<p>{escape(text)}</p>")
 
