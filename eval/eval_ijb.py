@@ -39,7 +39,7 @@ from eval.ijb_protocol import (
     verify,
 )
 from eval.report import Report, cmc_figure, det_figure, in_percent, roc_figure
-from eval.script import arguments, evaluation
+from eval.script import arguments, complete_lists, evaluation
 from utils.command_line import run_script
 
 NOTES = [
@@ -109,7 +109,8 @@ def main() -> None:
     args = parser.parse_args()
     conventions = {name: convention_of(name) for name in args.convention}
     titles = {name: name if name == str(c) else f"{name} {c}" for name, c in conventions.items()}
-    benchmarks = [load_ijb(args.data, name) for name in ([args.only] if args.only else find(args.data))]
+    with complete_lists(args, "eval_ijb"):
+        benchmarks = [load_ijb(args.data, name) for name in ([args.only] if args.only else find(args.data))]
     crops = [CroppedFaces(ijb.paths, ijb.landmarks) for ijb in benchmarks]
 
     with evaluation(args, "eval_ijb", "IJB-B and IJB-C") as run:

@@ -41,7 +41,7 @@ from eval.ijbs_frames import read_frames
 from eval.image_sets import some
 from eval.metrics import Search, cmc, dir_at_far, normalise, open_set_curve
 from eval.report import Report, cmc_figure, det_figure, in_percent
-from eval.script import arguments, evaluation
+from eval.script import arguments, complete_lists, evaluation
 from utils.command_line import run_script
 
 RANKS = np.array([1, 5, 10])
@@ -171,8 +171,9 @@ def main() -> None:
     )
     parser.add_argument("--flip", action="store_true", help="feature = f(x) + f(mirrored x)")
     args = parser.parse_args()
-    ijbs = read_protocols(args.protocols or args.data)
-    frames = read_frames(args.data, ijbs.sightings, args.list)
+    with complete_lists(args, "eval_ijbs"):
+        ijbs = read_protocols(args.protocols or args.data)
+        frames = read_frames(args.data, ijbs.sightings, args.list)
     parts = [slice(at, at + PART) for at in range(0, len(frames.paths), PART)]
     faces = [AlignedFaces(frames.paths[part]) for part in parts]
 

@@ -42,7 +42,7 @@ from eval.folds import mixed_order
 from eval.identification import search
 from eval.metrics import CURVE_FPIRS, auc, cmc, dir_at_far, roc, tar_at_far
 from eval.report import Report, cmc_figure, det_figure, in_percent, roc_figure
-from eval.script import Evaluation, arguments, evaluation
+from eval.script import Evaluation, arguments, complete_lists, evaluation
 from eval.survface_data import ALIGNED, VERIFICATION_IMAGES, Pairs, Probes, read_tree
 from eval.templates import fuse
 from utils.command_line import run_script
@@ -207,7 +207,8 @@ def main() -> None:
     add("--verification-images", type=Path, help=f"112x112 faces; default: DATA/{VERIFICATION_IMAGES}")
     add("--aligned", type=Path, help=f"112x112 gallery and probes, three folders; default: DATA/{ALIGNED}")
     args = parser.parse_args()
-    pairs, probes, missing = read_tree(args.data, args.verification_images, args.aligned)
+    with complete_lists(args, "eval_survface"):
+        pairs, probes, missing = read_tree(args.data, args.verification_images, args.aligned)
 
     with evaluation(args, "eval_survface", "QMUL-SurvFace") as run:
         report, name = run.report, run.models[0].name

@@ -33,7 +33,7 @@ from eval.identification import search
 from eval.image_sets import check_enrolled, check_lists, identities, read_set
 from eval.metrics import cmc
 from eval.report import cmc_figure, in_percent
-from eval.script import arguments, evaluation
+from eval.script import arguments, complete_lists, evaluation
 from eval.templates import fuse
 from utils.command_line import run_script
 
@@ -116,7 +116,8 @@ def main() -> None:
     parser = arguments(__doc__, data="folder that holds tinyface/ as published")
     parser.add_argument("--aligned", type=Path, help=f"folder of the aligned images; default: DATA/{ALIGNED}")
     args = parser.parse_args()
-    tree = read_tree(args.data, args.aligned)
+    with complete_lists(args, "eval_tinyface"):
+        tree = read_tree(args.data, args.aligned)
 
     with evaluation(args, "eval_tinyface", "TinyFace") as run:
         plain, flip = run.features(AlignedFaces(tree.paths))

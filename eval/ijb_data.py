@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from eval.faces import coincide
-from eval.image_sets import some
+from eval.image_sets import some, with_names
 from eval.tables import Column, read_rows
 
 GALLERIES = {"IJBB": ("S1", "S2"), "IJBC": ("G1", "G2")}
@@ -162,7 +162,8 @@ def check_images(path: Path, names: Column, folder: Path) -> None:
     """
     there = set(os.listdir(folder)) if folder.is_dir() else set()
     if lost := [f"{name} of line {line}" for line, name in enumerate(names, start=1) if name not in there]:
-        raise FileNotFoundError(f"{path}: of its {len(names):,} images {folder} lacks {some(lost)}")
+        lacks = f"{path}: of its {len(names):,} images {folder} lacks {some(lost)}"
+        raise with_names(FileNotFoundError(lacks), lost)
 
 
 def check_rows(path: Path, right: np.ndarray, values: np.ndarray, fault: str, header: bool = False) -> None:

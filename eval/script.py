@@ -1,7 +1,8 @@
 """What the evaluation scripts share: their arguments, a run with its networks, and features kept on disk.
 
     args = arguments(__doc__).parse_args()
-    protocol = read_protocol(args.data)               # mistakes are told before a network is loaded
+    with complete_lists(args, "eval_tinyface"):
+        protocol = read_protocol(args.data)           # mistakes are told before a network is loaded
     with evaluation(args, "eval_tinyface") as run:
         plain, flip = run.features(AlignedFaces(protocol.paths))    # on every rank
         if run.is_main:
@@ -17,7 +18,7 @@ will; `--no-cache` neither reads nor writes it.
 import argparse
 import hashlib
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ import torch
 
 from backbones import load_backbone
 from eval.features import check_settings, extract
+from eval.image_sets import NUM_LISTED
 from eval.report import Report
 from utils.distributed import all_max, all_reduce, rank, start_process_group, stop_process_group, world_size
 from utils.files import whole_file
@@ -59,6 +61,36 @@ def arguments(
     return parser
 
 
+def output_folder(args: argparse.Namespace, protocol: str) -> Path:
+    """`--out`, or a folder beside the (first) model, called after the script."""
+    model = args.model[0] if isinstance(args.model, list) else args.model
+    return args.out or Path(f"{model}.{protocol.removeprefix('eval_')}")
+
+
+@contextmanager
+def complete_lists(args: argparse.Namespace, protocol: str) -> Iterator[None]:
+    """Where an error inside lists more names than it spells out, all go to OUT.faulty.txt, and it says so.
+
+    Where there is none, the file of an earlier error is removed. Every rank does this, with equal content.
+    """
+    path = Path(f"{output_folder(args, protocol)}.faulty.txt")
+    try:
+        yield
+    except (ValueError, FileNotFoundError) as fault:
+        names = getattr(fault, "names", ())
+        if len(names) <= NUM_LISTED:
+            raise
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with whole_file(path) as partial:
+                partial.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+        except OSError:
+            raise fault from None
+        raise type(fault)(f"{fault}; all of them: {path}") from None
+    with suppress(OSError):
+        path.unlink(missing_ok=True)
+
+
 class Evaluation:
     """One run of a script.
 
@@ -69,7 +101,7 @@ class Evaluation:
     def __init__(self, args: argparse.Namespace, protocol: str, title: str, device: torch.device):
         self.args, self.device, self.is_main = args, device, rank() == 0
         self.models = args.model if isinstance(args.model, list) else [args.model]
-        self.out = args.out or Path(f"{self.models[0]}.{protocol.removeprefix('eval_')}")
+        self.out = output_folder(args, protocol)
         check_settings(args.batch_size, args.precision)
         if self.out.exists() and not self.out.is_dir():
             raise ValueError(f"--out {self.out} is a file, expected a folder")

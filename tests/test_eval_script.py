@@ -13,7 +13,8 @@ from ranks import run_ranks
 
 from eval.bin_format import load_bin
 from eval.faces import AlignedFaces
-from eval.script import CACHE, Evaluation, arguments, evaluation
+from eval.image_sets import NUM_LISTED, find_images
+from eval.script import CACHE, Evaluation, arguments, complete_lists, evaluation
 from utils.distributed import rank
 
 
@@ -163,6 +164,27 @@ def test_ranks_agree_whether_the_cache_holds_the_features(tmp_path, model):
             assert np.allclose(views, expected[: len(views)], rtol=1e-4, atol=1e-5 * np.abs(expected).max())
         assert [flip is None for _, flip, _ in found] == [False, False, True] * 2
     assert not (on_rank_0 / "1").exists()
+
+
+def test_an_error_that_lists_many_names_says_where_all_of_them_are(tmp_path):
+    args, stems = parsed("none.pt", tmp_path / "new" / "out"), [f"1_{i}" for i in range(12)]
+    (tmp_path / "aligned").mkdir()
+    (tmp_path / "aligned" / "1_0.jpg").touch()
+    path = tmp_path / "new" / "out.faulty.txt"
+    for wanted, end in ((stems, f"; all of them: {path}"), (stems[:5], "of 5 images of the list")):
+        with pytest.raises(FileNotFoundError) as told, complete_lists(args, "eval_x"):
+            find_images(wanted, tmp_path / "aligned", "the list")
+        assert "lacks" in str(told.value)
+        assert str(told.value).endswith(end)
+        assert "\n" not in str(told.value)
+        if len(wanted) > NUM_LISTED + 1:
+            assert path.read_text().splitlines() == stems[1:]
+    with complete_lists(args, "eval_x"):
+        assert path.exists()
+    assert not path.exists()  # nothing is wrong any more
+    (tmp_path / "new" / "out.faulty.txt").mkdir()  # cannot be written: the fault itself is told
+    with pytest.raises(FileNotFoundError, match=r"of the list$"), complete_lists(args, "eval_x"):
+        find_images(stems, tmp_path / "aligned", "the list")
 
 
 def test_the_output_lies_beside_the_model_unless_told_otherwise(tmp_path, model):
