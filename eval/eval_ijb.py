@@ -23,7 +23,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import numpy as np
 from prettytable import PrettyTable
 
 from eval.faces import CroppedFaces
@@ -39,9 +38,19 @@ from eval.ijb_protocol import (
     identify,
     verify,
 )
-from eval.report import Report, cmc_figure, det_figure, roc_figure
-from eval.script import arguments, evaluation
+from eval.report import Report, cmc_figure, det_figure, in_percent, roc_figure
+from eval.script import arguments, complete_lists, evaluation
 from utils.command_line import run_script
+
+NOTES = [
+    """F1: the features of image and mirrored image are summed (F0: that of the image alone); N1: the norm of
+    the sum weighs the images of a template (N0: all weigh the same); D1: so does the detector's score.""",
+    """legacy: both galleries as one, FPIR a share of pairs, as insightface's ijb_1n.py and AdaFace print it;
+    probe: each gallery by itself, FPIR a share of the probes whom it does not know, as NIST defines it. No
+    number of one can be compared with one of the other.""",
+    """± half the 95 % interval over subjects drawn with replacement. too few pairs: fewer than 1 / FAR are of
+    different people, so that no threshold has this rate.""",
+]
 
 
 def add_to(report: Report, ijb: IJB, found: Mapping[str, dict]) -> None:
@@ -62,13 +71,16 @@ def add_to(report: Report, ijb: IJB, found: Mapping[str, dict]) -> None:
     )
     for name, both in found.items():
         one = both["1:1"]
-        verification.add_row([name, *in_percent(one["tar"], one["tar_interval"]), f"{100 * one['auc']:.4f}"])
+        rates = in_percent(one["tar"], one["tar_interval"])
+        tars = [rate if enough else "too few pairs" for rate, enough in zip(rates, one["enough_pairs"])]
+        verification.add_row([name, *tars, f"{100 * one['auc']:.4f}"])
         for definition, many in both["1:N"].items():
             rates = (in_percent(many[rate], many[f"{rate}_interval"]) for rate in ("rank", "tpir"))
             identification.add_row([name, definition, *chain(*rates)])
     report.table(verification, f"{ijb.name} 1:1, TAR % at FAR, of {len(ijb.same):,} pairs")
     report.table(identification, f"{ijb.name} 1:N, of {len(ijb.probes.templates):,} probes")
     rocs = {name: both["1:1"].pop("roc") for name, both in found.items()}
+    open_set = {name: both["1:N"]["probe"].pop("open_set") for name, both in found.items()}
     cmcs = {
         f"{name}, {definition}": (CMC_RANKS, many["cmc"])
         for name, both in found.items()
@@ -78,14 +90,11 @@ def add_to(report: Report, ijb: IJB, found: Mapping[str, dict]) -> None:
     stem = ijb.name.lower()
     report.picture(f"{stem}_roc", roc_figure(rocs, f"{ijb.name} 1:1"), f"{ijb.name}, accepted pairs")
     report.picture(f"{stem}_det", det_figure(rocs, f"{ijb.name} 1:1"), f"{ijb.name}, both errors")
+    figure = det_figure(open_set, f"{ijb.name} 1:N, probe", "FPIR", "1 − TPIR")
+    report.picture(f"{stem}_open_set", figure, f"{ijb.name}, open-set identification, mean of both galleries")
     report.picture(
         f"{stem}_cmc", cmc_figure(cmcs, f"{ijb.name} 1:N"), f"{ijb.name}, found within so many ranks"
     )
-
-
-def in_percent(rates: np.ndarray, interval: np.ndarray) -> list[str]:
-    """Such as 97.12 ± 0.30."""
-    return [f"{100 * rate:.2f} ± {100 * half:.2f}" for rate, half in zip(rates, interval)]
 
 
 def main() -> None:
@@ -100,7 +109,8 @@ def main() -> None:
     args = parser.parse_args()
     conventions = {name: convention_of(name) for name in args.convention}
     titles = {name: name if name == str(c) else f"{name} {c}" for name, c in conventions.items()}
-    benchmarks = [load_ijb(args.data, name) for name in ([args.only] if args.only else find(args.data))]
+    with complete_lists(args, "eval_ijb"):
+        benchmarks = [load_ijb(args.data, name) for name in ([args.only] if args.only else find(args.data))]
     crops = [CroppedFaces(ijb.paths, ijb.landmarks) for ijb in benchmarks]
 
     with evaluation(args, "eval_ijb", "IJB-B and IJB-C") as run:
@@ -108,8 +118,9 @@ def main() -> None:
             "conventions": [*titles.values()],
             "interval": f"95 %, bootstrap over subjects, seed {args.seed}",
         }
+        mirror = any(convention.flip_sum for convention in conventions.values())
         for ijb, faces in zip(benchmarks, crops):
-            plain, flip = run.features(faces)
+            plain, flip = run.features(faces, mirror=mirror)
             if run.is_main:
                 found = {}
                 for name, convention in conventions.items():
@@ -121,6 +132,8 @@ def main() -> None:
                     found[titles[name]] = numbers
                 add_to(run.report, ijb, found)
         if run.is_main:
+            for text in NOTES:
+                run.report.note(text)
             run.report.write(run.out)
 
 

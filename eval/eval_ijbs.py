@@ -36,11 +36,12 @@ from prettytable import PrettyTable
 from eval.bootstrap import bootstrap_mean
 from eval.faces import AlignedFaces
 from eval.identification import search
-from eval.ijbs_data import Protocol, read_protocols
+from eval.ijbs_data import METADATA, Protocol, read_protocols
 from eval.ijbs_frames import read_frames
-from eval.metrics import Search, cmc, dir_at_far, normalise
-from eval.report import Report, cmc_figure
-from eval.script import arguments, evaluation
+from eval.image_sets import some
+from eval.metrics import Search, cmc, dir_at_far, normalise, open_set_curve
+from eval.report import Report, cmc_figure, det_figure, in_percent
+from eval.script import arguments, complete_lists, evaluation
 from utils.command_line import run_script
 
 RANKS = np.array([1, 5, 10])
@@ -60,6 +61,7 @@ class IJBSResult:
     tpir_interval: np.ndarray  # (2,)
     fpir: np.ndarray  # (2,) what the thresholds really let pass
     cmc: np.ndarray  # (50,) identified at CMC_RANKS
+    curve: tuple[np.ndarray, np.ndarray]  # FPIR, TPIR
 
 
 def sum_sightings(features: np.ndarray, sighting: np.ndarray, num_sightings: int) -> np.ndarray:
@@ -100,7 +102,8 @@ def evaluate(features: np.ndarray, subjects: np.ndarray, protocol: Protocol, see
 
     both = find(np.concatenate(protocol.galleries))
     ranks, mated = both.mate_rank[both.mated], people[both.mated]
-    halves = [open_set(find(gallery), people, seed) for gallery in protocol.galleries]
+    each = [find(gallery) for gallery in protocol.galleries]
+    halves = [open_set(found, people, seed) for found in each]
     tpir, interval, fpir = np.array(halves).transpose(1, 0, 2)  # (2 halves, 2 FPIRs) each
     return IJBSResult(
         num_mated=len(mated),
@@ -110,6 +113,7 @@ def evaluate(features: np.ndarray, subjects: np.ndarray, protocol: Protocol, see
         tpir_interval=np.hypot(*interval) / 2,
         fpir=fpir.mean(axis=0),
         cmc=cmc(both, CMC_RANKS),
+        curve=open_set_curve(each, rule="truncate"),
     )
 
 
@@ -141,9 +145,8 @@ def report_numbers(
     for protocol, result in zip(protocols, results):
         sizes = [len(protocol.probes), result.num_mated, *map(len, protocol.galleries)]
         faceless = [int(empty[of].sum()) for of in (protocol.probes, np.concatenate(protocol.galleries))]
-        shares = [*zip(result.rate, result.rate_interval), *zip(result.tpir, result.tpir_interval)]
-        shown = [f"{100 * share:.2f} ± {100 * half:.2f}" for share, half in shares]
-        table.add_row([protocol.name, *sizes, "{} + {}".format(*faceless), *shown])
+        shares = in_percent(result.rate, result.rate_interval) + in_percent(result.tpir, result.tpir_interval)
+        table.add_row([protocol.name, *sizes, "{} + {}".format(*faceless), *shares])
         report.numbers(
             protocol.name,
             {
@@ -168,15 +171,16 @@ def main() -> None:
     )
     parser.add_argument("--flip", action="store_true", help="feature = f(x) + f(mirrored x)")
     args = parser.parse_args()
-    ijbs = read_protocols(args.protocols or args.data)
-    frames = read_frames(args.data, ijbs.sightings, args.list)
+    with complete_lists(args, "eval_ijbs"):
+        ijbs = read_protocols(args.protocols or args.data)
+        frames = read_frames(args.data, ijbs.sightings, args.list)
     parts = [slice(at, at + PART) for at in range(0, len(frames.paths), PART)]
     faces = [AlignedFaces(frames.paths[part]) for part in parts]
 
     with evaluation(args, "eval_ijbs", "IJB-S") as run:
         sums = 0
         for part, images in zip(parts, faces):
-            plain, flip = run.features(images)
+            plain, flip = run.features(images, mirror=args.flip)
             if run.is_main:
                 features = plain + flip if args.flip else plain
                 sums = sums + sum_sightings(features, frames.sighting[part], len(ijbs.sightings))
@@ -199,8 +203,14 @@ def main() -> None:
         sizes = {"frames": len(frames.paths), "unused": frames.num_unused, "templates": len(empty)}
         report.numbers("sizes", sizes | {"without_face": int(empty.sum())})
         report_numbers(report, ijbs.protocols, results, empty)
+        for name, files in ijbs.unknown.items():
+            report.note(f"Left out of the probes, as {METADATA} has nobody in them, {name}: {some(files)}.")
+        report.numbers("left_out", ijbs.unknown)
         curves = {protocol.name: (CMC_RANKS, result.cmc) for protocol, result in zip(ijbs.protocols, results)}
         report.picture("cmc", cmc_figure(curves, "IJB-S"), "Identified within so many ranks of G1 and G2")
+        curves = {protocol.name: result.curve for protocol, result in zip(ijbs.protocols, results)}
+        figure = det_figure(curves, "IJB-S, open-set identification", "FPIR", "1 − TPIR")
+        report.picture("open_set", figure, "Open-set identification, mean of G1 and G2")
         report.write(run.out)
 
 

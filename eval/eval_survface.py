@@ -38,10 +38,11 @@ from prettytable import PrettyTable
 from eval import verification
 from eval.bootstrap import bootstrap_mean, bootstrap_tar
 from eval.faces import AlignedFaces
+from eval.folds import mixed_order
 from eval.identification import search
-from eval.metrics import auc, cmc, dir_at_far, roc, tar_at_far
-from eval.report import Report, cmc_figure, det_figure, roc_figure
-from eval.script import Evaluation, arguments, evaluation
+from eval.metrics import CURVE_FPIRS, auc, cmc, dir_at_far, roc, tar_at_far
+from eval.report import Report, cmc_figure, det_figure, in_percent, roc_figure
+from eval.script import Evaluation, arguments, complete_lists, evaluation
 from eval.survface_data import ALIGNED, VERIFICATION_IMAGES, Pairs, Probes, read_tree
 from eval.templates import fuse
 from utils.command_line import run_script
@@ -50,9 +51,10 @@ FARS = np.array([0.3, 0.1, 0.01, 0.001])
 FPIRS = np.array([0.3, 0.2, 0.1, 0.01])
 RANKS = np.array([1, 5, 10, 20])
 CMC_RANKS = np.arange(1, 101)
-CURVE_FPIRS = np.geomspace(1e-3, 1, 61)
 TPIR_RANK = 20
 NUM_FOLDS = 10
+INTERVALS = f"""Rates ± half the 95 % interval over people drawn with replacement; accuracy ± the standard
+deviation over the {NUM_FOLDS} folds."""
 NOBODY = -1  # the identity of unmated probes
 
 
@@ -90,18 +92,6 @@ class ProbeResult:
     rate_interval: np.ndarray  # (4,)
     cmc: np.ndarray  # (100,) at CMC_RANKS
     curve: tuple[np.ndarray, np.ndarray]  # fpir, TPIR20
-
-
-def mixed_order(same: np.ndarray) -> np.ndarray:
-    """An order of the pairs `(P,)` in which both kinds are spread evenly, each in its own order.
-
-    The published lists are one kind each: consecutive folds of them would hold one kind only,
-    and be judged by a threshold that was chosen on other proportions.
-    """
-    place = np.empty(len(same))
-    for kind in (same, ~same):
-        place[kind] = (np.arange(kind.sum()) + 0.5) / max(kind.sum(), 1)
-    return np.argsort(place, kind="stable")
 
 
 def evaluate_pairs(
@@ -165,10 +155,6 @@ def evaluate_probes(
     )
 
 
-def percent(rate: float, half: float) -> str:
-    return f"{100 * rate:.2f} ± {100 * half:.2f}"
-
-
 def unit_features(run: Evaluation, paths: list[Path]) -> np.ndarray:
     """`(N, D)` float32, rows of length 1: the sum of a face and its mirror image."""
     plain, flip = run.features(AlignedFaces(paths))
@@ -183,28 +169,34 @@ def numbers(result: PairResult | ProbeResult) -> dict:
 def report_pairs(report: Report, name: str, pairs: Pairs, result: PairResult) -> None:
     num_positive = int(pairs.same.sum())
     sizes = {"images": len(pairs.paths), "positive": num_positive, "negative": len(pairs.same) - num_positive}
-    table = PrettyTable([*sizes, *(f"@FAR={far:g}" for far in FARS), "AUC %", "accuracy %"], align="r")
-    shares = map(percent, result.tpr, result.interval)
-    table.add_row([*sizes.values(), *shares, f"{100 * result.auc:.2f}", percent(result.accuracy, result.std)])
+    table = PrettyTable(
+        [*sizes, *(f"@FAR={far:g}" for far in FARS), "AUC %", "accuracy %, ± fold std"], align="r"
+    )
+    shares = in_percent(result.tpr, result.interval)
+    accuracy = in_percent([result.accuracy], [result.std])
+    table.add_row([*sizes.values(), *shares, f"{100 * result.auc:.2f}", *accuracy])
     report.table(table, "SurvFace, verification: TPR in percent at FAR")
     accuracy = {"accuracy": result.accuracy, "std": result.std}
     report.numbers("verification", sizes | {"far_target": FARS} | numbers(result) | accuracy)
-    report.picture("roc", roc_figure({name: result.curve}, "SurvFace, verification"), "Verification")
+    curves, title = {name: result.curve}, "SurvFace, verification"
+    report.picture("roc", roc_figure(curves, title), "Verification, accepted pairs")
+    report.picture("det", det_figure(curves, title), "Verification, both errors")
 
 
 def report_probes(report: Report, name: str, probes: Probes, result: ProbeResult) -> None:
     sizes = {"gallery": len(probes.gallery_ids), "mated": len(probes.mated_ids)}
     sizes["unmated"] = probes.num_unmated
     table = PrettyTable([*sizes, *(f"@FPIR={fpir:g}" for fpir in FPIRS)], align="r")
-    table.add_row([*sizes.values(), *map(percent, result.tpir, result.tpir_interval)])
+    table.add_row([*sizes.values(), *in_percent(result.tpir, result.tpir_interval)])
     report.table(table, f"SurvFace, open-set identification: TPIR{TPIR_RANK} in percent at FPIR")
     table = PrettyTable([f"rank-{rank} %" for rank in RANKS], align="r")
-    table.add_row(list(map(percent, result.rate, result.rate_interval)))
+    table.add_row(in_percent(result.rate, result.rate_interval))
     report.table(table, "SurvFace, closed-set identification of the mated probes")
     targets = {"lists": probes.lists, "fpir_target": FPIRS, "tpir_rank": TPIR_RANK, "ranks": RANKS}
     report.numbers("identification", sizes | targets | numbers(result))
     title, error = "SurvFace, open-set identification", f"1 − TPIR{TPIR_RANK}"
-    report.picture("det", det_figure({name: result.curve}, title, "FPIR", error), "Open-set identification")
+    figure = det_figure({name: result.curve}, title, "FPIR", error)
+    report.picture("open_set", figure, "Open-set identification")
     figure = cmc_figure({name: (CMC_RANKS, result.cmc)}, "SurvFace, mated probes")
     report.picture("cmc", figure, "Identified within so many ranks")
 
@@ -215,7 +207,8 @@ def main() -> None:
     add("--verification-images", type=Path, help=f"112x112 faces; default: DATA/{VERIFICATION_IMAGES}")
     add("--aligned", type=Path, help=f"112x112 gallery and probes, three folders; default: DATA/{ALIGNED}")
     args = parser.parse_args()
-    pairs, probes, missing = read_tree(args.data, args.verification_images, args.aligned)
+    with complete_lists(args, "eval_survface"):
+        pairs, probes, missing = read_tree(args.data, args.verification_images, args.aligned)
 
     with evaluation(args, "eval_survface", "QMUL-SurvFace") as run:
         report, name = run.report, run.models[0].name
@@ -242,6 +235,7 @@ def main() -> None:
                 parts = np.split(unit, np.cumsum([len(probes.gallery_ids), len(probes.mated_ids)]))
                 result = evaluate_probes(*parts, probes.gallery_ids, probes.mated_ids, args.seed)
                 report_probes(report, name, probes, result)
+        report.note(INTERVALS)
         if run.is_main:
             report.write(run.out)
 

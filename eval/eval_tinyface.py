@@ -32,8 +32,8 @@ from eval.faces import AlignedFaces
 from eval.identification import search
 from eval.image_sets import check_enrolled, check_lists, identities, read_set
 from eval.metrics import cmc
-from eval.report import cmc_figure
-from eval.script import arguments, evaluation
+from eval.report import cmc_figure, in_percent
+from eval.script import arguments, complete_lists, evaluation
 from eval.templates import fuse
 from utils.command_line import run_script
 
@@ -116,7 +116,8 @@ def main() -> None:
     parser = arguments(__doc__, data="folder that holds tinyface/ as published")
     parser.add_argument("--aligned", type=Path, help=f"folder of the aligned images; default: DATA/{ALIGNED}")
     args = parser.parse_args()
-    tree = read_tree(args.data, args.aligned)
+    with complete_lists(args, "eval_tinyface"):
+        tree = read_tree(args.data, args.aligned)
 
     with evaluation(args, "eval_tinyface", "TinyFace") as run:
         plain, flip = run.features(AlignedFaces(tree.paths))
@@ -142,8 +143,7 @@ def main() -> None:
             "people": len(np.unique(tree.probe_ids)),
         }
         table = PrettyTable([*sizes, *(f"rank-{rank} %" for rank in RANKS)], align="r")
-        shares = [f"{100 * rate:.2f} ± {100 * half:.2f}" for rate, half in zip(result.rate, result.interval)]
-        table.add_row([*sizes.values(), *shares])
+        table.add_row([*sizes.values(), *in_percent(result.rate, result.interval)])
         report.table(table, "TinyFace, closed-set identification")
         report.numbers("sizes", sizes)
         report.numbers("rank", {f"{rank}": rate for rank, rate in zip(RANKS, result.rate)})

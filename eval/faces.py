@@ -119,7 +119,7 @@ class CroppedFaces(FaceFiles):
                 f"landmarks are {landmarks.shape} for {len(self)} images, expected (N, 5, 2) or (N, 68, 2)"
             )
         self.points = five_points(landmarks) if landmarks.shape[1] == 68 else landmarks
-        useless = ~np.isfinite(self.points).all(axis=(1, 2)) | (np.ptp(self.points, axis=1) == 0).all(axis=1)
+        useless = ~np.isfinite(self.points).all(axis=(1, 2)) | coincide(self.points)
         if useless.any():
             raise ValueError(
                 f"{self.paths[np.argmax(useless)]}: its landmarks are no face, "
@@ -133,6 +133,11 @@ class CroppedFaces(FaceFiles):
     def fingerprint(self) -> str:
         """Of the files, as above, and of the landmarks."""
         return hashlib.sha256(super().fingerprint().encode() + self.points.tobytes()).hexdigest()
+
+
+def coincide(points: np.ndarray) -> np.ndarray:
+    """Which rows of landmarks `(N, K, 2)` are all in one place: no transform follows from them."""
+    return (np.ptp(points, axis=1) == 0).all(axis=1)
 
 
 def five_points(landmarks: np.ndarray) -> np.ndarray:

@@ -67,8 +67,9 @@ def extract(
     batch_size: int = 64,
     device: torch.device | str | None = None,
     precision: str = "fp32",
+    mirror: bool = True,
     progress: str | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray | None]:
     """Raw features of the images and of their mirror images.
 
     Each rank of the group takes a consecutive part of the images; the features cross the network, and every
@@ -81,9 +82,10 @@ def extract(
         batch_size: images a forward pass, on each rank.
         device: where to run; None: where the backbone is.
         precision: "fp32", "bf16" or "fp16" (autocast).
+        mirror: also of the mirror images, which costs as much again.
         progress: what rank 0's progress bar is called, on a terminal; None: no bar.
     Returns:
-        plain and flip, each `(N, D)` float32, not normalised.
+        plain and flip, each `(N, D)` float32, not normalised; flip is None without `mirror`.
     Raises:
         ValueError: images of another shape or type, an unknown precision or colour order.
     """
@@ -112,10 +114,12 @@ def extract(
             check_faces(faces)
             rgb = torch.from_numpy(faces).permute(0, 3, 1, 2)
             batch = to_input(rgb.flip(1) if input_order == "BGR" else rgb, device)
-            views = (batch, torch.flip(batch, dims=[3]))
-            batches.append(torch.cat([backbone(view).float() for view in views], dim=1))  # (n, 2D)
+            views = [batch, torch.flip(batch, dims=[3])] if mirror else [batch]
+            batches.append(torch.cat([backbone(view).float() for view in views], dim=1))  # (n, D or 2D)
             bar.update(len(faces))
     features = all_gather_rows(torch.cat(batches)[: last - first]).cpu().numpy()
+    if not mirror:
+        return features, None
     plain, flip = np.split(features, 2, axis=1)
     return np.ascontiguousarray(plain), np.ascontiguousarray(flip)
 

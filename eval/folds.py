@@ -21,6 +21,18 @@ def fold_of_each(num_items: int, num_folds: int) -> np.ndarray:
     return np.repeat(np.arange(num_folds), [size + (fold < longer) for fold in range(num_folds)])
 
 
+def mixed_order(same: np.ndarray) -> np.ndarray:
+    """An order of the pairs `(P,)` in which both kinds are spread evenly, each in its own order.
+
+    For lists of one kind each, as SurvFace's: consecutive folds of them would hold one kind only,
+    and be judged by a threshold that was chosen on other proportions.
+    """
+    place = np.empty(len(same))
+    for kind in (same, ~same):
+        place[kind] = (np.arange(kind.sum()) + 0.5) / max(kind.sum(), 1)
+    return np.argsort(place, kind="stable")
+
+
 def count_accepted(
     distance: np.ndarray, group: np.ndarray, num_groups: int, thresholds: np.ndarray
 ) -> np.ndarray:

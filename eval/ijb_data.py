@@ -17,7 +17,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from eval.image_sets import some
+from eval.faces import coincide
+from eval.image_sets import some, with_names
 from eval.tables import Column, read_rows
 
 GALLERIES = {"IJBB": ("S1", "S2"), "IJBC": ("G1", "G2")}
@@ -68,8 +69,8 @@ def load_ijb(root: str | Path, name: str) -> IJB:
     Raises:
         FileNotFoundError: a missing file; images that are not there, with their lines.
         ValueError: in one line, with file and line: what `read_rows` finds; files that disagree on an image;
-            templates without images; a label that is neither 0 nor 1; a template of two subjects; a subject
-            with two templates in the galleries; a probe whose subject is in none.
+            landmarks in one place; templates without images; a label that is neither 0 nor 1; a template of
+            two subjects; a subject with two templates in the galleries; a probe whose subject is in none.
     """
     meta, prefix = Path(root) / name / "meta", name.lower()
     image_file, point_file = meta / f"{prefix}_face_tid_mid.txt", meta / f"{prefix}_name_5pts_score.txt"
@@ -80,6 +81,8 @@ def load_ijb(root: str | Path, name: str) -> IJB:
     check_same_names(image_file, images["name"], point_file, points["name"])
     crops = Path(root) / name / "loose_crop"
     check_images(image_file, images["name"], crops)
+    landmarks = np.stack([points[axis] for axis in COORDINATES], axis=1).reshape(-1, 5, 2)
+    check_rows(point_file, ~coincide(landmarks), landmarks[:, 0], "landmarks that are all in one place")
     known = np.unique(images["template"])
 
     pair_file = meta / f"{prefix}_template_pair_label.txt"
@@ -92,20 +95,21 @@ def load_ijb(root: str | Path, name: str) -> IJB:
         raise ValueError(f"{pair_file}: all {len(label)} pairs are of {kind}, expected both kinds")
 
     gallery_files = [meta / f"{prefix}_1N_gallery_{part}.csv" for part in GALLERIES[name]]
-    galleries = [load_enrolment(file, known) for file in gallery_files]
-    enrolled: dict[int, str] = {}
-    for file, gallery in zip(gallery_files, galleries):
-        for template, subject in zip(gallery.templates.tolist(), gallery.subjects.tolist()):
-            place = f"template {template} of {file.name}"
+    galleries, enrolled = [], {}  # subject -> where it is enrolled
+    for file in gallery_files:
+        gallery, lines = load_enrolment(file, known)
+        galleries.append(gallery)
+        for template, subject, line in zip(*map(np.ndarray.tolist, (*gallery, lines))):
             if subject in enrolled:
-                raise ValueError(f"{file}: subject {subject} is enrolled twice: {enrolled[subject]}, {place}")
-            enrolled[subject] = place
+                whose = f"{file} line {line}: subject {subject} of template {template}"
+                raise ValueError(f"{whose} is enrolled already: {enrolled[subject]}")
+            enrolled[subject] = f"template {template}, {file.name} line {line}"
     probe_file = meta / f"{prefix}_1N_probe_mixed.csv"
-    probes = load_enrolment(probe_file, known, subjects=np.array(list(enrolled)))
+    probes, _ = load_enrolment(probe_file, known, subjects=np.array(list(enrolled)))
     return IJB(
         name=name,
         paths=[str(crops / image) for image in images["name"]],
-        landmarks=np.stack([points[axis] for axis in COORDINATES], axis=1).reshape(-1, 5, 2),
+        landmarks=landmarks,
         detector_scores=points["score"],
         templates=images["template"],
         media=images["media"],
@@ -116,8 +120,10 @@ def load_ijb(root: str | Path, name: str) -> IJB:
     )
 
 
-def load_enrolment(path: Path, known: np.ndarray, subjects: np.ndarray | None = None) -> Enrolment:
-    """A 1:N list.
+def load_enrolment(
+    path: Path, known: np.ndarray, subjects: np.ndarray | None = None
+) -> tuple[Enrolment, np.ndarray]:
+    """A 1:N list, and the line where each template is first met, `(G,)`.
 
     Args:
         known: ids of the templates that have images.
@@ -132,7 +138,7 @@ def load_enrolment(path: Path, known: np.ndarray, subjects: np.ndarray | None = 
         check_rows(path, np.isin(subject, subjects), subject, "a subject of no gallery", header=True)
     templates, first, back = np.unique(template, return_index=True, return_inverse=True)
     check_rows(path, subject == subject[first][back], template, "a template of two subjects", header=True)
-    return Enrolment(templates, subject[first])
+    return Enrolment(templates, subject[first]), first + 2
 
 
 def check_same_names(file: Path, names: Column, other: Path, other_names: Column) -> None:
@@ -156,7 +162,8 @@ def check_images(path: Path, names: Column, folder: Path) -> None:
     """
     there = set(os.listdir(folder)) if folder.is_dir() else set()
     if lost := [f"{name} of line {line}" for line, name in enumerate(names, start=1) if name not in there]:
-        raise FileNotFoundError(f"{path}: of its {len(names):,} images {folder} lacks {some(lost)}")
+        lacks = f"{path}: of its {len(names):,} images {folder} lacks {some(lost)}"
+        raise with_names(FileNotFoundError(lacks), lost)
 
 
 def check_rows(path: Path, right: np.ndarray, values: np.ndarray, fault: str, header: bool = False) -> None:

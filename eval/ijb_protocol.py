@@ -26,7 +26,7 @@ from scipy.sparse.csgraph import connected_components
 from eval.bootstrap import bootstrap_mean, bootstrap_tar
 from eval.identification import legacy_tpir, search
 from eval.ijb_data import IJB, Enrolment
-from eval.metrics import Search, auc, cmc, dir_at_far, roc, tar_at_far
+from eval.metrics import Search, auc, cmc, dir_at_far, open_set_curve, roc, tar_at_far
 from eval.templates import fuse, pair_scores, template_features
 from utils.command_line import nearest
 
@@ -101,6 +101,7 @@ def verify(ijb: IJB, templates: Templates, seed: int = 0) -> dict:
         "tar": found.tar,
         "tar_interval": bootstrap_tar(scores, ijb.same, subjects, fars=FARS, seed=seed),
         "far": found.far,
+        "enough_pairs": FARS * np.sum(~ijb.same) >= 1,  # of 1,000 pairs none is a millionth
         "cosine_threshold": found.threshold,
         "auc": auc(scores, ijb.same),
         "roc": (far, tar),
@@ -120,7 +121,7 @@ def subjects_of(ijb: IJB, num_templates: int, first: np.ndarray, second: np.ndar
 
 
 def identify(ijb: IJB, templates: Templates, seed: int = 0) -> dict[str, dict]:
-    """1:N in both definitions: rates at RANKS and TPIR at FPIRS with intervals, and CMC as an array."""
+    """1:N in both definitions: rates at RANKS, TPIR at FPIRS, with intervals; CMC and open-set curve."""
     probes = templates.of(ijb.probes.templates)
     together = Enrolment(*(np.concatenate(both) for both in zip(*ijb.galleries)))
 
@@ -142,7 +143,8 @@ def identify(ijb: IJB, templates: Templates, seed: int = 0) -> dict[str, dict]:
         | {"cmc": cmc(legacy, CMC_RANKS)},
         "probe": ranked(own_rank, ijb.probes.subjects, seed)
         | {"tpir": tpir.mean(axis=0), "tpir_interval": np.hypot(*interval) / 2}
-        | {"cmc": (own_rank <= CMC_RANKS[:, None]).mean(axis=1)},
+        | {"cmc": (own_rank <= CMC_RANKS[:, None]).mean(axis=1)}
+        | {"open_set": open_set_curve(searches, rule="ijb")},
     }
 
 

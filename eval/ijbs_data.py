@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from eval.image_sets import some
 from eval.tables import read_rows
 
 METADATA = "cs6_metadata.csv"
@@ -46,6 +47,7 @@ class IJBS:
     parts: np.ndarray  # (M,) numbers of sightings, a template's together
     starts: np.ndarray  # (T,) where a template's begin; it has one at least
     sightings: dict[Sighting, int]  # their numbers
+    unknown: dict[str, list[str]]  # list of probes -> files in it in which the metadata have nobody
 
 
 class Tables:
@@ -54,15 +56,20 @@ class Tables:
     def __init__(self, folder: Path):
         self.folder = folder
         self.templates: dict[tuple[int, tuple[str, ...]], int] = {}  # subject, media -> number
-        self.metadata = {(subject, where) for _, subject, where in self.rows(METADATA, {"subject": int})}
+        # A row a box, so millions of them, but few people in few media.
+        rows = self.rows(METADATA, {"subject": int}, distinct=True)
+        self.metadata = {(subject, where) for _, subject, where in rows}
+        self.unknown: dict[str, list[str]] = {}  # list of probes -> files
         self.seen = defaultdict(list)  # medium -> subjects
         for subject, where in sorted(self.metadata):
             self.seen[where].append(subject)
 
-    def rows(self, name: str, before: dict[str, type]) -> Iterator[tuple]:
-        """Line number, the columns before the file's, the file as medium."""
-        table = read_rows(self.folder / name, before | {"file": str}, header=True, delimiter=",", extra=True)
-        for line, (*values, file) in enumerate(zip(*table.values()), start=2):
+    def rows(self, name: str, before: dict[str, type], distinct: bool = False) -> Iterator[tuple]:
+        """Line number, the columns before the file's, the file as medium; see `read_rows` for `distinct`."""
+        options = {"header": True, "delimiter": ",", "extra": True, "distinct": distinct}
+        table = read_rows(self.folder / name, before | {"file": str}, **options)
+        lines = table.pop("line", range(2, 2 + len(table["file"])))
+        for line, *values, file in zip(lines, *table.values()):
             yield line, *values, self.medium(name, line, file)
 
     def medium(self, name: str, line: int, file: str) -> str:
@@ -92,20 +99,24 @@ class Tables:
         return [(place, self.template(subject, *media)) for place, subject, media in groups.values()]
 
     def probes(self, kind: str) -> list[int]:
-        """The sightings in the media of a list, a template each."""
+        """The sightings in the media of a list, a template each.
+
+        Media in which the metadata have nobody are left out, as in the public code, and noted.
+        """
         name = PROBES.format(kind)
         header, *files = read_rows(self.folder / name, {"file": str}, delimiter=",")["file"]
         if header.startswith(("videos/", "img/")):
             raise ValueError(f"{self.folder / name} line 1: expected a header, got {header!r}")
         if not files:
             raise ValueError(f"{self.folder / name} holds no rows")
-        media = {}
-        for line, file in enumerate(files, start=2):
-            where = self.medium(name, line, file)
-            if where not in self.seen:
-                raise ValueError(f"{self.folder / name} line {line}: {METADATA} has nobody in {file!r}")
-            media[where] = True  # a file that is listed twice counts once
-        return [self.template(subject, where) for where in media for subject in self.seen[where]]
+        media = {self.medium(name, line, file): file for line, file in enumerate(files, start=2)}  # each once
+        if unknown := [file for where, file in media.items() if where not in self.seen]:
+            self.unknown[name] = unknown
+        if len(unknown) == len(media):
+            raise ValueError(
+                f"{self.folder / name}: {METADATA} has nobody in its {len(media)} files: {some(unknown)}"
+            )
+        return [self.template(subject, where) for where in media for subject in self.seen.get(where, ())]
 
     def multi_view(self, templates: list[int]) -> list[int]:
         """For each person of some templates one of all their videos, listed as probes or not."""
@@ -125,8 +136,9 @@ def read_protocols(folder: str | Path) -> IJBS:
         folder: holds cs6_metadata.csv and what the head of this file lists.
     Raises:
         FileNotFoundError: a file is not there.
-        ValueError: in one line, with file and line: a malformed row, files that the metadata do not know; a
-            probe's person enrolled twice; a gallery in which no probe, or every probe, has a mate.
+        ValueError: in one line, with file and line: a malformed row; gallery files that the metadata do not
+            know; a list with no probe that they know; a probe's person enrolled twice; a gallery in which no
+            probe, or every probe, has a mate.
     """
     tables = Tables(Path(folder))
     to_stills = tables.probes("surveillance_to_single-booking")
@@ -154,7 +166,7 @@ def read_protocols(folder: str | Path) -> IJBS:
     for subject, media in tables.templates:
         starts.append(len(parts))
         parts += [sightings.setdefault((subject, where), len(sightings)) for where in media]
-    return IJBS(protocols, subjects, np.array(parts), np.array(starts), sightings)
+    return IJBS(protocols, subjects, np.array(parts), np.array(starts), sightings, tables.unknown)
 
 
 def check_mates(

@@ -16,7 +16,7 @@ import numpy as np
 from dataset import IMAGE_SUFFIXES
 from eval.mat_lists import read_identities
 
-NUM_LISTED = 5  # names that an error spells out
+NUM_LISTED = 5  # names that an error spells out; `script.complete_lists` writes all of them to a file
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,12 @@ def some(names: Sequence[object]) -> str:
     return f"{len(names):,} ({listed})"
 
 
+def with_names(fault: Exception, names: Sequence[object]) -> Exception:
+    """The error, with everything that it lists: `script.complete_lists` asks for it."""
+    fault.names = names
+    return fault
+
+
 def index_images(folder: str | Path) -> dict[str, Path]:
     """Every image at any depth below a folder, by stem, in the order of the stems.
 
@@ -54,7 +60,7 @@ def index_images(folder: str | Path) -> dict[str, Path]:
                 twice.append(f"{index[path.stem].relative_to(folder)} and {path.relative_to(folder)}")
             index[path.stem] = path
     if twice:
-        raise ValueError(f"{folder}: images of the same name: {some(twice)}")
+        raise with_names(ValueError(f"{folder}: images of the same name: {some(twice)}"), twice)
     if not index:
         raise FileNotFoundError(f"{folder} holds no images ({', '.join(IMAGE_SUFFIXES)} in any case)")
     return dict(sorted(index.items()))
@@ -76,7 +82,8 @@ def find_images(
     stems = list(stems)
     if missing := [stem for stem in stems if stem not in index]:
         listed = [f"{stem} of {places[stem]}" for stem in missing] if places else missing
-        raise FileNotFoundError(f"{folder} lacks {some(listed)} of {len(stems):,} images of {wanted_by}")
+        lacks = f"{folder} lacks {some(listed)} of {len(stems):,} images of {wanted_by}"
+        raise with_names(FileNotFoundError(lacks), listed)
     return [index[stem] for stem in stems]
 
 
@@ -98,9 +105,10 @@ def identities(images: ImageSet) -> np.ndarray:
     """
     fields = [stem.split("_")[0] for stem in images.stems]
     if wrong := [stem for stem, field in zip(images.stems, fields) if not field.isdecimal()]:
-        raise ValueError(
+        strange = (
             f"{images.folder}: names that do not begin with an identity, as 12_3.jpg does: {some(wrong)}"
         )
+        raise with_names(ValueError(strange), wrong)
     return np.array(fields, dtype=np.int64)
 
 
@@ -112,8 +120,9 @@ def check_enrolled(probes: ImageSet, probe_ids: np.ndarray, gallery_ids: np.ndar
     """
     lost = np.flatnonzero(~np.isin(probe_ids, gallery_ids))
     if len(lost):
-        names = some([probes.stems[i] for i in lost])
-        raise ValueError(f"{probes.folder}: probes whose identity has no image in {gallery}: {names}")
+        names = [probes.stems[i] for i in lost]
+        message = f"{probes.folder}: probes whose identity has no image in {gallery}: {some(names)}"
+        raise with_names(ValueError(message), names)
 
 
 def check_lists(sets: Iterable[tuple[ImageSet, Path, str, str]]) -> list[str]:
@@ -139,9 +148,11 @@ def check_lists(sets: Iterable[tuple[ImageSet, Path, str, str]]) -> list[str]:
         in_folder = dict(zip(images.stems, identities(images).tolist()))
         rows = enumerate(zip(names, stems), start=1)
         if strange := [f"{name} of row {row}" for row, (name, stem) in rows if stem not in in_folder]:
-            raise ValueError(f"{path} names images that are not in {images.folder}: {some(strange)}")
+            message = f"{path} names images that are not in {images.folder}: {some(strange)}"
+            raise with_names(ValueError(message), strange)
         if unnamed := sorted(in_folder.keys() - set(stems)):
-            raise ValueError(f"{path} does not name images that are in {images.folder}: {some(unnamed)}")
+            message = f"{path} does not name images that are in {images.folder}: {some(unnamed)}"
+            raise with_names(ValueError(message), unnamed)
         row_of = {}
         for row, (stem, number) in enumerate(zip(stems, listed.tolist()), start=1):
             if row_of.setdefault(stem, row) != row:

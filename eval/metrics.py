@@ -4,9 +4,12 @@
 tie is decided by a rule.
 """
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
+
+CURVE_FPIRS = np.geomspace(1e-3, 1, 61)  # where open-set curves are drawn
 
 
 def normalise(features: np.ndarray) -> np.ndarray:
@@ -219,3 +222,16 @@ def dir_at_far(
     strict = rule == "ijb"
     alarms = top > threshold[:, None] if strict else top >= threshold[:, None]
     return DirAtFar(_identified(mated, ranks, threshold, strict), threshold, alarms.mean(axis=1))
+
+
+def open_set_curve(galleries: Iterable[Search], rule: str) -> tuple[np.ndarray, np.ndarray]:
+    """False positive and true positive identification rate at rank 1, `(61,)` each, mean over the galleries.
+
+    Args:
+        galleries: a search in each, of probes with and without a mate.
+        rule: as for `dir_at_far`.
+    """
+    rates = [
+        dir_at_far(found, found.top_other[~found.mated], CURVE_FPIRS, [1], rule=rule) for found in galleries
+    ]
+    return np.mean([at.far for at in rates], axis=0), np.mean([at.dir[:, 0] for at in rates], axis=0)

@@ -1,11 +1,12 @@
 """What an evaluation leaves behind: results.json, pictures, and report.html, a page that needs nothing else.
 
 Two runs on the same model and data write the same results.json, byte for byte: it holds no times. Files are
-replaced, never appended to.
+replaced, never appended to; pictures of an earlier report that this one lacks are removed.
 """
 
 import base64
 import io
+import json
 import math
 import textwrap
 from collections.abc import Mapping
@@ -77,6 +78,7 @@ class Report:
 
     def note(self, text: str) -> None:
         """A paragraph: a convention, a warning."""
+        text = " ".join(text.split())
         self.text.append(textwrap.fill(text, 100))
         self.body.append(f"<p>{escape(text)}</p>")
 
@@ -105,7 +107,10 @@ class Report:
         """Write results.json, the pictures and report.html to the folder `out`, and print the tables."""
         out = Path(out)
         about = {"git": git_state(), "versions": versions(), "hardware": hardware()}
-        content = as_json({"title": self.title, "settings": self.settings, **self.content, **about})
+        own = {"title": self.title, "settings": self.settings, "pictures": list(self.pictures)}
+        content = as_json(own | self.content | about)
+        for name in pictures_of_earlier(out) - self.pictures.keys():
+            (out / f"{name}.png").unlink(missing_ok=True)
         write_json(out / "results.json", content)
         for name, png in self.pictures.items():
             with whole_file(out / f"{name}.png") as partial:
@@ -119,6 +124,15 @@ class Report:
             partial.write_text(PAGE.format(title=escape(self.title), body=body), encoding="utf-8")
         print("\n\n".join(self.text))
         print(f"written to {out}")
+
+
+def pictures_of_earlier(out: Path) -> set[str]:
+    """The pictures that an earlier report wrote to this folder, as its results.json has them."""
+    try:
+        names = json.loads((out / "results.json").read_text(encoding="utf-8"))["pictures"]
+        return {name for name in names if Path(name).name == name}  # never in another folder
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        return set()
 
 
 def as_json(value: Any) -> Any:
@@ -154,6 +168,11 @@ def in_words(value: Any) -> str:
     return str(value)
 
 
+def in_percent(rates: np.ndarray, interval: np.ndarray) -> list[str]:
+    """Such as 97.12 ± 0.30."""
+    return [f"{100 * rate:.2f} ± {100 * half:.2f}" for rate, half in zip(rates, interval)]
+
+
 def roc_figure(curves: Curves, title: str = "ROC", x: str = "FAR", y: str = "TAR") -> Figure:
     """Receiver operating characteristic: (FAR, TAR) of each curve, FAR on a logarithmic axis.
 
@@ -161,7 +180,7 @@ def roc_figure(curves: Curves, title: str = "ROC", x: str = "FAR", y: str = "TAR
         x, y: the names of the axes, such as FPIR and TPIR.
     """
     figure, axes = _axes(curves, title, x, y)
-    axes.set_xscale("log")
+    _error_rates(axes, "x")
     _in_percent(axes)
     return figure
 
@@ -170,8 +189,7 @@ def det_figure(curves: Curves, title: str = "DET", x: str = "FAR", y: str = "FRR
     """Detection error trade-off: of the same (FAR, TAR) curves as `roc_figure`, both errors on log axes."""
     misses = {name: (far, 1 - np.asarray(tar)) for name, (far, tar) in curves.items()}
     figure, axes = _axes(misses, title, x, y, y_above=0)
-    axes.set_xscale("log")
-    axes.set_yscale("log")
+    _error_rates(axes, "x", "y")
     return figure
 
 
@@ -184,6 +202,17 @@ def cmc_figure(curves: Curves, title: str = "CMC") -> Figure:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda rank, _: f"{rank:,.0f}"))
     _in_percent(axes)
     return figure
+
+
+def _error_rates(axes: Axes, *names: str) -> None:
+    """Rates on log axes, "x", "y" or both, of a decade at least (less has hardly a number), none above 1."""
+    for name in names:
+        getattr(axes, f"set_{name}scale")("log")
+        low, high = getattr(axes, f"get_{name}lim")()
+        if not np.isfinite(axes.dataLim.minpos).all():  # no curve has anything to show
+            low, high = 1e-3, 1
+        high = min(high, 1)
+        getattr(axes, f"set_{name}lim")(min(low, high / 10), high)
 
 
 def _in_percent(axes: Axes) -> None:
@@ -202,15 +231,14 @@ def _axes(curves: Curves, title: str, x: str, y: str, y_above: float = -np.inf):
         for (name, curve), colour, dash in looks:
             points = np.array(curve, dtype=float)  # (2, N)
             points = _thinned(points[:, (points[0] > 0) & (points[1] > y_above)])
-            marker = "o" if points.shape[1] == 1 else None  # a line of one point would not be seen
-            axes.plot(*points, label=name, color=colour, linestyle=dash, linewidth=1.8, marker=marker)
+            dot = {"marker": "o", "clip_on": False} if points.shape[1] == 1 else {}  # no line would be seen
+            label = name if points.size else f"{name} (no error to show)"  # off the log axes: one is always 0
+            axes.plot(*points, label=label, color=colour, linestyle=dash, linewidth=1.8, **dot)
         axes.legend(frameon=False)
     return figure, axes
 
 
 def _thinned(points: np.ndarray) -> np.ndarray:
-    """Without those that would fall on their predecessor: an ROC has a corner for each of its scores."""
+    """Without those on which their successor would fall: an ROC has a corner for each of its scores."""
     spot = np.stack([np.rint(500 * np.log10(points[0])), np.rint(10_000 * points[1])])
-    keep = np.diff(spot, prepend=np.nan).any(axis=0)  # NaN counts as a difference: the first stays
-    keep[-1:] = True
-    return points[:, keep]
+    return points[:, np.diff(spot, append=np.nan).any(axis=0)]  # NaN counts as a difference: the last stays

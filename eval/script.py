@@ -1,7 +1,8 @@
 """What the evaluation scripts share: their arguments, a run with its networks, and features kept on disk.
 
     args = arguments(__doc__).parse_args()
-    protocol = read_protocol(args.data)               # mistakes are told before a network is loaded
+    with complete_lists(args, "eval_tinyface"):
+        protocol = read_protocol(args.data)           # mistakes are told before a network is loaded
     with evaluation(args, "eval_tinyface") as run:
         plain, flip = run.features(AlignedFaces(protocol.paths))    # on every rank
         if run.is_main:
@@ -9,15 +10,15 @@
             run.report.write(run.out)
 
 Features are kept in `feature_cache/` beside the output folder, in files named by a hash of all that they
-follow from: content of the model file, images, precision, version of the extraction. To evaluate again costs
-no pass of the network; a changed model or image makes a new file. Delete the folder at will; `--no-cache`
-neither reads nor writes it.
+follow from: content of the model file, images, precision, kind of device, version of the extraction. To
+evaluate again costs no pass of the network; a changed model or image makes a new file. Delete the folder at
+will; `--no-cache` neither reads nor writes it.
 """
 
 import argparse
 import hashlib
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -25,12 +26,14 @@ import torch
 
 from backbones import load_backbone
 from eval.features import check_settings, extract
+from eval.image_sets import NUM_LISTED
 from eval.report import Report
 from utils.distributed import all_max, all_reduce, rank, start_process_group, stop_process_group, world_size
 from utils.files import whole_file
 from utils.precision import PRECISIONS
 
 CACHE = "feature_cache"
+VIEWS = ("plain", "flip")  # names in its files
 EXTRACTION = 1  # raise it with every change of features.py, faces.py or a backbone that changes features
 
 
@@ -58,6 +61,36 @@ def arguments(
     return parser
 
 
+def output_folder(args: argparse.Namespace, protocol: str) -> Path:
+    """`--out`, or a folder beside the (first) model, called after the script."""
+    model = args.model[0] if isinstance(args.model, list) else args.model
+    return args.out or Path(f"{model}.{protocol.removeprefix('eval_')}")
+
+
+@contextmanager
+def complete_lists(args: argparse.Namespace, protocol: str) -> Iterator[None]:
+    """Where an error inside lists more names than it spells out, all go to OUT.faulty.txt, and it says so.
+
+    Where there is none, the file of an earlier error is removed. Every rank does this, with equal content.
+    """
+    path = Path(f"{output_folder(args, protocol)}.faulty.txt")
+    try:
+        yield
+    except (ValueError, FileNotFoundError) as fault:
+        names = getattr(fault, "names", ())
+        if len(names) <= NUM_LISTED:
+            raise
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with whole_file(path) as partial:
+                partial.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+        except OSError:
+            raise fault from None
+        raise type(fault)(f"{fault}; all of them: {path}") from None
+    with suppress(OSError):
+        path.unlink(missing_ok=True)
+
+
 class Evaluation:
     """One run of a script.
 
@@ -68,7 +101,7 @@ class Evaluation:
     def __init__(self, args: argparse.Namespace, protocol: str, title: str, device: torch.device):
         self.args, self.device, self.is_main = args, device, rank() == 0
         self.models = args.model if isinstance(args.model, list) else [args.model]
-        self.out = args.out or Path(f"{self.models[0]}.{protocol.removeprefix('eval_')}")
+        self.out = output_folder(args, protocol)
         check_settings(args.batch_size, args.precision)
         if self.out.exists() and not self.out.is_dir():
             raise ValueError(f"--out {self.out} is a file, expected a folder")
@@ -91,7 +124,9 @@ class Evaluation:
             "device": self.device.type,
         }
 
-    def features(self, faces: Sequence, model: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    def features(
+        self, faces: Sequence, model: int = 0, mirror: bool = True
+    ) -> tuple[np.ndarray, np.ndarray | None]:
         """Raw features of faces and mirrored faces, each `(N, D)` float32, from the cache or the network.
 
         Every rank calls it, and gets all of them. Rank 0 alone looks into the cache and decides for all: its
@@ -100,22 +135,24 @@ class Evaluation:
         Args:
             faces: an array `(N, 112, 112, 3)` or a sequence of `eval.faces`, the same on every rank.
             model: index into `models`.
+            mirror: without it None takes the place of the mirrored faces' features, at half the cost.
         """
         caching = self.is_main and not self.args.no_cache
         path = self.cache_file(faces, model) if caching else None
-        found = read_features(path, len(faces)) if caching else None  # (2, N, D)
+        found = read_features(path, len(faces), mirror) if caching else None  # (1 or 2, N, D)
         num_features = int(all_max(torch.tensor(0 if found is None else found.shape[2])))
         if num_features:
             if found is None:
-                found = np.zeros((2, len(faces), num_features), dtype=np.float32)
-            plain, flip = all_reduce(torch.from_numpy(found)).numpy()  # rank 0's plus zeros
-            return plain, flip
+                found = np.zeros((1 + mirror, len(faces), num_features), dtype=np.float32)
+            plain, *flip = all_reduce(torch.from_numpy(found)).numpy()  # rank 0's plus zeros
+            return plain, flip[0] if mirror else None
         plain, flip = extract(
             self.backbones[model],
             faces,
             batch_size=self.args.batch_size,
             device=self.device,
             precision=self.args.precision,
+            mirror=mirror,
             progress=self.models[model].name,
         )
         if caching:
@@ -124,7 +161,9 @@ class Evaluation:
 
     def cache_file(self, faces: Sequence, model: int) -> Path:
         """Where the features of these faces are, or would be, kept."""
-        parts = (EXTRACTION, self.hashes[model], fingerprint(faces), self.args.precision)
+        # The report names the device. Batch size and ranks change only last bits: not worth a pass.
+        settings = (self.args.precision, self.device.type)
+        parts = (EXTRACTION, self.hashes[model], fingerprint(faces), *settings)
         key = hashlib.sha256(" ".join(map(str, parts)).encode()).hexdigest()
         return self.out.parent / CACHE / f"{key[:32]}.npz"
 
@@ -164,11 +203,15 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def read_features(path: Path, num_faces: int) -> np.ndarray | None:
-    """What `write_features` wrote, `(2, num_faces, D)` float32; None where it is missing or damaged."""
+def read_features(path: Path, num_faces: int, mirror: bool) -> np.ndarray | None:
+    """What `write_features` wrote, `(1 or 2, num_faces, D)` float32; None where it is missing or damaged.
+
+    Args:
+        mirror: whether the mirrored faces' are wanted; a file without them counts as missing then.
+    """
     try:
         with np.load(path) as file:  # zip archives carry a checksum
-            found = np.stack([file["plain"], file["flip"]])
+            found = np.stack([file[view] for view in VIEWS[: 1 + mirror]])
     except FileNotFoundError:
         return None
     except Exception:  # a damaged archive can raise anything; the features are made again
@@ -177,8 +220,8 @@ def read_features(path: Path, num_faces: int) -> np.ndarray | None:
     return found if usable else None
 
 
-def write_features(path: Path, plain: np.ndarray, flip: np.ndarray) -> None:
-    """Keep features, in a file that is there whole or not at all."""
+def write_features(path: Path, *views: np.ndarray | None) -> None:
+    """Keep features, in a file that is there whole or not at all; those of mirrored faces where there are."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as partial, open(partial, "wb") as file:
-        np.savez(file, plain=plain, flip=flip)
+        np.savez(file, **{name: view for name, view in zip(VIEWS, views) if view is not None})

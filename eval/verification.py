@@ -7,9 +7,9 @@ The protocol is insightface's: feature = unit(f(x) + f(mirrored x)), squared dis
 consecutive pairs; each fold is judged at the threshold that was best on the other nine.
 
 Ties: a pair is accepted where distance < threshold, strictly. Of equally good thresholds the smallest wins.
-The threshold at FAR = 1e-3 is the smallest whose interpolated rate attains it (`metrics.threshold_at_far`).
-Writes results.json, roc.png and report.html to MODEL.verification/ or --out. Thresholds for use elsewhere are
-given as cosines (distance = 2 - 2 cosine): the best one, and those of all pairs at FAR .1, .01 and .001.
+The threshold at FAR = 1e-3 is the smallest whose interpolated rate attains it (`folds.threshold_at_far`).
+Writes results.json, roc.png, det.png and report.html to MODEL.verification/ or --out. Thresholds for use
+elsewhere are given as cosines (distance = 2 - 2 cosine): the best, and those of all pairs at FAR .1 to .001.
 """
 
 import sys
@@ -27,7 +27,7 @@ from eval.bin_format import load_bin, require_bin
 from eval.features import extract
 from eval.folds import count_accepted, fold_of_each, ratio, threshold_at_far
 from eval.metrics import check_unit, normalise
-from eval.report import roc_figure
+from eval.report import det_figure, roc_figure
 from eval.script import arguments, evaluation
 from utils.command_line import run_script
 
@@ -105,9 +105,8 @@ def evaluate(embeddings: np.ndarray, issame: np.ndarray, nrof_folds: int = 10) -
     """
     embeddings, issame = np.asarray(embeddings, dtype=np.float64), np.asarray(issame).astype(bool)
     if embeddings.ndim != 2 or issame.ndim != 1 or len(embeddings) != 2 * len(issame):
-        raise ValueError(
-            f"embeddings {embeddings.shape} and issame {issame.shape} do not fit: expected (2P, D) and (P,)"
-        )
+        shapes = f"embeddings {embeddings.shape} and issame {issame.shape}"
+        raise ValueError(f"{shapes} do not fit: expected (2P, D) and (P,)")
     check_unit(embeddings)
     fold = folds_of_pairs(issame, nrof_folds)  # (P,)
     distance = np.square(embeddings[0::2] - embeddings[1::2]).sum(axis=1)  # (P,)
@@ -206,9 +205,8 @@ def table(reports: dict[str, dict]) -> PrettyTable:
     rows.align["set"] = "l"
     for name, r in reports.items():
         accuracy = f"{100 * r['accuracy']:.2f} ± {100 * r['std']:.2f}"
-        cosine = f"{r['best_cosine']:.3f}"
-        val, far = f"{100 * r['val']:.2f}", f"{100 * r['far']:.2f}"
-        rows.add_row([name, r["pairs"], accuracy, val, far, cosine, f"{r['xnorm']:.4g}"])
+        shares = [f"{100 * r[key]:.2f}" for key in ("val", "far")]
+        rows.add_row([name, r["pairs"], accuracy, *shares, f"{r['best_cosine']:.3f}", f"{r['xnorm']:.4g}"])
     if len(reports) > 1:
         accuracy, val = (f"{100 * mean_of(reports, key):.2f}" for key in ("accuracy", "val"))
         rows.add_row(["mean", "", accuracy, val, "", "", ""])
@@ -241,7 +239,8 @@ def main() -> None:
             run.report.table(table(reports), "Accuracy")
             run.report.table(threshold_table(reports), "Thresholds on the cosine (at FAR: of all pairs)")
             run.report.note(CONVENTIONS)
-            run.report.picture("roc", roc_figure(curves), "ROC, mean over the folds")
+            for kind, figure in (("roc", roc_figure), ("det", det_figure)):
+                run.report.picture(kind, figure(curves), f"{kind.upper()}, mean over the folds")
             run.report.numbers("sets", reports)
             run.report.numbers("mean", {key: mean_of(reports, key) for key in ("accuracy", "val")})
             run.report.write(run.out)

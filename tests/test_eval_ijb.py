@@ -86,6 +86,7 @@ def test_partly_wrong_features_score_what_is_worked_out_by_hand():
     # the nearest, then 37°: before any false accept three genuine ones are found, the fourth after two.
     one = verify(ijb, features)
     assert one["tar"].tolist() == [0.75] * 5 + [1]
+    assert one["enough_pairs"].tolist() == [False] * 5 + [True]  # of 24 none is a hundredth
     assert one["far"].tolist() == pytest.approx([0] * 5 + [2 / 24])
     assert one["auc"] == pytest.approx((3 * 24 + 22) / 96)
 
@@ -212,11 +213,14 @@ def test_the_script_writes_the_same_numbers_twice_each_beside_its_convention(tmp
     for name in ("IJBB", "IJBC"):
         assert list(found[name]) == ["adaface N1D0F1", "N0D0F0"]
         assert f"{name} 1:1, TAR % at FAR, of 28 pairs" in printed
-        assert {f"{name.lower()}_{kind}.png" for kind in ("roc", "det", "cmc")} <= {
+        assert {f"{name.lower()}_{kind}.png" for kind in ("roc", "det", "open_set", "cmc")} <= {
             path.name for path in results.parent.iterdir()
         }
+    assert printed.count(" too few pairs |") == 5 * 8  # but at FAR .1: of two runs, benchmarks, conventions
     assert found["IJBC"]["N0D0F0"]["1:N"].keys() == {"legacy", "probe"}
-    assert (results.parent / "report.html").stat().st_size > 10_000
+    for text in (" ".join(printed.split()), (results.parent / "report.html").read_text()):
+        for told in ("N1: ", "D1: ", "F1: ", "legacy: ", "probe: ", "too few pairs: ", "± "):
+            assert told in text
 
 
 def test_mistakes_are_told_before_the_network_is_loaded(tmp_path, monkeypatch):

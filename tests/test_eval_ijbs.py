@@ -16,6 +16,7 @@ from eval.features import extract
 from eval.ijbs_data import Protocol, read_protocols
 from eval.ijbs_frames import sighting_of
 from eval.metrics import normalise
+from eval.script import Evaluation
 
 # ------------------------------------------------------------------------------------------- one protocol
 
@@ -200,7 +201,8 @@ def test_the_script_writes_what_its_features_say_and_the_same_again(tmp_path, tr
     ijbs = read_protocols(tree)
     plain, flip = extract(load_backbone(model), AlignedFaces([tree / name for name in frames()]))
     check_numbers(results, plain, ijbs)
-    assert (out / "cmc.png").stat().st_size > 1000
+    for picture in ("cmc.png", "open_set.png"):
+        assert (out / picture).stat().st_size > 1000
     assert (out / "report.html").exists()
     for protocol in ijbs.protocols:
         row = next(line for line in first.stdout.splitlines() if f"| {protocol.name} " in line)
@@ -213,6 +215,20 @@ def test_the_script_writes_what_its_features_say_and_the_same_again(tmp_path, tr
     assert numbers(out) == results
     run_main(*arguments, "--flip", "--list", tree / "image_list.csv", "--out", tmp_path / "flipped")
     check_numbers(numbers(tmp_path / "flipped"), plain + flip, ijbs)
+
+
+def test_mirror_images_are_seen_by_the_network_only_where_they_count(tmp_path, tree, run_main, monkeypatch):
+    model = save_small_model(tmp_path / "model.pt")
+    asked = []
+
+    def features(self, faces, model=0, mirror=True):
+        asked.append(mirror)
+        return np.ones((len(faces), 4), np.float32), np.ones((len(faces), 4), np.float32) if mirror else None
+
+    monkeypatch.setattr(Evaluation, "features", features)
+    for options in ([], ["--flip"]):
+        run_main("--model", model, "--data", tree, *options)
+    assert asked == [False, True]
 
 
 def test_going_part_by_part_changes_nothing(tmp_path, tree, run_main, monkeypatch):
@@ -228,9 +244,9 @@ def test_going_part_by_part_changes_nothing(tmp_path, tree, run_main, monkeypatc
 def test_mistakes_are_told_before_a_network_is_loaded(tmp_path, tree, run_main):
     probes = tree / "cs6_uav_to_single-booking_probe.csv"
     sound = probes.read_text()
-    probes.write_text("FILENAME\nvideos/77.mp4\n")
+    probes.write_text("FILENAME\nvideo/77.mp4\n")
     arguments = ("--model", tmp_path / "none.pt", "--data", tree)
-    with pytest.raises(ValueError, match=r"probe.csv line 2: cs6_metadata.csv has nobody in 'videos/77.mp4'"):
+    with pytest.raises(ValueError, match=r"probe.csv line 2: file is 'video/77.mp4', expected videos/…"):
         run_main(*arguments)
     probes.write_text(sound)
     (tree / "10" / "img_90.jpg").unlink()
@@ -240,6 +256,19 @@ def test_mistakes_are_told_before_a_network_is_loaded(tmp_path, tree, run_main):
         run_main(*arguments, "--list", tree / "image_list.csv")
     with pytest.raises(FileNotFoundError, match=r"no file .*cs6_metadata.csv"):
         run_main(*arguments, "--protocols", tmp_path)
+
+
+def test_what_is_left_out_of_the_probes_is_said_on_screen_and_page(tmp_path, tree, run_main, capsys):
+    probes = tree / "cs6_uav_to_single-booking_probe.csv"
+    unknown = [f"videos/{number}.mp4" for number in range(70, 77)]
+    probes.write_text(probes.read_text() + "\n".join(unknown))
+    run_main("--model", save_small_model(tmp_path / "model.pt"), "--data", tree)
+    out = tmp_path / "model.pt.ijbs"
+    said = "cs6_uav_to_single-booking_probe.csv: 7 (videos/70.mp4, videos/71.mp4, "
+    assert said in " ".join(capsys.readouterr().out.split())
+    assert said in (out / "report.html").read_text()
+    assert numbers(out)["left_out"] == {probes.name: unknown}
+    assert numbers(out)["UAV-surveillance-to-booking"]["probes"] == 3
 
 
 def test_an_unaligned_frame_is_told(tmp_path, tree, run_main):

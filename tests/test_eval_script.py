@@ -13,7 +13,8 @@ from ranks import run_ranks
 
 from eval.bin_format import load_bin
 from eval.faces import AlignedFaces
-from eval.script import CACHE, Evaluation, arguments, evaluation
+from eval.image_sets import NUM_LISTED, find_images
+from eval.script import CACHE, Evaluation, arguments, complete_lists, evaluation
 from utils.distributed import rank
 
 
@@ -26,16 +27,16 @@ def parsed(model, out, *more):
     return arguments("").parse_args(["--model", str(model), "--data", ".", "--out", str(out), *more])
 
 
-def counted(run: Evaluation, faces) -> tuple[np.ndarray, np.ndarray, int]:
+def counted(run: Evaluation, faces, mirror=True) -> tuple[np.ndarray, np.ndarray | None, int]:
     """What run.features returns, and how often the network ran for it."""
     calls = []
     run.backbones[0].register_forward_pre_hook(lambda *_: calls.append(1))
-    return *run.features(faces), len(calls)
+    return *run.features(faces, mirror=mirror), len(calls)
 
 
-def features(model, faces, out, *more):
+def features(model, faces, out, *more, mirror=True):
     with evaluation(parsed(model, out, *more), "eval_x") as run:
-        return counted(run, faces)
+        return counted(run, faces, mirror)
 
 
 @pytest.fixture
@@ -84,6 +85,35 @@ def test_another_model_precision_or_image_is_another_key(tmp_path, model, folder
     assert calls(tmp_path / "copy.pt", faces) == 0
 
 
+def test_a_gpus_features_are_not_reported_as_the_processors(tmp_path, model, folder):
+    args, faces = parsed(model, tmp_path / "out"), AlignedFaces(folder)
+    with evaluation(args, "eval_x") as run:
+        here, settings = run.cache_file(faces, 0), run.settings()
+        run.device = torch.device("cuda", 1)
+        assert run.cache_file(faces, 0) != here
+        assert (settings["device"], run.settings()["device"]) == ("cpu", "cuda")
+
+
+def test_mirror_images_are_kept_where_they_were_wanted_and_cost_nothing_where_not(tmp_path, model, folder):
+    faces = AlignedFaces(folder)
+    plain, flip, calls = features(model, faces, tmp_path / "out", mirror=False)
+    assert (flip, calls) == (None, 1)
+    (kept,) = (tmp_path / CACHE).iterdir()
+    small = kept.stat().st_size
+    again, flip, calls = features(model, faces, tmp_path / "out", mirror=False)
+    assert (flip, calls) == (None, 0)
+    assert np.array_equal(again, plain)
+    both, flip, calls = features(model, faces, tmp_path / "out")  # the file lacks what is wanted now
+    assert calls == 2
+    assert (both.shape, flip.shape) == ((3, 32), (3, 32))
+    assert list((tmp_path / CACHE).iterdir()) == [kept]
+    assert kept.stat().st_size > 1.4 * small
+    assert np.array_equal(features(model, faces, tmp_path / "out")[1], flip)
+    again, flip, calls = features(model, faces, tmp_path / "out", mirror=False)  # the file has more
+    assert (flip, calls) == (None, 0)
+    assert np.array_equal(again, both)
+
+
 def test_a_damaged_cache_is_made_again(tmp_path, model, folder):
     faces = AlignedFaces(folder)
     plain, *_ = features(model, faces, tmp_path / "out")
@@ -113,7 +143,9 @@ def features_on_rank(folders: list[Path], model: Path, images: np.ndarray) -> li
     found = []
     for folder in folders:
         args = parsed(model, folder / str(rank()) / "out")
-        found += [counted(Evaluation(args, "eval_x", "X", torch.device("cpu")), images) for _ in range(2)]
+        run = Evaluation(args, "eval_x", "X", torch.device("cpu"))
+        found += [counted(run, images) for _ in range(2)]
+        found.append(counted(run, images, mirror=False))
     return found
 
 
@@ -124,14 +156,35 @@ def test_ranks_agree_whether_the_cache_holds_the_features(tmp_path, model):
     features(model, images, on_rank_1 / "1" / "out")
     for found in run_ranks(2, features_on_rank, [on_rank_0, on_rank_1], model, images):
         assert [calls for *_, calls in found] == [
-            0,
-            0,
-            2,
-            0,
+            *(0, 0, 0),
+            *(2, 0, 0),
         ]  # what rank 1 has on its disk is never looked at
-        for *views, _ in found:
-            assert np.allclose(views, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
+        for plain, flip, _ in found:
+            views = np.stack([plain] if flip is None else [plain, flip])
+            assert np.allclose(views, expected[: len(views)], rtol=1e-4, atol=1e-5 * np.abs(expected).max())
+        assert [flip is None for _, flip, _ in found] == [False, False, True] * 2
     assert not (on_rank_0 / "1").exists()
+
+
+def test_an_error_that_lists_many_names_says_where_all_of_them_are(tmp_path):
+    args, stems = parsed("none.pt", tmp_path / "new" / "out"), [f"1_{i}" for i in range(12)]
+    (tmp_path / "aligned").mkdir()
+    (tmp_path / "aligned" / "1_0.jpg").touch()
+    path = tmp_path / "new" / "out.faulty.txt"
+    for wanted, end in ((stems, f"; all of them: {path}"), (stems[:5], "of 5 images of the list")):
+        with pytest.raises(FileNotFoundError) as told, complete_lists(args, "eval_x"):
+            find_images(wanted, tmp_path / "aligned", "the list")
+        assert "lacks" in str(told.value)
+        assert str(told.value).endswith(end)
+        assert "\n" not in str(told.value)
+        if len(wanted) > NUM_LISTED + 1:
+            assert path.read_text().splitlines() == stems[1:]
+    with complete_lists(args, "eval_x"):
+        assert path.exists()
+    assert not path.exists()  # nothing is wrong any more
+    (tmp_path / "new" / "out.faulty.txt").mkdir()  # cannot be written: the fault itself is told
+    with pytest.raises(FileNotFoundError, match=r"of the list$"), complete_lists(args, "eval_x"):
+        find_images(stems, tmp_path / "aligned", "the list")
 
 
 def test_the_output_lies_beside_the_model_unless_told_otherwise(tmp_path, model):

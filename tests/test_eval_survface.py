@@ -11,8 +11,8 @@ from tinysurv_trees import cells, directions, results_in, run_here, write_image,
 
 from eval import eval_survface
 from eval.bootstrap import bootstrap_mean
-from eval.eval_survface import FARS, FPIRS, RANKS, evaluate_pairs, evaluate_probes, mixed_order
-from eval.folds import fold_of_each
+from eval.eval_survface import FARS, FPIRS, RANKS, evaluate_pairs, evaluate_probes
+from eval.folds import fold_of_each, mixed_order
 from eval.metrics import normalise
 from eval.survface_data import read_tree
 
@@ -276,6 +276,7 @@ def test_the_script_evaluates_both_halves_and_writes_the_same_again(tmp_path, tr
     assert {path.name for path in (tmp_path / "out").iterdir()} >= {
         "roc.png",
         "det.png",
+        "open_set.png",
         "cmc.png",
         "report.html",
     }
@@ -283,6 +284,9 @@ def test_the_script_evaluates_both_halves_and_writes_the_same_again(tmp_path, tr
     tpr = results["verification"]["tpr"][0]
     assert f"{100 * tpr:.2f} ± {100 * results['verification']['interval'][0]:.2f}" in first.stdout
     assert results["identification"]["gallery"] == 3
+    for text in (first.stdout, (tmp_path / "out" / "report.html").read_text()):
+        assert "accuracy %, ± fold std" in text  # beside half widths of intervals
+        assert "accuracy ± the standard deviation over the 10 folds" in " ".join(text.split())
     words = ("AUC", "accuracy", "TPIR20", "@FPIR=0.3", "@FAR=0.001", "rank-20 %")
     assert all(word in first.stdout for word in words)
 

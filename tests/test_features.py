@@ -37,6 +37,14 @@ def test_the_flipped_view_is_the_mirror_image(images):
     assert np.allclose(flip, mirrored, atol=1e-6)
 
 
+def test_without_the_mirror_image_the_network_runs_once_a_batch(images):
+    backbone, calls = Fake(), []
+    backbone.register_forward_pre_hook(lambda *_: calls.append(1))
+    plain, flip = extract(backbone, images, batch_size=4, mirror=False)
+    assert (flip, len(calls)) == (None, 2)
+    assert np.array_equal(plain, extract(Fake(), images, batch_size=4)[0])
+
+
 def test_a_bgr_network_gets_bgr(images):
     backbone = Fake()
     rgb, _ = extract(backbone, np.ascontiguousarray(images[..., ::-1]))

@@ -64,6 +64,11 @@ def put(line: int, text: str):
             put(4, "other.jpg" + " 1" * 11),
             "5pts_score.txt line 4: 'other.jpg', but ijbc_face_tid_mid",
         ),
+        (
+            POINTS,
+            lambda lines: [*lines[:6], lines[6].split()[0] + " 7.5 9" * 5 + " 0.9", *lines[7:]],
+            r"5pts_score.txt line 7: landmarks that are all in one place: \[7.5 9. \]",
+        ),
         (POINTS, lambda lines: lines[:-1], "5pts_score.txt has 11 rows, ijbc_face_tid_mid.txt has 12"),
         (PAIRS, put(5, "1 99 0"), r"pair_label.txt line 5: a template without images: \[ 1 99\]"),
         (PAIRS, put(6, "1 2 2"), "pair_label.txt line 6: a label that is neither 0 nor 1: 2"),
@@ -73,7 +78,7 @@ def put(line: int, text: str):
         (
             G1,
             put(5, "5,50,0.jpg,3"),
-            r"G2.csv: subject 50 is enrolled twice: template 5 of .*G1.csv, template 3",
+            r"G2.csv line 2: subject 50 of template 3 is enrolled already: template 5, .*G1.csv line 5",
         ),
         (PROBES, put(2, "2,7,0.jpg,3"), "probe_mixed.csv line 2: a subject of no gallery: 7"),
         (PROBES, put(1, "2,70,0.jpg,3"), "probe_mixed.csv line 1: expected a header"),

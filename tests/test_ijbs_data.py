@@ -58,6 +58,18 @@ def test_templates_and_searches_are_the_published_ones(tmp_path, newline):
     assert len(templates) == len({(subject, *sorted(media)) for subject, media in templates})
 
 
+def test_probes_unknown_to_the_metadata_are_left_out_and_named(tmp_path):
+    expected = read_protocols(write_csv_files(tmp_path))
+    path = tmp_path / "cs6_surveillance_to_single-booking_probe.csv"
+    path.write_text(path.read_text().replace("\n", "\nvideos/88.mp4\nimg/7.jpg\nvideos/88.mp4\n", 1))
+    found = read_protocols(tmp_path)
+    assert expected.unknown == {}
+    assert found.unknown == {path.name: ["videos/88.mp4", "img/7.jpg"]}
+    assert contents(found) == contents(expected)
+    for ours, theirs in zip(found.protocols, expected.protocols):
+        assert np.array_equal(ours.probes, theirs.probes)
+
+
 SINGLE = "galleries/cs6_surveillance_to_single_g1.csv"
 BOOKING = "galleries/cs6_surveillance_to_booking_g2.csv"
 VIDEO = "galleries/cs6_surveillance_to_surveillance_g1.csv"
@@ -109,7 +121,12 @@ META = "cs6_metadata.csv"
             "10,videos/2.mp4",
             "line 3: subject 10, a probe of surveillance-to-surveillance, is enrolled",
         ),
-        (PROBE, "videos/2.mp4", "videos/8.mp4", "line 2: cs6_metadata.csv has nobody in 'videos/8.mp4'"),
+        (
+            PROBE,
+            "videos/2.mp4\nvideos/3.mp4",
+            "videos/8.mp4\nimg/7.jpg",
+            "cs6_metadata.csv has nobody in its 2 files: 2 .videos/8.mp4, img/7.jpg",
+        ),
         (PROBE, "videos/2.mp4", "videos/2.mp4,7", "line 2: 2 columns, expected 1"),
         (PROBE, "videos/3.mp4\n", "videos/3.mp4\n\n", "line 4: it is empty"),
         (PROBE, "FILENAME\n", "", "line 1: expected a header, got 'videos/2.mp4'"),

@@ -41,6 +41,25 @@ def test_the_same_numbers_make_the_same_files_and_replace_older_ones(tmp_path, c
     assert all(b"earlier" not in content for content in first.values())
 
 
+def test_pictures_of_an_earlier_report_go_and_nothing_else(tmp_path):
+    outside = tmp_path / "kept.png"
+    out = tmp_path / "out"
+    earlier = small_report()
+    earlier.picture("cmc", cmc_figure(CURVES))
+    earlier.write(out)
+    for path in (outside, out / "mine.png", out / "roc.txt"):
+        path.write_text("the user's")
+    small_report().write(out)
+    names = {"results.json", "report.html", "roc.png"}
+    assert {path.name for path in out.iterdir()} == names | {"mine.png", "roc.txt"}
+    # Whatever else a file of this name says, and that a picture has gone already, is no error.
+    for text in ('{"pictures": ["../kept", "gone", 7, "sub/x"]}', '{"pictures": 3}', "[1]", "no JSON", "{}"):
+        (out / "results.json").write_text(text)
+        small_report().write(out)
+    assert outside.exists()
+    assert {path.name for path in out.iterdir()} == names | {"mine.png", "roc.txt"}
+
+
 def test_the_json_file_keeps_full_precision_and_has_null_for_nan(tmp_path):
     small_report().write(tmp_path / "new" / "folder")
 
@@ -123,6 +142,8 @@ def test_a_curve_without_a_false_accept_is_no_error():
     report = Report("x", {})
     report.picture("roc", roc_figure({"perfect": (np.zeros(3), np.ones(3))}))
     assert report.pictures["roc"].startswith(b"\x89PNG")
+    axes = det_figure({"perfect": (np.array([0, 0, 1]), np.array([0, 1, 1])), "a": CURVES["a"]}).axes[0]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["perfect (no error to show)", "a"]
 
 
 def test_rates_that_stay_at_100_percent_have_nothing_above_them():
@@ -135,6 +156,31 @@ def test_a_curve_of_one_point_is_a_dot():
     curves = {"few": (np.array([0, 0.5, 1]), np.array([0, 0.9, 1])), "more": CURVES["a"]}
     few, more = lines(det_figure(curves))
     assert (len(few.get_xdata()), few.get_marker(), more.get_marker()) == (1, "o", "None")
+
+
+def test_a_curve_whose_points_coincide_is_a_dot():
+    nearly = np.array([1 - 1e-6, 1 - 1e-7, 1])
+    for far in (np.ones(400), nearly):
+        dot, more = lines(roc_figure({"dead": (far, far), "more": CURVES["a"]}))
+        assert (len(dot.get_xdata()), dot.get_marker(), more.get_marker()) == (1, "o", "None")
+
+
+@pytest.mark.parametrize("figure", [roc_figure, det_figure])
+def test_no_rate_above_one_is_shown(figure):
+    for curve in (CURVES["a"], (np.ones(3), np.zeros(3)), (np.full(3, 0.01), np.full(3, 0.5))):
+        axes = figure({"a": curve}).axes[0]
+        left, right = axes.get_xlim()
+        assert left <= right / 10  # a decade at least: a log axis of less has hardly a number
+        assert right <= 1
+        assert axes.get_ylim()[1] <= 1.005
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_picture_of_perfect_and_of_dead_networks_alone_is_drawn_without_a_warning():
+    report = Report("x", {})
+    for far, tar in ((np.array([0, 0, 1]), np.array([0, 1, 1])), (np.ones(3), np.ones(3))):
+        for figure in (roc_figure, det_figure):
+            report.picture("x", figure({"a": (far, tar)}))
 
 
 def test_twenty_eight_curves_look_different():

@@ -41,6 +41,23 @@ def test_further_columns_are_skipped_where_they_are_allowed(tmp_path):
         read_rows(path, columns, header=True, delimiter=",", extra=True)
 
 
+def test_of_equal_rows_the_first_is_kept_with_its_line_and_all_are_checked(tmp_path):
+    rows = ["7,a.jpg,1", '7,"a.jpg",2', "8,a.jpg,1", "7,a.jpg,1", "7,b.jpg,1", "8,a.jpg,3"]
+    path, columns = write(tmp_path / "a.csv", "\n".join(["ID,FILE,BOX", *rows])), {"id": int, "file": str}
+    options = {"header": True, "delimiter": ",", "extra": True, "distinct": True}
+    table = read_rows(path, columns, **options)
+    assert (table["id"].tolist(), table["file"]) == ([7, 8, 7], ["a.jpg", "a.jpg", "b.jpg"])
+    assert table["line"].tolist() == [2, 4, 6]
+    for row, message in (
+        ("7,a.jpg", "line 8: 2 columns, expected 3"),
+        ("x,a.jpg,1", "line 8: id is 'x', expected an integer"),
+        ("", "line 8: it is empty"),
+    ):
+        write(path, "\n".join(["ID,FILE,BOX", *rows, row, "7,a.jpg,1"]))
+        with pytest.raises(ValueError, match=message):
+            read_rows(path, columns, **options)
+
+
 def test_integers_take_the_quick_path_and_read_the_same(tmp_path, monkeypatch):
     numbers = np.random.default_rng(0).integers(-(2**62), 2**62, (1000, 3))
     path = write(tmp_path / "pairs.txt", "\n".join("{} {} {}".format(*row) for row in numbers))

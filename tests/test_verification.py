@@ -193,7 +193,12 @@ def test_the_script_reports_every_set_from_any_directory_on_one_rank_or_two(tmp_
     assert alone.returncode == 0, alone.stderr
     assert all(word in alone.stdout for word in ("py2", "numpy", "mean", "XNorm", "±", "FAR=0.001"))
     assert alone.stderr == ""  # no progress bar where nobody looks
-    assert {path.name for path in (tmp_path / "one").iterdir()} == {"results.json", "roc.png", "report.html"}
+    assert {path.name for path in (tmp_path / "one").iterdir()} == {
+        "results.json",
+        "roc.png",
+        "det.png",
+        "report.html",
+    }
     one = json.loads((tmp_path / "one" / "results.json").read_text())
     assert one["settings"]["models"][0]["network"] == "mbf"
     assert one["settings"]["models"][0]["input_order"] == "RGB"
