@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+CACHED_BYTES = 1 << 20  # of a tensor: the handful that one step needs stay in a core's share of the caches
+
 
 class _PReLUOnCPU(torch.autograd.Function):
     """torch's forward; a backward of whole-tensor operations, where torch's is slow in channels_last."""
@@ -20,9 +22,14 @@ class _PReLUOnCPU(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor]:
         x, slope = ctx.saved_tensors
-        where_positive = torch.ops.aten.threshold_backward(gradient, x, 0)  # 7 times as fast as torch.where
-        grad_slope = ((gradient - where_positive) * x).sum((0, 2, 3)).to(slope.dtype)
-        return torch.lerp(where_positive, gradient, slope.to(x.dtype)[:, None, None]), grad_slope
+        grad_x, grad_slope = torch.empty_like(gradient), torch.zeros_like(slope)
+        factor = slope.to(x.dtype)[:, None, None]
+        images = max(1, CACHED_BYTES // (x[0].numel() * x.element_size()))
+        for part, g, out in zip(x.split(images), gradient.split(images), grad_x.split(images)):
+            where_positive = torch.ops.aten.threshold_backward(g, part, 0)  # 7 times as fast as torch.where
+            grad_slope += ((g - where_positive) * part).sum((0, 2, 3))
+            torch.lerp(where_positive, g, factor, out=out)
+        return grad_x, grad_slope
 
 
 class PReLU(nn.PReLU):

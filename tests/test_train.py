@@ -71,12 +71,13 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(faces, tmp_path):
     shutil.rmtree(tmp_path / "resumed/checkpoints/step_00000006")
     resumed = [*common, f"output={tmp_path}/resumed", "val_targets=[pairs]", "verbose=2", "resume=true"]
     refused = [*common, f"output={tmp_path}/whole"]
-    other_network = [*resumed, "embedding_size=16"]
-    (bad_code, bad_output), (code, output), (refused_code, refused_output), (late_code, late_output) = train(
-        other_network, resumed, refused, resumed
+    other_network, other_batch = [*resumed, "embedding_size=16"], [*resumed, "batch_size=2"]
+    bad, small, (code, output), (refused_code, refused_output), (late_code, late_output) = train(
+        other_network, other_batch, resumed, refused, resumed
     )
-    assert bad_code == 1
-    assert "checkpoint" in bad_output.splitlines()[-1]
+    for (bad_code, bad_output), words in ((bad, "checkpoint"), (small, "global_batch 8, this one has 4")):
+        assert bad_code == 1
+        assert words in bad_output.splitlines()[-1]
     assert code == 0, output
     assert losses(tmp_path / "resumed") == losses(results)
     for one, other in zip(weights(results, 6), weights(tmp_path / "resumed", 6)):
@@ -93,6 +94,16 @@ def test_the_last_step_is_logged_however_seldom_the_log_is(faces, tmp_path):
     ((code, output),) = train([*run, "num_steps=3", "frequent=2", f"output={tmp_path}/run"])
     assert code == 0, output
     assert [line["step"] for line in metrics(tmp_path / "run", "train")] == [2, 3]
+
+
+def test_a_run_that_diverged_keeps_the_last_model_that_was_finite(faces, tmp_path):
+    run = ["configs/synthetic", *SMALL, f"rec={faces}", "num_classes=None", "num_image=None", "frequent=5"]
+    run += ["save_all_states=true", "checkpoint_every=1", "lr=1e9", "grad_clip=0", f"output={tmp_path}/run"]
+    ((code, output),) = train(run)
+    assert code == 1
+    assert "loss became nan" in output.splitlines()[-1]
+    step = checkpoint.latest_step(tmp_path / "run/checkpoints")
+    assert step is None or weights(tmp_path / "run", step)[1]["weight"].isfinite().all()
 
 
 def test_mistakes_are_told_in_one_line(faces, tmp_path):

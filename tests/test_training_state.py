@@ -17,13 +17,13 @@ SETTINGS = EasyDict(optimizer="sgd", momentum=0.9, weight_decay=5e-4, no_decay_n
 OVERFLOW_AT = 1  # the step that every rank skips
 
 
-def new_run(seed: int) -> TrainingState:
+def new_run(seed: int, precision: str = "fp16", **fixed) -> TrainingState:
     """A small run of all that has a state: BatchNorm, loss, regulariser, sampling, momentum, scaler."""
     torch.manual_seed(seed)
     backbone = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8))
     head = PartialFC(RunningNorm(), 8, 11, regularizers=[Compact()], sample_rate=0.5, seed=seed)
     optimizer = build_optimizer(SETTINGS, backbone, head, lr=0.01)
-    return TrainingState(backbone, head, optimizer, make_scaler("fp16", torch.device("cpu")))
+    return TrainingState(backbone, head, optimizer, make_scaler(precision, torch.device("cpu")), **fixed)
 
 
 def train(run: TrainingState, steps: range) -> TrainingState:
@@ -117,3 +117,30 @@ def test_resuming_needs_a_checkpoint_and_starting_refuses_one(tmp_path):
     assert find_checkpoint(tmp_path, resume=True) == 7
     with pytest.raises(ValueError, match=r"checkpoint of step 7: go on from it with resume=true"):
         find_checkpoint(tmp_path, resume=False)
+
+
+@pytest.fixture
+def alone():
+    start_process_group()
+    yield
+    stop_process_group()
+
+
+@pytest.mark.parametrize(("before", "after"), [("fp32", "fp16"), ("fp16", "fp32"), ("fp16", "fp16")])
+def test_a_run_may_go_on_in_another_precision(tmp_path, alone, before, after):
+    train(new_run(1, before), range(2, 4)).save(tmp_path, 2)
+    resumed = new_run(2, after)
+    resumed.load(tmp_path, 2)
+    train(resumed, range(4, 6))
+    assert all(parameter.isfinite().all() for parameter in resumed.backbone.parameters())
+
+
+def test_a_run_that_divides_its_epochs_otherwise_cannot_go_on(tmp_path, alone):
+    train(new_run(1, global_batch=8, loss="arcface"), range(2, 4)).save(tmp_path, 2)
+    new_run(2, global_batch=8, loss="arcface").load(tmp_path, 2)
+    with pytest.raises(
+        ValueError, match=r"is of a run with global_batch 8, this one has 4: step 2 would not"
+    ):
+        new_run(2, global_batch=4, loss="arcface").load(tmp_path, 2)
+    with pytest.raises(ValueError, match="is of a run with loss arcface, this one has cosface"):
+        new_run(2, global_batch=8, loss="cosface").load(tmp_path, 2)

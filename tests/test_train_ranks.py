@@ -1,0 +1,83 @@
+"""train_v2 on one and two ranks, with and without accumulation: one global batch, one set of weights."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from tests.train_runs import ENVIRONMENT, ROOT, write_faces
+
+# A linear backbone, and statistics of its input that nothing depends on: what BatchNorm would collect.
+SCRIPT = """
+import sys
+sys.path.insert(0, {root!r})
+import torch
+torch.set_num_threads(1)
+import train_v2
+from utils.command_line import run_script
+
+class Linear(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = torch.nn.Linear(3 * 14 * 14, 16)
+        self.norm = torch.nn.BatchNorm1d(3 * 14 * 14, affine=False)
+
+    def forward(self, images):
+        pooled = torch.nn.functional.avg_pool2d(images.float(), 8).flatten(1)
+        self.norm(pooled)
+        return self.linear(pooled)
+
+train_v2.get_model = lambda *_, **__: Linear()
+train_v2.save_backbone = lambda path, backbone, **_: torch.save(backbone.state_dict(), path)
+run_script(train_v2.main)
+"""
+SETTINGS = (
+    "embedding_size=16 num_classes=None num_image=None num_steps=8 lr=0.05 num_workers=0 precision=fp32"
+)
+SETTINGS += " val_targets=[] tensorboard=false save_all_states=false loss_args.s=16 flip_prob=0.5"
+
+
+@pytest.fixture(scope="module")
+def train(tmp_path_factory):
+    """Trains on so many ranks, with that batch and accumulation; the state of the saved backbone."""
+    folder = tmp_path_factory.mktemp("ranks")
+    write_faces(folder / "faces")
+    script = folder / "train.py"
+    script.write_text(SCRIPT.format(root=str(ROOT)))
+
+    def run(ranks: int, batch_size: int, gradient_acc: int = 1) -> dict[str, torch.Tensor]:
+        out = folder / f"{ranks}x{batch_size}x{gradient_acc}"
+        sizes = [f"batch_size={batch_size}", f"gradient_acc={gradient_acc}", f"output={out}"]
+        launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
+        command = [sys.executable, *launch, script, "configs/synthetic", f"rec={folder / 'faces'}"]
+        done = subprocess.run(
+            [*command, *SETTINGS.split(), *sizes],
+            env=ENVIRONMENT,
+            capture_output=True,
+            text=True,
+            timeout=180,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return torch.load(out / "model.pt", weights_only=True)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def alone(train) -> dict[str, torch.Tensor]:
+    return train(1, 8)
+
+
+@pytest.mark.parametrize(("ranks", "batch_size", "gradient_acc"), [(2, 4, 1), (1, 4, 2), (2, 2, 2)])
+def test_a_global_batch_trains_to_the_same_weights_however_it_is_divided(
+    train, alone, ranks, batch_size, gradient_acc
+):
+    divided = train(ranks, batch_size, gradient_acc)
+    assert alone["linear.weight"].std() > 0.01
+    for name in ("linear.weight", "linear.bias"):
+        torch.testing.assert_close(divided[name], alone[name], rtol=1e-4, atol=1e-5)
+
+
+def test_the_saved_model_has_the_statistics_of_all_ranks(train, alone):
+    torch.testing.assert_close(train(2, 4)["norm.running_mean"], alone["norm.running_mean"])
