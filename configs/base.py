@@ -65,7 +65,7 @@ class Settings:
     # Folder of the verification sets. None: the (first) folder of rec.
     val_root: str | None = None
     # Worker processes that decode images, per rank. 0: the training process decodes itself.
-    num_workers: CountOrZero = 2
+    num_workers: Annotated[int, "[0, 128]"] = 2
     # Images per rank, step and micro-batch (see gradient_acc).
     batch_size: Count = 128
     # Probability that an image is mirrored.

@@ -1,4 +1,4 @@
-"""A small MobileFaceNet on people who do not exist: the whole chain in five minutes, on two CPU cores.
+"""A small MobileFaceNet on people who do not exist: the whole chain in minutes, on two CPU cores.
 
     python tools/make_demo.py --out data/demo
     python train_v2.py configs/demo
