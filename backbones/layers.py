@@ -24,7 +24,7 @@ class _PReLUOnCPU(torch.autograd.Function):
         x, slope = ctx.saved_tensors
         grad_x, grad_slope = torch.empty_like(gradient), torch.zeros_like(slope)
         factor = slope.to(x.dtype)[:, None, None]
-        images = max(1, CACHED_BYTES // (x[0].numel() * x.element_size()))
+        images = max(1, CACHED_BYTES // (x.shape[1:].numel() * x.element_size()))
         for part, g, out in zip(x.split(images), gradient.split(images), grad_x.split(images)):
             where_positive = torch.ops.aten.threshold_backward(g, part, 0)  # 7 times as fast as torch.where
             grad_slope += ((g - where_positive) * part).sum((0, 2, 3))

@@ -4,12 +4,15 @@ import pytest
 import torch
 from torch import nn
 
+from backbones import layers
 from backbones.layers import Conv2d, PReLU
 
 
+@pytest.mark.parametrize("cached_bytes", [1, 1 << 20])  # image by image, and all at once
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_prelu_and_its_gradients_equal_torchs(dtype, layout):
+def test_prelu_and_its_gradients_equal_torchs(dtype, layout, cached_bytes, monkeypatch):
+    monkeypatch.setattr(layers, "CACHED_BYTES", cached_bytes)
     random = torch.Generator().manual_seed(0)
     values = torch.randn(3, 7, 5, 4, generator=random).to(dtype)
     values[0, :, 0] = 0  # at the kink
@@ -37,3 +40,10 @@ def test_a_strided_depthwise_convolution_keeps_its_type_and_gains_precision():
         theirs = nn.Conv2d.forward(layer, x.bfloat16())
     assert ours.dtype == theirs.dtype == torch.bfloat16
     assert (ours - exact).abs().max() <= (theirs - exact).abs().max()
+
+
+def test_prelu_of_no_image_at_all_has_a_gradient_of_zero():
+    layer, x = PReLU(7), torch.zeros(0, 7, 5, 4, requires_grad=True)
+    layer(x).sum().backward()
+    assert x.grad.shape == x.shape
+    assert torch.equal(layer.weight.grad, torch.zeros(7))

@@ -180,7 +180,9 @@ def test_a_picture_of_perfect_and_of_dead_networks_alone_is_drawn_without_a_warn
     report = Report("x", {})
     for far, tar in ((np.array([0, 0, 1]), np.array([0, 1, 1])), (np.ones(3), np.ones(3))):
         for figure in (roc_figure, det_figure):
-            report.picture("x", figure({"a": (far, tar)}))
+            drawn = figure({"a": (far, tar)})
+            report.picture("x", drawn)  # draws it: whatever warns is an error here
+            assert drawn.axes[0].get_legend() is not None
 
 
 def test_twenty_eight_curves_look_different():
