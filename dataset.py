@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from utils.augment import Augmentation
-from utils.images import decode_rgb
+from utils.faces import decode_rgb
 from utils.loader import DistributedSampler, FaceLoader
 from utils.record_layout import check_labels, count_classes, image_keys, read_property
 from utils.recordio import IndexedRecordReader, RecordError

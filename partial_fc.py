@@ -3,7 +3,7 @@
 After An et al., Killing Two Birds with One Stone: Efficient and Robust Training of Face Recognition CNNs by
 Partial FC, CVPR 2022, https://arxiv.org/abs/2203.15565. Each rank holds the centres of a contiguous range of
 classes. Embeddings of all ranks are gathered; each rank compares them with its own centres
-(`utils/engines.py`); only vectors over the batch cross the network after that. A loss (`losses/`) is
+(`classifier/stream.py`); only vectors over the batch cross the network after that. A loss (`losses/`) is
 row-local maths and knows nothing of ranks, sampling, chunks or precision.
 
 Crossing the network per step, with B samples on all ranks together: embeddings (B, D) and labels forward,
@@ -17,13 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from classifier.shard import Shard
+from classifier.stream import dense, stream
 from losses.base import MarginLoss, Regularizer, require
-from utils.directions import unit
 from utils.distributed import CopyToShards, GatherRows, all_gather_rows, rank, row_counts, world_size
-from utils.engines import dense, stream
 from utils.precision import PRECISIONS
 from utils.seeds import seed_of
-from utils.shard import Shard
+from utils.unit_vectors import unit
 
 INIT_STD = 0.01
 INIT_BLOCK = 1024  # classes that share one random stream; part of what a seed means

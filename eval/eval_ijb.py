@@ -6,13 +6,13 @@
 C. Whitelam et al., IARPA Janus Benchmark-B Face Dataset, CVPRW 2017. B. Maze et al., IARPA Janus Benchmark-C:
 Face Dataset and Protocol, ICB 2018.
 
-Tree: DATA/IJBB/{loose_crop,meta}, DATA/IJBC/{loose_crop,meta} or one of them, see ijb_data.py. The crops are
+Tree: DATA/IJBB/{loose_crop,meta}, DATA/IJBC/{loose_crop,meta} or one of them, see ijb/data.py. The crops are
 aligned here, by the five landmarks of the lists.
 
 A network gets other numbers under other conventions; each number stands beside its own. F1: the features of
 image and mirrored image are summed. N1: the norm of that sum is kept, and weighs the images of a template.
 D1: the detector's score weighs them too. `insightface` is N1D1F1 (its own scripts print N1D1F2), `adaface`
-N1D0F1, `cvlface` N0D1F1. Definitions and ties: see ijb_protocol.py. ±: 95 % interval over subjects drawn with
+N1D0F1, `cvlface` N0D1F1. Definitions and ties: see ijb/protocol.py. ±: 95 % interval over subjects drawn with
 replacement; 1:N with the thresholds as they are, and both galleries taken as independent.
 """
 
@@ -25,9 +25,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from prettytable import PrettyTable
 
-from eval.faces import CroppedFaces
-from eval.ijb_data import GALLERIES, IJB, find, load_ijb
-from eval.ijb_protocol import (
+from eval.ijb.data import GALLERIES, IJB, find, load_ijb
+from eval.ijb.protocol import (
     CMC_RANKS,
     CONVENTIONS,
     FARS,
@@ -38,6 +37,7 @@ from eval.ijb_protocol import (
     identify,
     verify,
 )
+from eval.readers.faces import CroppedFaces
 from eval.report import Report, cmc_figure, det_figure, in_percent, roc_figure
 from eval.script import arguments, complete_lists, evaluation
 from utils.command_line import run_script

@@ -34,12 +34,12 @@ import numpy as np
 from prettytable import PrettyTable
 
 from eval.bootstrap import bootstrap_mean
-from eval.faces import AlignedFaces
 from eval.identification import search
-from eval.ijbs_data import METADATA, Protocol, read_protocols
-from eval.ijbs_frames import read_frames
-from eval.image_sets import some
+from eval.ijbs.data import METADATA, Protocol, read_protocols
+from eval.ijbs.frames import read_frames
 from eval.metrics import Search, cmc, dir_at_far, normalise, open_set_curve
+from eval.readers.faces import AlignedFaces
+from eval.readers.image_sets import some
 from eval.report import Report, cmc_figure, det_figure, in_percent
 from eval.script import arguments, complete_lists, evaluation
 from utils.command_line import run_script
@@ -82,7 +82,7 @@ def template_features(sums: np.ndarray, parts: np.ndarray, starts: np.ndarray) -
 
     Args:
         sums: `(S, D)` of each sighting.
-        parts, starts: `(M,)` and `(T,)`, see `ijbs_data.IJBS`.
+        parts, starts: `(M,)` and `(T,)`, see `ijbs.data.IJBS`.
     """
     return normalise(np.add.reduceat(sums[parts], starts, axis=0))
 

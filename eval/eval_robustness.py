@@ -12,7 +12,7 @@ Data: `.bin` sets, or folders of aligned faces, DATA/<identity>/*.jpg, of which 
 of the same person. `--best-first` says that the sets come in falling quality.
 
 Both images of a pair are perturbed, each in its own direction (`--one-side`: the second only). Directions,
-noise and drawn pairs follow from --seed. `eval/perturbations.py` has units and ranges of the amounts.
+noise and drawn pairs follow from --seed. `robustness/perturbations.py` has units and ranges of the amounts.
 
 Accuracy is that of eval/verification.py, ten folds, with thresholds chosen on the perturbed pairs: what is
 left to tell people apart by. results.json also has the accuracy at the threshold of the clean set, which a
@@ -36,10 +36,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 from prettytable import PrettyTable
 
-from eval.pairs import read_pairs
-from eval.perturbations import PERTURBATIONS, parse_choices
-from eval.robustness import FAR, Correlation, Curve, Curves, correlation_between, robustness_curve
-from eval.robustness_pictures import norm_figure, robustness_figure
+from eval.robustness.curves import FAR, Correlation, Curve, Curves, correlation_between, robustness_curve
+from eval.robustness.pairs import read_pairs
+from eval.robustness.perturbations import PERTURBATIONS, parse_choices
+from eval.robustness.pictures import norm_figure, robustness_figure
 from eval.script import Evaluation, arguments, evaluation
 from utils.command_line import run_script
 

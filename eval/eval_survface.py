@@ -37,13 +37,13 @@ from prettytable import PrettyTable
 
 from eval import verification
 from eval.bootstrap import bootstrap_mean, bootstrap_tar
-from eval.faces import AlignedFaces
 from eval.folds import mixed_order
 from eval.identification import search
 from eval.metrics import CURVE_FPIRS, auc, cmc, dir_at_far, roc, tar_at_far
+from eval.readers.faces import AlignedFaces
 from eval.report import Report, cmc_figure, det_figure, in_percent, roc_figure
 from eval.script import Evaluation, arguments, complete_lists, evaluation
-from eval.survface_data import ALIGNED, VERIFICATION_IMAGES, Pairs, Probes, read_tree
+from eval.survface.data import ALIGNED, VERIFICATION_IMAGES, Pairs, Probes, read_tree
 from eval.templates import fuse
 from utils.command_line import run_script
 

@@ -78,7 +78,7 @@ def extract(
     Args:
         backbone: `(n, 3, 112, 112)` in [-1, 1] -> `(n, D)`; wants BGR where its `input_order` says so.
         images: `(N, 112, 112, 3)` uint8, RGB, the same on every rank: an array, or a sequence whose slices
-            are such arrays (`eval.faces`), of which only a few batches are ever in memory.
+            are such arrays (`eval.readers.faces`), of which only a few batches are ever in memory.
         batch_size: images a forward pass, on each rank.
         device: where to run; None: where the backbone is.
         precision: "fp32", "bf16" or "fp16" (autocast).

@@ -26,7 +26,7 @@ import torch
 
 from backbones import load_backbone
 from eval.features import check_settings, extract
-from eval.image_sets import NUM_LISTED
+from eval.readers.image_sets import NUM_LISTED
 from eval.report import Report
 from utils.distributed import all_max, all_reduce, rank, start_process_group, stop_process_group, world_size
 from utils.files import whole_file
@@ -133,7 +133,7 @@ class Evaluation:
         disk need not be theirs. One integer a rank crosses the network, and on a hit the features.
 
         Args:
-            faces: an array `(N, 112, 112, 3)` or a sequence of `eval.faces`, the same on every rank.
+            faces: an array `(N, 112, 112, 3)` or a sequence of `eval.readers.faces`, the same on every rank.
             model: index into `models`.
             mirror: without it None takes the place of the mirrored faces' features, at half the cost.
         """

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from losses.base import Regularizer, require
-from utils.directions import unit
+from utils.unit_vectors import unit
 
 
 class Center(Regularizer):

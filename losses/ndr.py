@@ -13,7 +13,7 @@ from torch import Tensor
 
 from losses.base import Regularizer, require
 from losses.quality import FeatureQuality
-from utils.directions import unit
+from utils.unit_vectors import unit
 
 OVER = ("non_noise", "all")
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from aroface_cases import SIDE, batch, make_backbone, make_head, perturb, record_parameters
 from torch import Tensor
 
+from helpers.aroface_cases import SIDE, batch, make_backbone, make_head, perturb, record_parameters
 from losses import build_loss
 from losses.aroface import LIMITS, aroface_matrix, aroface_warp, generator_of_rank, gradient_sign
 from partial_fc import PartialFC

@@ -8,11 +8,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from aroface_cases import batch, make_backbone, make_head, perturb, record_parameters
-from ranks import run_ranks
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from helpers.aroface_cases import batch, make_backbone, make_head, perturb, record_parameters
+from helpers.ranks import run_ranks
 from losses.aroface import COMPANY, AlignmentPerturbation
 from utils.distributed import rank
 

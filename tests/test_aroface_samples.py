@@ -8,12 +8,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from aroface_cases import SIDE, batch, make_backbone, make_head
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import train_v2
+from helpers.aroface_cases import SIDE, batch, make_backbone, make_head
+from helpers.train_runs import SMALL, write_faces
 from losses.aroface import SAMPLES, AlignmentPerturbation
-from tests.train_runs import SMALL, write_faces
 from utils.distributed import stop_process_group
 from utils.logging import RunLog
 

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from records import picture
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms import functional as reference
 
+from helpers.records import picture
 from utils import augment
 from utils.augment import Augmentation, crop_box, random_crop, random_low_resolution, random_photometric
 

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from backbone_cases import SMALL, images, on_meta, small, small_networks, weighted
 from torch import nn
 
 from backbones import get_model
+from helpers.backbone_cases import SMALL, images, on_meta, small, small_networks, weighted
 
 # ---- every family ----------------------------------------------------------------------------------------
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from backbone_cases import images, on_meta, shapes
+
+from helpers.backbone_cases import images, on_meta, shapes
 
 GOLDENS = Path(__file__).parent / "goldens"
 KEYS = json.loads((GOLDENS / "backbones_keys.json").read_text())

@@ -7,10 +7,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from evaluation_runs import BINS, png
 
-from eval.bin_format import load_bin, save_bin
+from eval.readers.bin_sets import load_bin, save_bin
 from eval.verification import load_set
+from helpers.evaluation_runs import BINS, png
 
 
 def test_python_2_python_3_and_numpy_sets_hold_the_same_images():

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 from easydict import EasyDict
-from job_files import MS1MV3_R50, load, write_job
 
 from backbones import MODEL_NAMES
 from configs import base
+from helpers.job_files import MS1MV3_R50, load, write_job
 from losses import LOSSES, REGULARIZERS, build_loss, build_perturbation, build_regularizer
 from utils import typed_values
 from utils.config import ROOT, find_config, get_config, write_run_info

@@ -7,9 +7,9 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from records import GOLDENS, picture, png, settings, write_rec, write_rec_with_header
 
 from dataset import FolderDataset, MergedDataset, RecordDataset, SyntheticDataset, get_dataset, to_input
+from helpers.records import GOLDENS, picture, png, settings, write_rec, write_rec_with_header
 from utils import record_layout
 from utils.recordio import RecordError
 

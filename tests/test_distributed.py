@@ -6,9 +6,9 @@ import time
 
 import pytest
 import torch
-from ranks import run_ranks
 from torch import nn
 
+from helpers.ranks import run_ranks
 from utils.distributed import (
     CopyToShards,
     GatherRows,

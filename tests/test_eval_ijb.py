@@ -4,15 +4,12 @@ import json
 
 import numpy as np
 import pytest
-from evaluation_runs import save_small_model
-from ijb_trees import write_ijb
 from sklearn.metrics import roc_curve
-from tinysurv_trees import directions, run_here
 
 from eval import eval_ijb
 from eval.bootstrap import bootstrap_mean
-from eval.ijb_data import IJB, Enrolment, load_ijb
-from eval.ijb_protocol import (
+from eval.ijb.data import IJB, Enrolment, load_ijb
+from eval.ijb.protocol import (
     FARS,
     FPIRS,
     RANKS,
@@ -24,6 +21,9 @@ from eval.ijb_protocol import (
     verify,
 )
 from eval.metrics import normalise
+from helpers.evaluation_runs import save_small_model
+from helpers.ijb_trees import write_ijb
+from helpers.tinysurv_trees import directions, run_here
 
 # ----------------------------------------------------------------------------------------------- the protocol
 

@@ -4,19 +4,19 @@ import json
 
 import numpy as np
 import pytest
-from evaluation_runs import ROOT, run, save_small_model
-from ijbs_trees import frames, write_ijbs
-from tinysurv_trees import directions, write_image
 
 from backbones import load_backbone
 from eval import eval_ijbs
 from eval.eval_ijbs import RANKS, evaluate, sum_sightings, template_features
-from eval.faces import AlignedFaces
 from eval.features import extract
-from eval.ijbs_data import Protocol, read_protocols
-from eval.ijbs_frames import sighting_of
+from eval.ijbs.data import Protocol, read_protocols
+from eval.ijbs.frames import sighting_of
 from eval.metrics import normalise
+from eval.readers.faces import AlignedFaces
 from eval.script import Evaluation
+from helpers.evaluation_runs import ROOT, run, save_small_model
+from helpers.ijbs_trees import frames, write_ijbs
+from helpers.tinysurv_trees import directions, write_image
 
 # ------------------------------------------------------------------------------------------- one protocol
 

@@ -9,18 +9,18 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
-from evaluation_runs import ROOT, run, save_small_model
 
 from backbones import load_backbone
 from eval import eval_robustness
-from eval.bin_format import load_bin, save_bin
 from eval.eval_robustness import accuracy_table, marked, measure, names_of, warnings
 from eval.features import extract
 from eval.metrics import normalise
-from eval.pairs import read_pairs
-from eval.perturbations import PERTURBATIONS
-from eval.robustness import Correlation, Curve, robustness_curve
+from eval.readers.bin_sets import load_bin, save_bin
+from eval.robustness.curves import Correlation, Curve, robustness_curve
+from eval.robustness.pairs import read_pairs
+from eval.robustness.perturbations import PERTURBATIONS
 from eval.verification import score
+from helpers.evaluation_runs import ROOT, run, save_small_model
 
 NUM_PAIRS = 20
 SAME = np.arange(NUM_PAIRS) % 2 == 0

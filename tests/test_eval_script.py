@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from evaluation_runs import BINS, png, save_small_model
-from ranks import run_ranks
 
-from eval.bin_format import load_bin
-from eval.faces import AlignedFaces
-from eval.image_sets import NUM_LISTED, find_images
+from eval.readers.bin_sets import load_bin
+from eval.readers.faces import AlignedFaces
+from eval.readers.image_sets import NUM_LISTED, find_images
 from eval.script import CACHE, Evaluation, arguments, complete_lists, evaluation
+from helpers.evaluation_runs import BINS, png, save_small_model
+from helpers.ranks import run_ranks
 from utils.distributed import rank
 
 

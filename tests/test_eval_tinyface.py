@@ -4,16 +4,24 @@ import shutil
 
 import numpy as np
 import pytest
-from evaluation_runs import ROOT, run, save_small_model
 from scipy.io import savemat
-from tinysurv_trees import TINYFACE, cells, directions, results_in, run_here, write_image, write_tinyface
 
 from backbones import load_backbone
 from eval import eval_tinyface
 from eval.eval_tinyface import DISTRACTOR, RANKS, evaluate, read_tree
-from eval.faces import AlignedFaces
 from eval.features import extract
 from eval.metrics import normalise
+from eval.readers.faces import AlignedFaces
+from helpers.evaluation_runs import ROOT, run, save_small_model
+from helpers.tinysurv_trees import (
+    TINYFACE,
+    cells,
+    directions,
+    results_in,
+    run_here,
+    write_image,
+    write_tinyface,
+)
 
 # ----------------------------------------------------------------------------------------------- the protocol
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from backbones import MODEL_NAMES
-from eval.ijb_protocol import CONVENTIONS, convention_of
-from eval.perturbations import PERTURBATIONS, parse_choices
+from eval.ijb.protocol import CONVENTIONS, convention_of
+from eval.robustness.perturbations import PERTURBATIONS, parse_choices
 from eval.script import arguments
 
 ROOT = Path(__file__).resolve().parents[1]

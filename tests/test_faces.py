@@ -5,11 +5,11 @@ import os
 import cv2
 import numpy as np
 import pytest
-from evaluation_runs import png
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval.faces import TEMPLATE, AlignedFaces, CroppedFaces, align, five_points, similarity
+from eval.readers.faces import TEMPLATE, AlignedFaces, CroppedFaces, align, five_points, similarity
+from helpers.evaluation_runs import png
 
 
 def umeyama(points, target):

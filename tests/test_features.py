@@ -8,14 +8,14 @@ from threading import Lock
 import numpy as np
 import pytest
 import torch
-from evaluation_runs import BINS, Fake
-from ranks import run_ranks
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from eval.bin_format import load_bin
 from eval.features import NUM_READERS, extract
+from eval.readers.bin_sets import load_bin
 from eval.verification import verify
+from helpers.evaluation_runs import BINS, Fake
+from helpers.ranks import run_ranks
 
 
 @pytest.fixture(scope="module")

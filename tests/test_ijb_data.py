@@ -5,10 +5,10 @@ import shutil
 
 import numpy as np
 import pytest
-from ijb_trees import ENROLLED, TEMPLATES, write_ijb
 
-from eval.faces import TEMPLATE
-from eval.ijb_data import find, load_ijb
+from eval.ijb.data import find, load_ijb
+from eval.readers.faces import TEMPLATE
+from helpers.ijb_trees import ENROLLED, TEMPLATES, write_ijb
 
 
 @pytest.fixture

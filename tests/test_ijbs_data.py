@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ijbs_trees import FACELESS, csv_files, frames, table, write_csv_files
 
-from eval.ijbs_data import read_protocols
-from eval.ijbs_frames import read_frames, sighting_of
+from eval.ijbs.data import read_protocols
+from eval.ijbs.frames import read_frames, sighting_of
+from helpers.ijbs_trees import FACELESS, csv_files, frames, table, write_csv_files
 
 
 def contents(ijbs) -> list[tuple[int, set[str]]]:

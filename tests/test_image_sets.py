@@ -5,9 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy.io import savemat
-from tinysurv_trees import cells
 
-from eval.image_sets import (
+from eval.readers.image_sets import (
     ImageSet,
     check_enrolled,
     check_lists,
@@ -16,6 +15,7 @@ from eval.image_sets import (
     index_images,
     read_set,
 )
+from helpers.tinysurv_trees import cells
 
 
 def touch(folder: Path, *names: str) -> Path:

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from job_files import MS1MV3_R50, WF42M_PFC02, load, write_job
 
 from configs import base
+from helpers.job_files import MS1MV3_R50, WF42M_PFC02, load, write_job
 from losses import build_loss
 from utils.config import get_config
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from backbone_cases import SMALL, images, shapes, small
 from torch import nn
 
 from backbones import MODEL_NAMES, get_model, load_backbone, save_backbone
+from helpers.backbone_cases import SMALL, images, shapes, small
 
 
 def same_outputs(backbone, original) -> bool:

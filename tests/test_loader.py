@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from records import settings, write_rec
 
 from dataset import get_dataloader, get_dataset
+from helpers.records import settings, write_rec
 from utils.loader import DistributedSampler
 from utils.recordio import RecordError
 
@@ -143,7 +143,7 @@ def test_an_unusable_image_ends_the_loop_with_one_line(tmp_path, num_workers):
 SCRIPT = """
 import os, signal, sys, threading, time
 sys.path[:0] = [{root!r}, {tests!r}]
-from records import settings
+from helpers.records import settings
 from dataset import get_dataset, get_dataloader
 from utils.command_line import run_script
 

@@ -11,8 +11,8 @@ import pytest
 
 from losses import LOSSES, REGULARIZERS, build_loss, build_perturbation, build_regularizer
 from losses.aroface import AlignmentPerturbation
+from tools.loss_pictures import argument_parser
 from utils import typed_values
-from utils.loss_pictures import argument_parser
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 TEXT = (DOCS / "losses.md").read_text()

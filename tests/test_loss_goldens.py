@@ -8,7 +8,7 @@ import torch
 
 from losses import build_loss
 from partial_fc import PartialFC
-from utils.directions import unit
+from utils.unit_vectors import unit
 
 GOLDENS = Path(__file__).parent / "goldens" / "losses"
 STRAIGHT = "straight_through"

@@ -5,15 +5,15 @@ import math
 import numpy as np
 import pytest
 import torch
-from interface_losses import HardNegatives, MovedByOwn, PairSimilarity
-from loss_references import VARIANTS
 from PIL import Image
 
+from helpers.interface_losses import HardNegatives, MovedByOwn, PairSimilarity
+from helpers.loss_references import VARIANTS
 from losses import LOSSES, build_loss
 from partial_fc import PartialFC
 from tools import decision_boundary, loss_curves
-from utils.loss_pictures import argument_parser, make_pictures
-from utils.loss_views import Choice, Stage, advantage, gradient_scale, logits, settle, target_logit
+from tools.loss_pictures import argument_parser, make_pictures
+from tools.loss_views import Choice, Stage, advantage, gradient_scale, logits, settle, target_logit
 
 STAGE = Stage()
 NORM = torch.tensor(20.0, dtype=torch.float64)

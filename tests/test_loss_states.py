@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
-from loss_references import VARIANTS
 
+from helpers.loss_references import VARIANTS
 from losses import build_loss
 from losses.quality import FeatureQuality
 from partial_fc import PartialFC

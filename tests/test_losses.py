@@ -6,9 +6,9 @@ import math
 
 import pytest
 import torch
-from loss_references import REFERENCES, VARIANTS, Variant
 from torch.func import functional_call
 
+from helpers.loss_references import REFERENCES, VARIANTS, Variant
 from losses import LOSSES, build_loss, build_regularizer
 from partial_fc import PartialFC
 

@@ -3,9 +3,9 @@
 import cv2
 import numpy as np
 import pytest
-from evaluation_runs import ROOT, png, run
 
-from eval.bin_format import load_bin
+from eval.readers.bin_sets import load_bin
+from helpers.evaluation_runs import ROOT, png, run
 
 
 @pytest.fixture

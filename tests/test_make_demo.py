@@ -11,9 +11,13 @@ import numpy as np
 import pytest
 
 from dataset import RecordDataset
-from eval.bin_format import AllowListUnpickler
 from eval.metrics import normalise
+from eval.readers.bin_sets import AllowListUnpickler
 from eval.verification import evaluate, load_bin
+from tools.demo.album import painters
+from tools.demo.head import Head
+from tools.demo.people import TRAITS, Identity
+from tools.demo.photo import look_up, photograph, pixels, rotation, similarity, visible_points
 from tools.make_demo import (
     FIRST_UNSEEN,
     GOOD,
@@ -22,10 +26,6 @@ from tools.make_demo import (
     photographs,
     write_verification_sets,
 )
-from utils.demo.album import painters
-from utils.demo.head import Head
-from utils.demo.people import TRAITS, Identity
-from utils.demo.photo import look_up, photograph, pixels, rotation, similarity, visible_points
 
 ROOT = Path(__file__).parents[1]
 TINY = dict(identities=3, images_per_identity=4, pairs=20, seed=5)

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy.io import savemat
-from tinysurv_trees import cells
 
-from eval.mat_lists import read_identities, read_pairs
+from eval.readers.mat_lists import read_identities, read_pairs
+from helpers.tinysurv_trees import cells
 
 
 def write(path: Path, **variables) -> Path:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from eval.robustness import correlation_between, correlation_within, robustness_curve
+from eval.robustness.curves import correlation_between, correlation_within, robustness_curve
 
 
 def within(norms, per_pair=1) -> float:

@@ -6,9 +6,9 @@ import pytest
 import torch
 import torch.distributed as dist
 from easydict import EasyDict
-from ranks import run_ranks
 from torch import nn
 
+from helpers.ranks import run_ranks
 from utils.distributed import rank, world_size
 from utils.optimizer import SGD, AdamW, build_optimizer, make_scaler
 

@@ -4,13 +4,13 @@ import math
 
 import pytest
 import torch
-from head_cases import Case, data, make_head, relative_error, run_case
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from interface_losses import INTERFACE_VARIANTS, Compact, RunningNorm
-from loss_references import VARIANTS, Variant
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from helpers.head_cases import Case, data, make_head, relative_error, run_case
+from helpers.interface_losses import INTERFACE_VARIANTS, Compact, RunningNorm
+from helpers.loss_references import VARIANTS, Variant
 from losses import build_loss, build_regularizer
 from losses.base import MarginLoss
 from partial_fc import PartialFC, initial_centres

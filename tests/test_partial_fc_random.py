@@ -7,12 +7,13 @@ from functools import partial
 
 import pytest
 import torch
-from head_cases import Case, compared, run_case
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
-from interface_losses import INTERFACE_VARIANTS
-from loss_references import VARIANTS
-from ranks import run_ranks
+
+from helpers.head_cases import Case, compared, run_case
+from helpers.interface_losses import INTERFACE_VARIANTS
+from helpers.loss_references import VARIANTS
+from helpers.ranks import run_ranks
 
 CASES_PER_VARIANT = 3
 

@@ -9,13 +9,13 @@ from functools import lru_cache
 
 import pytest
 import torch
-from head_cases import Case, errors, run_case
-from interface_losses import INTERFACE_VARIANTS, InterfaceVariant
-from loss_references import VARIANTS, Variant
-from ranks import run_ranks
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from helpers.head_cases import Case, errors, run_case
+from helpers.interface_losses import INTERFACE_VARIANTS, InterfaceVariant
+from helpers.loss_references import VARIANTS, Variant
+from helpers.ranks import run_ranks
 from losses import build_loss
 from partial_fc import PartialFC
 from utils.distributed import rank, start_process_group, stop_process_group, world_size

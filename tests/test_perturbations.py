@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from eval.perturbations import CENTRE, PERTURBATIONS, SIZE, parse_choices
+from eval.robustness.perturbations import CENTRE, PERTURBATIONS, SIZE, parse_choices
 
 NAMES = list(PERTURBATIONS)
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from records import picture, png, write_rec
 
 from dataset import FolderDataset, RecordDataset
+from helpers.records import picture, png, write_rec
 from tools.inspect_rec import contact_sheet
 from tools.make_rec import make_rec
 from utils.recordio import RecordError

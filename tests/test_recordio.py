@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from records import GOLDENS
 
+from helpers.records import GOLDENS
 from utils import recordio
 from utils.recordio import MAGIC, MAGIC_BYTES, IndexedRecordReader, IndexedRecordWriter, RecordError
 

@@ -5,9 +5,9 @@ import math
 
 import pytest
 import torch
-from regularizer_runs import EMBEDDING_SIZE, data
 from torch import Tensor
 
+from helpers.regularizer_runs import EMBEDDING_SIZE, data
 from losses import REGULARIZERS, build_loss, build_regularizer
 from partial_fc import PartialFC
 

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from ranks import run_ranks
-from regularizer_runs import BATCHES, Run, data, expected, make_head, train_on_ranks
 from torch import Tensor
 
+from helpers.ranks import run_ranks
+from helpers.regularizer_runs import BATCHES, Run, data, expected, make_head, train_on_ranks
 from losses import build_loss, build_regularizer
 from partial_fc import PartialFC
 from utils.distributed import rank, start_process_group, stop_process_group

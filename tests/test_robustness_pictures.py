@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from eval.eval_robustness import accuracy_table
-from eval.perturbations import PERTURBATIONS
-from eval.robustness import Correlation, Curve
-from eval.robustness_pictures import norm_figure, robustness_figure
+from eval.robustness.curves import Correlation, Curve
+from eval.robustness.perturbations import PERTURBATIONS
+from eval.robustness.pictures import norm_figure, robustness_figure
 
 
 def random_curves(models, sets, kinds):

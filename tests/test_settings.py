@@ -4,9 +4,9 @@ import os
 import re
 
 import pytest
-from job_files import MS1MV3_R50, load, write_job
 
 from configs import base
+from helpers.job_files import MS1MV3_R50, load, write_job
 from utils.config import ROOT, get_config, verification_files
 
 

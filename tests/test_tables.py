@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from eval import tables
-from eval.tables import read_rows
+from eval.readers import tables
+from eval.readers.tables import read_rows
 
 PAIRS = {"first": int, "second": int, "same": int}
 FACES = {"name": str, "template": int, "score": float}

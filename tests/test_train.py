@@ -11,7 +11,7 @@ import time
 import pytest
 import torch
 
-from tests.train_runs import SMALL, torchrun, train, write_faces
+from helpers.train_runs import SMALL, torchrun, train, write_faces
 from utils import checkpoint
 
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from tests.train_runs import ENVIRONMENT, ROOT, write_faces
+from helpers.train_runs import ENVIRONMENT, ROOT, write_faces
 
 # A linear backbone, and statistics of its input that nothing depends on: what BatchNorm would collect.
 SCRIPT = """

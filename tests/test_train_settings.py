@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from train_runs import write_faces
 
 import train_v2
+from helpers.train_runs import write_faces
 from utils.distributed import stop_process_group
 from utils.logging import setup_logging
 

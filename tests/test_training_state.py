@@ -3,11 +3,11 @@
 import pytest
 import torch
 from easydict import EasyDict
-from interface_losses import Compact, RunningNorm
-from ranks import run_ranks
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from helpers.interface_losses import Compact, RunningNorm
+from helpers.ranks import run_ranks
 from partial_fc import PartialFC
 from utils.distributed import average_buffers, rank, start_process_group, stop_process_group, world_size
 from utils.optimizer import build_optimizer, make_scaler

@@ -6,15 +6,15 @@ import time
 import numpy as np
 import pytest
 import torch
-from evaluation_runs import BINS, GOLDENS, ROOT, Fake, run, save_small_model
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from sklearn.model_selection import KFold
 
-from eval.bin_format import load_bin
 from eval.features import extract
 from eval.metrics import normalise
+from eval.readers.bin_sets import load_bin
 from eval.verification import evaluate, main, verify
+from helpers.evaluation_runs import BINS, GOLDENS, ROOT, Fake, run, save_small_model
 
 
 def test_the_recorded_numbers_are_met_exactly():

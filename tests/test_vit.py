@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from backbone_cases import images, small
+
+from helpers.backbone_cases import images, small
 
 
 def tokens_in_blocks(backbone) -> list[int]:

@@ -23,9 +23,9 @@ import torch
 from matplotlib.figure import Figure
 
 from losses import MarginLoss
+from tools.loss_pictures import Scene, argument_parser, make_pictures
+from tools.loss_views import advantage
 from utils.command_line import run_script
-from utils.loss_pictures import Scene, argument_parser, make_pictures
-from utils.loss_views import advantage
 from utils.plots import MUTED, small_multiples
 
 CLASS_1, CLASS_2 = "#0072b2", "#d55e00"  # told apart by every eye (Okabe and Ito)

@@ -29,9 +29,9 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
+from tools.loss_pictures import Scene, argument_parser, make_pictures
+from tools.loss_views import advantage, gradient_scale, target_logit
 from utils.command_line import run_script
-from utils.loss_pictures import Scene, argument_parser, make_pictures
-from utils.loss_views import advantage, gradient_scale, target_logit
 from utils.plots import COLOURS, MUTED, small_multiples
 
 GRADIENT_SCALE_LOSSES = ("normface", "cosface", "arcface", "curricularface", "adaface", "magface")

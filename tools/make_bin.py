@@ -22,9 +22,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import cv2
 
-from eval.bin_format import IMAGE_SIZE, save_bin
+from eval.readers.bin_sets import IMAGE_SIZE, save_bin
 from utils.command_line import run_script
-from utils.images import decode_rgb
+from utils.faces import decode_rgb
 
 Pair = tuple[Path, Path, bool]
 TRUTH = {"1": True, "true": True, "0": False, "false": False}

@@ -26,13 +26,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import cv2
 import numpy as np
 
-from eval.bin_format import save_bin
+from eval.readers.bin_sets import save_bin
+from tools.demo.album import jpeg, painters
+from tools.demo.head import Head
+from tools.demo.people import Identity
+from tools.demo.photo import SIZE, photograph
+from tools.demo.trees import TREES, write_trees
 from utils.command_line import run_script
-from utils.demo.album import jpeg, painters
-from utils.demo.head import Head
-from utils.demo.people import Identity
-from utils.demo.photo import SIZE, photograph
-from utils.demo.trees import TREES, write_trees
 from utils.files import write_json
 from utils.recordio import IndexedRecordWriter
 
@@ -125,7 +125,7 @@ def write_contact_sheet(out: Path, seed: int, num_people: int) -> None:
 def fingerprint() -> str:
     """Of the code that draws: data made by another version are made again."""
     root = Path(__file__).resolve().parents[1]
-    sources = [Path(__file__), *sorted((root / "utils" / "demo").glob("*.py"))]
+    sources = [Path(__file__), *sorted((root / "tools" / "demo").glob("*.py"))]
     return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16]
 
 

@@ -3,9 +3,10 @@
 import sys
 from pathlib import Path
 
-import mxnet as mx
 import numpy as np
 from samples import LAYOUTS, check, records
+
+import mxnet as mx
 
 
 def main(folder: Path) -> None:

@@ -1,0 +1,1 @@
+"""IJB-S: its metadata and frames, and its protocols on features."""

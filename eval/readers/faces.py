@@ -1,0 +1,173 @@
+"""What a network is shown: aligned faces, 112x112, read from files when they are needed.
+
+A sequence of faces has a length, slices `faces[a:b]` that are `(n, 112, 112, 3)` uint8 RGB arrays, and a
+`fingerprint()`, which changes when the images may have changed: it is the data's part of the cache's key.
+
+Alignment is insightface's: the similarity transform that brings five landmarks nearest, in least squares, to
+a fixed template. In the plane it has a closed form (S. Umeyama, Least-squares estimation of transformation
+parameters between two point patterns, TPAMI 1991, without the SVD that three dimensions need).
+"""
+
+import hashlib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from utils.faces import decode_rgb
+
+SIZE = 112  # pixels, both ways
+
+# (5, 2) pixels, x and y: left eye, right eye (as seen in the image), nose, left and right corner of the mouth
+TEMPLATE = np.array(
+    [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]
+)
+
+
+class FaceFiles:
+    """Image files as a sequence of faces; a subclass says how one is read.
+
+    Raises:
+        FileNotFoundError: files that are not there, before anything is read.
+    """
+
+    def __init__(self, paths: Iterable[str | Path]):
+        self.paths = [os.fspath(path) for path in paths]
+        self.states, missing = [], []  # size and time of change of each
+        for path in self.paths:
+            try:
+                stat = os.stat(path)
+                self.states.append((stat.st_size, stat.st_mtime_ns))
+            except FileNotFoundError:
+                missing.append(path)
+        if missing:
+            more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+            raise FileNotFoundError(
+                f"{len(missing)} of {len(self.paths)} images are missing: {', '.join(missing[:3])}{more}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, part: slice) -> np.ndarray:
+        """`(n, 112, 112, 3)` uint8, RGB."""
+        chosen = range(len(self))[part]
+        faces = np.empty((len(chosen), SIZE, SIZE, 3), dtype=np.uint8)
+        for face, index in zip(faces, chosen):
+            face[:] = self.read(index)
+        return faces
+
+    def read(self, index: int) -> np.ndarray:
+        """One face, `(112, 112, 3)` uint8, RGB."""
+        raise NotImplementedError
+
+    def decode(self, index: int) -> np.ndarray:
+        """The image in a file, `(H, W, 3)` uint8, RGB.
+
+        Raises:
+            ValueError: it is damaged, or no image; the message names it.
+        """
+        try:
+            return decode_rgb(Path(self.paths[index]).read_bytes())
+        except ValueError as fault:
+            raise ValueError(f"{self.paths[index]}: {fault}") from None
+
+    def fingerprint(self) -> str:
+        """Of paths, sizes and times of change: no image is read."""
+        digest = hashlib.sha256(type(self).__name__.encode())
+        for path, (size, changed) in zip(self.paths, self.states):
+            digest.update(os.fsencode(f"{os.path.abspath(path)}\0{size}\0{changed}\n"))
+        return digest.hexdigest()
+
+
+class AlignedFaces(FaceFiles):
+    """Files that hold aligned faces already."""
+
+    def read(self, index: int) -> np.ndarray:
+        """One face.
+
+        Raises:
+            ValueError: not an image, or of another size.
+        """
+        face = self.decode(index)
+        if face.shape[:2] != (SIZE, SIZE):
+            raise ValueError(
+                f"{self.paths[index]} is {face.shape[1]}x{face.shape[0]}, expected an aligned face, "
+                f"{SIZE}x{SIZE}: its five landmarks (eyes, nose, corners of the mouth) brought onto "
+                "insightface's template, as eval.readers.faces.align does"
+            )
+        return face
+
+
+class CroppedFaces(FaceFiles):
+    """Files that hold a face somewhere, and where: each is aligned when it is read.
+
+    Args:
+        paths: N image files.
+        landmarks: `(N, 5, 2)`, in the order of TEMPLATE, or `(N, 68, 2)`: x and y in pixels of the file.
+    Raises:
+        ValueError: another shape, or landmarks that are not finite or coincide; the message names the file.
+    """
+
+    def __init__(self, paths: Iterable[str | Path], landmarks: np.ndarray):
+        super().__init__(paths)
+        landmarks = np.asarray(landmarks, dtype=np.float64)
+        if landmarks.shape not in ((len(self), 5, 2), (len(self), 68, 2)):
+            raise ValueError(
+                f"landmarks are {landmarks.shape} for {len(self)} images, expected (N, 5, 2) or (N, 68, 2)"
+            )
+        self.points = five_points(landmarks) if landmarks.shape[1] == 68 else landmarks
+        useless = ~np.isfinite(self.points).all(axis=(1, 2)) | coincide(self.points)
+        if useless.any():
+            raise ValueError(
+                f"{self.paths[np.argmax(useless)]}: its landmarks are no face, "
+                "but not finite or all in one place"
+            )
+
+    def read(self, index: int) -> np.ndarray:
+        """One face, aligned."""
+        return align(self.decode(index), self.points[index])
+
+    def fingerprint(self) -> str:
+        """Of the files, as above, and of the landmarks."""
+        return hashlib.sha256(super().fingerprint().encode() + self.points.tobytes()).hexdigest()
+
+
+def coincide(points: np.ndarray) -> np.ndarray:
+    """Which rows of landmarks `(N, K, 2)` are all in one place: no transform follows from them."""
+    return (np.ptp(points, axis=1) == 0).all(axis=1)
+
+
+def five_points(landmarks: np.ndarray) -> np.ndarray:
+    """The 68 landmarks of iBUG's scheme `(N, 68, 2)` -> the five of the template `(N, 5, 2)`.
+
+    An eye is the mean of its two corners.
+    """
+    left, right = (landmarks[:, 36] + landmarks[:, 39]) / 2, (landmarks[:, 42] + landmarks[:, 45]) / 2
+    return np.stack([left, right, landmarks[:, 30], landmarks[:, 48], landmarks[:, 54]], axis=1)
+
+
+def similarity(points: np.ndarray, target: np.ndarray = TEMPLATE) -> np.ndarray:
+    """The rotation, scaling and shift `(2, 3)` that brings points `(K, 2)` nearest to `target`, float64.
+
+    As complex numbers, a similarity is w = a z + b: linear regression.
+    """
+    z, w = (np.asarray(p, dtype=np.float64) @ (1, 1j) for p in (points, target))  # (K,)
+    centred = z - z.mean()
+    a = np.vdot(centred, w) / np.vdot(centred, centred).real  # vdot conjugates its first argument
+    b = w.mean() - a * z.mean()
+    return np.array([[a.real, -a.imag, b.real], [a.imag, a.real, b.imag]])
+
+
+def align(image: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Warp an image so that its five landmarks meet the template; black where the image has no pixel.
+
+    Args:
+        image: `(H, W, 3)` uint8.
+        points: `(5, 2)`, x and y in pixels, in the order of TEMPLATE.
+    Returns:
+        `(112, 112, 3)` uint8.
+    """
+    return cv2.warpAffine(image, similarity(points), (SIZE, SIZE), flags=cv2.INTER_LINEAR, borderValue=0)

@@ -1,0 +1,168 @@
+"""Sets of test images: a folder of originals says who belongs to a set, a second one holds the aligned faces.
+
+TinyFace and QMUL-SurvFace are published as loose faces. What a network sees is their aligned copies, found
+by set folder and stem (the file name without its extension), so that an alignment which lost images, or wrote
+one twice, is an error and never a quieter gallery. Extensions count in any case, sub-folders are searched.
+
+The identity of an image is the first field of its name (12_3.jpg, 10002_cam3_1.jpg), as in the public code.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from dataset import IMAGE_SUFFIXES
+from eval.readers.mat_lists import read_identities
+
+NUM_LISTED = 5  # names that an error spells out; `script.complete_lists` writes all of them to a file
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images in the order of their stems."""
+
+    stems: tuple[str, ...]
+    aligned: tuple[Path, ...]  # one for each stem
+    folder: Path  # of the originals
+
+    def __len__(self) -> int:
+        return len(self.stems)
+
+
+def some(names: Sequence[object]) -> str:
+    """ "5,000 (a, b, c, d, e, …)": the count and the first few."""
+    listed = ", ".join(map(str, names[:NUM_LISTED])) + (", …" if len(names) > NUM_LISTED else "")
+    return f"{len(names):,} ({listed})"
+
+
+def with_names(fault: Exception, names: Sequence[object]) -> Exception:
+    """The error, with everything that it lists: `script.complete_lists` asks for it."""
+    fault.names = names
+    return fault
+
+
+def index_images(folder: str | Path) -> dict[str, Path]:
+    """Every image at any depth below a folder, by stem, in the order of the stems.
+
+    Raises:
+        FileNotFoundError: no such folder, or no image in it.
+        ValueError: two images of the same stem.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no folder {folder}")
+    index, twice = {}, []
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("."):
+            if path.stem in index:
+                twice.append(f"{index[path.stem].relative_to(folder)} and {path.relative_to(folder)}")
+            index[path.stem] = path
+    if twice:
+        raise with_names(ValueError(f"{folder}: images of the same name: {some(twice)}"), twice)
+    if not index:
+        raise FileNotFoundError(f"{folder} holds no images ({', '.join(IMAGE_SUFFIXES)} in any case)")
+    return dict(sorted(index.items()))
+
+
+def find_images(
+    stems: Iterable[str], folder: str | Path, wanted_by: str | Path, places: Mapping[str, str] | None = None
+) -> list[Path]:
+    """The image of each stem in a folder.
+
+    Args:
+        wanted_by: what has them all, for the error.
+        places: stem -> where in it the stem is, such as "FILE row 3"; None: a look will find it.
+    Raises:
+        FileNotFoundError: some are not there (first few and count), or see `index_images`.
+        ValueError: see `index_images`.
+    """
+    index = index_images(folder)
+    stems = list(stems)
+    if missing := [stem for stem in stems if stem not in index]:
+        listed = [f"{stem} of {places[stem]}" for stem in missing] if places else missing
+        lacks = f"{folder} lacks {some(listed)} of {len(stems):,} images of {wanted_by}"
+        raise with_names(FileNotFoundError(lacks), listed)
+    return [index[stem] for stem in stems]
+
+
+def read_set(originals: str | Path, aligned: str | Path) -> ImageSet:
+    """The images of one set.
+
+    Raises:
+        FileNotFoundError, ValueError: see `index_images` and `find_images`.
+    """
+    stems = tuple(index_images(originals))
+    return ImageSet(stems, tuple(find_images(stems, aligned, originals)), Path(originals))
+
+
+def identities(images: ImageSet) -> np.ndarray:
+    """The identity of each image, `(N,)` int64: the first field of its name.
+
+    Raises:
+        ValueError: where that is no number.
+    """
+    fields = [stem.split("_")[0] for stem in images.stems]
+    if wrong := [stem for stem, field in zip(images.stems, fields) if not field.isdecimal()]:
+        strange = (
+            f"{images.folder}: names that do not begin with an identity, as 12_3.jpg does: {some(wrong)}"
+        )
+        raise with_names(ValueError(strange), wrong)
+    return np.array(fields, dtype=np.int64)
+
+
+def check_enrolled(probes: ImageSet, probe_ids: np.ndarray, gallery_ids: np.ndarray, gallery: Path) -> None:
+    """Require that every probe has a mate in the gallery.
+
+    Raises:
+        ValueError: some have not (first few and count).
+    """
+    lost = np.flatnonzero(~np.isin(probe_ids, gallery_ids))
+    if len(lost):
+        names = [probes.stems[i] for i in lost]
+        message = f"{probes.folder}: probes whose identity has no image in {gallery}: {some(names)}"
+        raise with_names(ValueError(message), names)
+
+
+def check_lists(sets: Iterable[tuple[ImageSet, Path, str, str]]) -> list[str]:
+    """Compare folders with the published lists, where these are there.
+
+    A list has to name exactly the images of its folder, and its identities have to group the images as the
+    file names do: one identity of the lists for one of the names, over all lists together. The numbers
+    themselves may differ (SurvFace counts its people anew).
+
+    Args:
+        sets: for each list: images, its file, its variables of names and of identities.
+    Returns:
+        The names of the lists that were there.
+    Raises:
+        ValueError: a mismatch, or see `mat_lists.read_identities`.
+    """
+    name_of_listed, listed_of_name, checked = {}, {}, []
+    for images, path, names_key, ids_key in sets:
+        if not path.exists():
+            continue
+        names, listed = read_identities(path, names_key, ids_key)
+        stems = [Path(name).stem for name in names]
+        in_folder = dict(zip(images.stems, identities(images).tolist()))
+        rows = enumerate(zip(names, stems), start=1)
+        if strange := [f"{name} of row {row}" for row, (name, stem) in rows if stem not in in_folder]:
+            message = f"{path} names images that are not in {images.folder}: {some(strange)}"
+            raise with_names(ValueError(message), strange)
+        if unnamed := sorted(in_folder.keys() - set(stems)):
+            message = f"{path} does not name images that are in {images.folder}: {some(unnamed)}"
+            raise with_names(ValueError(message), unnamed)
+        row_of = {}
+        for row, (stem, number) in enumerate(zip(stems, listed.tolist()), start=1):
+            if row_of.setdefault(stem, row) != row:
+                raise ValueError(f"{path} row {row}: {stem} is in row {row_of[stem]} already")
+            identity = in_folder[stem]
+            if (other := name_of_listed.setdefault(number, identity)) != identity:
+                raise ValueError(f"{path} row {row}: {stem} has identity {number}, as images of {other} have")
+            if (other := listed_of_name.setdefault(identity, number)) != number:
+                raise ValueError(
+                    f"{path} row {row}: {stem} has identity {number}, other images of {identity} have {other}"
+                )
+        checked.append(path.name)
+    return checked

@@ -1,0 +1,1 @@
+"""Robustness to misalignment and degradation: perturbed images, curves of accuracy, pictures of them."""

@@ -1,0 +1,1 @@
+"""QMUL-SurvFace: its files, and its protocols on features."""

@@ -1,0 +1,1 @@
+"""What the tests share: small data sets, references in float64, runs on several ranks."""

@@ -1,0 +1,103 @@
+"""Runs train_v2.py for the tests on a few random images: many command lines in one start, or torchrun."""
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from utils.recordio import IndexedRecordWriter
+
+ROOT = Path(__file__).resolve().parents[2]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+SMALL = [
+    "network=mbf",
+    "network_args.blocks=[1,1,1,1]",
+    "network_args.scale=1",
+    "embedding_size=32",
+    "batch_size=4",
+    "num_steps=6",
+    "frequent=1",
+    "lr=0.05",
+    "num_workers=1",
+    "precision=fp32",
+    "tensorboard=false",
+    "val_targets=[]",
+]
+
+# Importing torch takes seconds: one process imports everything, then each command line runs in a fork of it.
+FORKS = """
+import json, os, sys, tempfile
+sys.path.insert(0, {root!r})
+import train_v2
+from utils.command_line import run_script
+outcomes = []
+for arguments in json.loads(sys.argv[1]):
+    with tempfile.TemporaryFile() as out:
+        child = os.fork()
+        if child == 0:
+            os.dup2(out.fileno(), 1), os.dup2(out.fileno(), 2)
+            sys.argv = ["train_v2.py", *arguments]
+            run_script(train_v2.main)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        out.seek(0)
+        outcomes.append((code, out.read().decode()))
+print("\\n" + json.dumps(outcomes))
+"""
+
+
+def train(*command_lines: list[str], timeout: float = 120) -> list[tuple[int, str]]:
+    """Run `train_v2.py` with each list of arguments, one after the other; (exit code, output) of each."""
+    program = [
+        sys.executable,
+        "-c",
+        FORKS.format(root=str(ROOT)),
+        json.dumps([list(map(str, c)) for c in command_lines]),
+    ]
+    done = subprocess.run(program, capture_output=True, text=True, timeout=timeout, env=ENVIRONMENT)
+    assert done.returncode == 0, done.stderr
+    return [tuple(outcome) for outcome in json.loads(done.stdout.splitlines()[-1])]
+
+
+def torchrun(world_size: int, arguments: list[str]) -> subprocess.Popen:
+    """Start `train_v2.py` on several processes; output is one text stream."""
+    program = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        f"--nproc_per_node={world_size}",
+    ]
+    return subprocess.Popen(
+        [*program, str(ROOT / "train_v2.py"), *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        env=ENVIRONMENT,
+    )
+
+
+def write_faces(folder: Path, num_classes: int = 5, images_each: int = 8) -> Path:
+    """Random images under train.rec, in insightface's layout, and pairs of them under pairs.bin."""
+    folder.mkdir(parents=True)
+    random = np.random.default_rng(0)
+    coarse = random.integers(0, 256, (num_classes * images_each, 7, 7, 3), dtype=np.uint8)
+    images = [cv2.resize(image, (112, 112), interpolation=cv2.INTER_CUBIC) for image in coarse]
+    jpegs = [cv2.imencode(".jpg", image)[1].tobytes() for image in images]
+    total = len(jpegs)
+    with IndexedRecordWriter(folder / "train.idx", folder / "train.rec") as records:
+        records.write(0, (total + 1, total + 1 + num_classes), b"")
+        for i, jpeg in enumerate(jpegs):
+            records.write(1 + i, i // images_each, jpeg)
+        for label in range(num_classes):
+            records.write(total + 1 + label, (1 + label * images_each, 1 + (label + 1) * images_each), b"")
+    (folder / "property").write_text(f"{num_classes},112,112\n")
+    same = [i % 2 == 0 for i in range(20)]
+    pairs = [jpegs[j] for i in range(20) for j in ((i, i) if same[i] else (i, i + 10))]
+    (folder / "pairs.bin").write_bytes(pickle.dumps((pairs, same)))
+    return folder

@@ -1,0 +1,1 @@
+"""Scripts for data, models and pictures, and what they share."""

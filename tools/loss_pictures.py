@@ -1,0 +1,128 @@
+"""What the tools that draw losses share: the command line, and a picture or an animation made of it."""
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+
+from losses import LOSSES, MarginLoss
+from losses.base import require
+from tools.loss_views import Choice, Stage, check_movable
+from utils.plots import MUTED, STYLE, write_gif
+
+NORMS = (10.0, 40.0, 70.0, 100.0)
+NORM_COLOURS = "viridis"
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What one picture shows.
+
+    Attributes:
+        losses: (label, loss), one a panel.
+        norms: of the feature.
+    """
+
+    losses: list[tuple[str, MarginLoss]]
+    norms: Sequence[float]
+
+    def norm_colour(self, norm: float) -> tuple:
+        return matplotlib.colormaps[NORM_COLOURS](self._norm_range()(norm))
+
+    def add_norm_colours(self, figure: Figure, panels: list) -> None:
+        """The bar that says which colour is which norm."""
+        colours = ScalarMappable(self._norm_range(), matplotlib.colormaps[NORM_COLOURS])
+        bar = figure.colorbar(colours, ax=panels, shrink=0.5, aspect=40, pad=0.015, ticks=self.norms)
+        bar.set_label("norm of the feature", color=MUTED)
+        bar.outline.set_visible(False)
+
+    def _norm_range(self) -> Normalize:
+        return Normalize(min(self.norms), max(self.norms))
+
+
+# Draws a scene, and returns the numbers it drew.
+Draw = Callable[[Figure, Scene], np.ndarray]
+
+
+def argument_parser(doc: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add, stage = parser.add_argument, Stage()
+    batch_norms = (stage.norm_mean, stage.norm_std)
+    add("--losses", nargs="+", metavar="NAME[:SETTING=VALUE...]", help="default: all that the picture is for")
+    add("--out", type=Path, help="PNG to write")
+    add("--gif", type=Path, help="GIF to write, of what moves")
+    add("--move", nargs=3, metavar=("WHAT", "FROM", "TO"), help="norm, a setting, or a running value")
+    add("--frames", type=int, default=16, help="of the GIF, one way (default 16)")
+    add("--norms", type=float, nargs="+", default=NORMS, help="norms to draw (default 10 40 70 100)")
+    add(
+        "--batch-norms",
+        type=float,
+        nargs=2,
+        default=batch_norms,
+        metavar=("MEAN", "STD"),
+        help="default 55 15",
+    )
+    add("--mean-cos", type=float, default=stage.mean_cos, help="default 0.5")
+    return parser
+
+
+def make_pictures(args: argparse.Namespace, draw: Draw, default: Sequence[str] = tuple(LOSSES)) -> None:
+    """Write the PNG and the GIF that were asked for.
+
+    Raises:
+        ValueError: unknown losses, settings or quantities, or an animation of what does not move.
+    """
+    check(args)
+    choices = [Choice.read(text) for text in args.losses or default]
+    if args.move:
+        check_movable(args.move[0], choices)
+    with matplotlib.rc_context(STYLE):
+        if args.out:
+            figure = Figure(layout="constrained")
+            draw(figure, scene(args, choices))
+            figure.savefig(args.out)
+            print(f"wrote {args.out}")
+        if args.gif:
+            animate(args, choices, draw)
+            print(f"wrote {args.gif}")
+
+
+def check(args: argparse.Namespace) -> None:
+    """Raise ValueError where arguments are out of range or do not go together."""
+    if not args.out and not args.gif:
+        raise ValueError("nothing to write: give --out, or --gif with --move")
+    if bool(args.gif) != bool(args.move):
+        raise ValueError("--gif and --move WHAT FROM TO go together")
+    require(args.frames >= 2, "--frames", args.frames, ">= 2")
+    require(all(norm > 0 for norm in args.norms), "--norms", args.norms, "> 0")
+    require(min(args.batch_norms) > 0, "--batch-norms", args.batch_norms, "> 0")
+    require(-1 <= args.mean_cos <= 1, "--mean-cos", args.mean_cos, "in [-1, 1]")
+
+
+def scene(args: argparse.Namespace, choices: Sequence[Choice], what: str = "", value: float = 0.0) -> Scene:
+    """The losses with the number `what`, if any, at `value`."""
+    stage = Stage(*args.batch_norms, args.mean_cos)
+    losses = [(str(choice), choice.build(stage, what, value)) for choice in choices]
+    return Scene(losses, [value] if what == "norm" else sorted(args.norms))
+
+
+def animate(args: argparse.Namespace, choices: Sequence[Choice], draw: Draw) -> None:
+    what, first, last = args.move[0], *map(float, args.move[1:])
+    if what == "norm":
+        require(min(first, last) > 0, "--move norm", (first, last), "> 0")
+    elif not args.losses:
+        choices = [choice for choice in choices if what in choice.movable()]
+
+    def draw_at(figure: Figure, value: float) -> np.ndarray:
+        figure.suptitle(f"{what} = {value:.3g}")
+        return draw(figure, scene(args, choices, what, value))
+
+    if np.array_equal(draw_at(Figure(), first), draw_at(Figure(), last)):
+        raise ValueError(f"--move {what}: from {first:g} to {last:g} nothing moves in this picture")
+    write_gif(args.gif, draw_at, np.linspace(first, last, args.frames).tolist())
