@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from classifier.shard import Shard
 from classifier.stream import dense, stream
-from losses.base import MarginLoss, Regularizer, require
+from losses.base import MarginLoss, Regularizer
 from utils.distributed import CopyToShards, GatherRows, all_gather_rows, rank, row_counts, world_size
+from utils.errors import require
 from utils.precision import PRECISIONS
 from utils.seeds import seed_of
 from utils.unit_vectors import unit

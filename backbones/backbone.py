@@ -5,27 +5,9 @@ from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-
-class FrozenBatchStatistics:
-    """While entered, BatchNorm in `module` normalises as before but leaves its running statistics alone."""
-
-    def __init__(self, module: nn.Module):
-        self.norms = [m for m in module.modules() if isinstance(m, _BatchNorm)]
-
-    def __enter__(self) -> None:
-        self.kept = [dict(norm.named_buffers(recurse=False)) for norm in self.norms]
-        for norm, buffers in zip(self.norms, self.kept):
-            for name, statistics in buffers.items():
-                # It writes to a copy: with no statistics at all, autograd would see another computation.
-                setattr(norm, name, statistics.clone())
-
-    def __exit__(self, *_) -> None:
-        for norm, buffers in zip(self.norms, self.kept):
-            for name, statistics in buffers.items():
-                setattr(norm, name, statistics)
+from utils.batch_norm import FrozenBatchStatistics
 
 
 class Backbone(nn.Module):

@@ -8,7 +8,7 @@ path rate (dp005: 0.05, else 0.1) and another share of masked tokens (mask_005: 
 import inspect
 
 from utils import typed_values
-from utils.command_line import nearest
+from utils.errors import nearest
 
 from .adaface_ir import AdaFaceIR
 from .backbone import Backbone, check_counts

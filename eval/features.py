@@ -13,8 +13,8 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from dataset import to_input
-from utils.command_line import nearest
 from utils.distributed import all_gather_rows, rank, world_size
+from utils.errors import nearest
 from utils.precision import PRECISIONS, autocast
 
 NUM_READERS = min(8, os.cpu_count() or 1)  # threads that read ahead: OpenCV decodes without Python's lock

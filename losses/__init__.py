@@ -11,7 +11,7 @@ from losses.margin import AMSoftmax, ArcFace, CombinedMargin, CosFace, NormFace,
 from losses.mining import CurricularFace, MVSoftmax, NPCFace
 from losses.ndr import NDR
 from utils import typed_values
-from utils.command_line import nearest
+from utils.errors import nearest
 
 __all__ = [
     "LOSSES",

@@ -11,9 +11,10 @@ import math
 import torch
 from torch import Tensor
 
-from losses.base import MarginLoss, angle, require
+from losses.base import MarginLoss, angle
 from losses.margin import straight_through
 from losses.quality import FeatureQuality
+from utils.errors import require
 
 
 class AdaFace(MarginLoss):

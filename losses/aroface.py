@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from backbones.backbone import FrozenBatchStatistics
-from losses.base import require
+from utils.batch_norm import FrozenBatchStatistics
 from utils.distributed import rank, row_counts
+from utils.errors import require
 from utils.seeds import seed_of
 
 # Columns of a warp's parameters: scale, θ, t_x, t_y.

@@ -11,13 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from utils.errors import require
+
 COS_LIMIT = 1 - 1e-7  # strictly inside ±1 in float32: beyond it acos has no finite derivative
-
-
-def require(condition: bool, setting: str, value, allowed: str) -> None:
-    """Raise ValueError "setting=value: allowed" unless the condition holds."""
-    if not condition:
-        raise ValueError(f"{setting}={value!r} is out of range: it has to be {allowed}")
 
 
 def angle(cos: Tensor) -> Tensor:

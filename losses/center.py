@@ -13,7 +13,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from losses.base import Regularizer, require
+from losses.base import Regularizer
+from utils.errors import require
 from utils.unit_vectors import unit
 
 

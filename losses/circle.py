@@ -8,7 +8,8 @@ import math
 
 from torch import Tensor
 
-from losses.base import MarginLoss, require
+from losses.base import MarginLoss
+from utils.errors import require
 
 
 class Circle(MarginLoss):

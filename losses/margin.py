@@ -13,7 +13,8 @@ import math
 import torch
 from torch import Tensor
 
-from losses.base import COS_LIMIT, MarginLoss, angle, require
+from losses.base import COS_LIMIT, MarginLoss, angle
+from utils.errors import require
 
 GRADIENTS = ("exact", "straight_through")
 FILTERINGS = ("remove", "zero")

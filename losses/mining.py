@@ -17,8 +17,9 @@ import math
 import torch
 from torch import Tensor
 
-from losses.base import MarginLoss, angle, moving_average, require
+from losses.base import MarginLoss, angle, moving_average
 from losses.margin import ArcFace
+from utils.errors import require
 
 KINDS = ("am", "arc")
 

@@ -11,8 +11,9 @@ import math
 import torch
 from torch import Tensor
 
-from losses.base import Regularizer, require
+from losses.base import Regularizer
 from losses.quality import FeatureQuality
+from utils.errors import require
 from utils.unit_vectors import unit
 
 OVER = ("non_noise", "all")

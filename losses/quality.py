@@ -5,7 +5,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from losses.base import moving_average, require
+from losses.base import moving_average
+from utils.errors import require
 
 NORM_RANGE = (1e-3, 100.0)  # AdaFace's own: one broken feature shall not move the statistics at will
 

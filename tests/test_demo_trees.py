@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from scipy.io import loadmat
 
-from eval.readers.faces import TEMPLATE, align, similarity
 from tools.demo.album import painters
 from tools.demo.head import Head
 from tools.demo.people import Identity
@@ -17,6 +16,7 @@ from tools.demo.photo import SIZE, loose_crop, photograph
 from tools.demo.tree_ijb import GALLERIES
 from tools.demo.trees import TREES, write_trees
 from tools.make_demo import FIRST_IN_TREES, FIRST_UNSEEN, make_demo
+from utils.faces import TEMPLATE, align, similarity
 
 NUM_PEOPLE = 16  # 8 known ones, of them 4 in IJB-B and 5 in IJB-S, and 8 strangers
 

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval.readers.faces import TEMPLATE, AlignedFaces, CroppedFaces, align, five_points, similarity
+from eval.readers.faces import AlignedFaces, CroppedFaces
 from helpers.evaluation_runs import png
+from utils.faces import TEMPLATE, align, five_points, similarity
 
 
 def umeyama(points, target):

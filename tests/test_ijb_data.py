@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from eval.ijb.data import find, load_ijb
-from eval.readers.faces import TEMPLATE
 from helpers.ijb_trees import ENROLLED, TEMPLATES, write_ijb
+from utils.faces import TEMPLATE
 
 
 @pytest.fixture

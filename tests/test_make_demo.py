@@ -17,7 +17,7 @@ from eval.verification import evaluate, load_bin
 from tools.demo.album import painters
 from tools.demo.head import Head
 from tools.demo.people import TRAITS, Identity
-from tools.demo.photo import look_up, photograph, pixels, rotation, similarity, visible_points
+from tools.demo.photo import look_up, photograph, pixels, rotation, visible_points
 from tools.make_demo import (
     FIRST_UNSEEN,
     GOOD,
@@ -26,6 +26,7 @@ from tools.make_demo import (
     photographs,
     write_verification_sets,
 )
+from utils.faces import similarity
 
 ROOT = Path(__file__).parents[1]
 TINY = dict(identities=3, images_per_identity=4, pairs=20, seed=5)

@@ -19,9 +19,10 @@ import cv2
 import numpy as np
 from prettytable import PrettyTable
 
-from dataset import SIZE, RecordDataset
+from dataset import RecordDataset
 from utils.augment import Augmentation
 from utils.command_line import run_script
+from utils.faces import SIZE
 from utils.loader import Batches
 
 NUM_SAMPLES = 1000

@@ -12,8 +12,8 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from losses import LOSSES, MarginLoss
-from losses.base import require
 from tools.loss_views import Choice, Stage, check_movable
+from utils.errors import require
 from utils.plots import MUTED, STYLE, write_gif
 
 NORMS = (10.0, 40.0, 70.0, 100.0)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from losses import LOSSES, MarginLoss, build_loss
-from utils.command_line import nearest
+from utils.errors import nearest
 from utils.typed_values import read_literal
 
 LATE = 10**6  # steps: annealing has ended

@@ -22,9 +22,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import cv2
 
-from eval.readers.bin_sets import IMAGE_SIZE, save_bin
+from eval.readers.bin_sets import save_bin
 from utils.command_line import run_script
-from utils.faces import decode_rgb
+from utils.faces import SIZE, decode_rgb
 
 Pair = tuple[Path, Path, bool]
 TRUTH = {"1": True, "true": True, "0": False, "false": False}
@@ -89,9 +89,9 @@ def encoded_image(path: Path, crop: list[int] | None) -> bytes:
         raise ValueError(f"{path}: {fault}") from fault
     height, width = image.shape[:2]
     if crop is None:
-        if (height, width) != (IMAGE_SIZE, IMAGE_SIZE):
+        if (height, width) != (SIZE, SIZE):
             raise ValueError(
-                f"{path} is {width}x{height}, expected an aligned face, {IMAGE_SIZE}x{IMAGE_SIZE} "
+                f"{path} is {width}x{height}, expected an aligned face, {SIZE}x{SIZE} "
                 "(or --crop LEFT TOP RIGHT BOTTOM, to cut one out of each image)"
             )
         return data
@@ -100,7 +100,7 @@ def encoded_image(path: Path, crop: list[int] | None) -> bytes:
         raise ValueError(
             f"--crop {left} {top} {right} {bottom} is no square inside {path}, which is {width}x{height}"
         )
-    side = (IMAGE_SIZE, IMAGE_SIZE)
+    side = (SIZE, SIZE)
     face = cv2.resize(image[top:bottom, left:right], side, interpolation=cv2.INTER_AREA)
     face = cv2.cvtColor(face, cv2.COLOR_RGB2BGR)
     return cv2.imencode(".jpg", face, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes()

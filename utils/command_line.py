@@ -1,7 +1,6 @@
 """How every script meets the command line: one clear line for a user's mistake, a traceback for ours."""
 
 import contextlib
-import difflib
 import multiprocessing
 import os
 import signal
@@ -9,7 +8,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import NoReturn
 
 GRACE_S = 5.0  # for a program to unwind after Ctrl-C
@@ -40,12 +39,6 @@ def run_script(main: Callable[[], object]) -> NoReturn:
         # Where one rank fails, its peers' collectives fail too: their tracebacks would bury the first one.
         _wait_for_torchrun(seconds=2)
         _leave(message, code=1)
-
-
-def nearest(name: str, allowed: Iterable[str]) -> str:
-    """The near miss as the end of an error message: "; did you mean 'arcface'?", or "" where none is near."""
-    close = difflib.get_close_matches(str(name), list(allowed), n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def _stopped() -> str:

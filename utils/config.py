@@ -11,7 +11,7 @@ from typing import Any
 
 from configs import base
 from utils import typed_values
-from utils.command_line import nearest
+from utils.errors import nearest
 from utils.frozen import FrozenDict, as_plain
 from utils.run_info import ROOT, write_run_info
 from utils.settings import KINDS, absolute, check_together, checked, derive, loss_of

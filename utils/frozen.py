@@ -5,7 +5,7 @@ from typing import Any
 
 from easydict import EasyDict
 
-from utils.command_line import nearest
+from utils.errors import nearest
 
 
 class FrozenDict(EasyDict):

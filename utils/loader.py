@@ -7,7 +7,6 @@ can be continued at any batch.
 
 import signal
 import sys
-import threading
 from collections.abc import Iterator
 
 import cv2
@@ -17,6 +16,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from utils.augment import Augmentation
+from utils.killed_workers import (
+    WorkerKilled,
+    fetch,
+    killed_worker_error,
+    report_killed_workers,
+    silence_lost_connections,
+)
 from utils.recordio import RecordError
 
 # First numbers of the seeds, so that the order of an epoch and the changes of an image never share a stream.
@@ -121,75 +127,19 @@ class FaceLoader:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         try:
             batches = iter(self._loader)
-            _report_killed_workers()
-            while (batch := _fetch(batches)) is not None:
+            report_killed_workers()
+            while (batch := fetch(batches)) is not None:
                 if isinstance(batch, RecordError):
                     raise batch
                 images, labels = batch
                 yield images, labels
-        except _Killed as killed:
+        except WorkerKilled as killed:
             raise killed.error from None
         except (RuntimeError, EOFError, ConnectionError) as error:
-            raise _killed_worker(error) from None
-
-
-class _Killed(BaseException):
-    """A worker was killed. torch catches every Exception there, and then waits for locks that it may hold."""
-
-    def __init__(self, error: Exception):
-        self.error = error
-
-
-_fetching = False  # whether torch's code runs, not that of the training step
-
-
-def _fetch(batches: Iterator):
-    """The next batch; None at the end."""
-    global _fetching
-    _fetching = True
-    try:
-        return next(batches, None)
-    finally:
-        _fetching = False
+            raise killed_worker_error(error) from None
 
 
 def _start_worker(worker: int) -> None:
     cv2.setNumThreads(0)  # the workers are the parallelism
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; training ends its workers
-    sys.excepthook = _say_nothing_of_lost_connections  # for the thread that hands batches over
-
-
-def _say_nothing_of_lost_connections(kind, error, traceback) -> None:
-    lost = issubclass(kind, EOFError | ConnectionError)  # then the training process is gone, and has said why
-    if not lost:
-        sys.__excepthook__(kind, error, traceback)
-
-
-def _killed_worker(error: Exception) -> Exception:
-    """One line in place of what torch says of a dead worker; any other error as it is."""
-    text = str(error).partition("\n")[0].rstrip(". ")
-    if isinstance(error, RuntimeError) and not text.startswith("DataLoader worker"):
-        return error
-    if not isinstance(error, RuntimeError):  # it died while it handed a batch over
-        text = "a DataLoader worker exited unexpectedly"
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGCHLD, lambda *_: None)  # said once is enough, and nothing may interrupt it
-    return ChildProcessError(f"{text}: perhaps out of memory, or of shared memory in /dev/shm")
-
-
-def _report_killed_workers() -> None:
-    """Translates what torch's SIGCHLD handler raises too: wherever the training process is at that time."""
-    handler = signal.getsignal(signal.SIGCHLD)
-    in_main = threading.current_thread() is threading.main_thread()  # only there can a handler be set
-    if not in_main or not callable(handler) or hasattr(handler, "translates"):
-        return
-
-    def translate(signum, frame):
-        try:
-            handler(signum, frame)
-        except RuntimeError as error:
-            killed = _killed_worker(error)
-            raise (_Killed(killed) if _fetching else killed) from None
-
-    translate.translates = True
-    signal.signal(signal.SIGCHLD, translate)
+    sys.excepthook = silence_lost_connections  # for the thread that hands batches over

@@ -4,7 +4,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Sequence
 
-from utils.command_line import nearest
+from utils.errors import nearest
 
 SCHEDULERS = ("poly", "multistep", "cosine")
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
 
-from utils.command_line import nearest
+from utils.errors import nearest
 
 
 class SparseRows:

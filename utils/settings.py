@@ -6,7 +6,7 @@ from typing import Any
 
 from configs import base
 from utils import typed_values
-from utils.command_line import nearest
+from utils.errors import nearest
 from utils.frozen import as_plain
 from utils.precision import fast_precision
 from utils.run_info import ROOT

@@ -17,9 +17,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from eval.readers.faces import coincide
 from eval.readers.image_sets import some, with_names
 from eval.readers.tables import Column, read_rows
+from utils.faces import coincide
 
 GALLERIES = {"IJBB": ("S1", "S2"), "IJBC": ("G1", "G2")}
 COORDINATES = [f"{axis}{point}" for point in range(1, 6) for axis in "xy"]

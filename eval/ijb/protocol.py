@@ -28,7 +28,7 @@ from eval.identification import legacy_tpir, search
 from eval.ijb.data import IJB, Enrolment
 from eval.metrics import Search, auc, cmc, dir_at_far, open_set_curve, roc, tar_at_far
 from eval.templates import fuse, pair_scores, template_features
-from utils.command_line import nearest
+from utils.errors import nearest
 
 FARS = np.array([1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1])
 FPIRS = np.array([0.01, 0.1])

@@ -18,11 +18,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from utils.command_line import nearest
-from utils.faces import decode_rgb
+from utils.errors import nearest
+from utils.faces import SIZE, decode_rgb
 from utils.files import whole_file
-
-IMAGE_SIZE = 112  # pixels, both ways
 
 
 class PlainDtype:
@@ -104,13 +102,11 @@ def decode_image(data) -> np.ndarray:
         raise ValueError(f"expected JPEG or PNG data as bytes or a uint8 array, got {type(data).__name__}")
     image = decode_rgb(bytes(data))
     height, width = image.shape[:2]
-    if width != IMAGE_SIZE:
-        size = (IMAGE_SIZE * width // min(height, width), IMAGE_SIZE * height // min(height, width))
+    if width != SIZE:
+        size = (SIZE * width // min(height, width), SIZE * height // min(height, width))
         image = cv2.resize(image, size, interpolation=cv2.INTER_CUBIC)
-    if image.shape[:2] != (IMAGE_SIZE, IMAGE_SIZE):
-        raise ValueError(
-            f"it is {width}x{height}, expected a square face, aligned to {IMAGE_SIZE}x{IMAGE_SIZE}"
-        )
+    if image.shape[:2] != (SIZE, SIZE):
+        raise ValueError(f"it is {width}x{height}, expected a square face, aligned to {SIZE}x{SIZE}")
     return image
 
 
@@ -165,7 +161,7 @@ def load_bin(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
         except ValueError as fault:
             raise ValueError(f"{path}: image {index} (pair {index // 2}): {fault}") from fault
 
-    images = np.empty((len(encoded), IMAGE_SIZE, IMAGE_SIZE, 3), dtype=np.uint8)
+    images = np.empty((len(encoded), SIZE, SIZE, 3), dtype=np.uint8)
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # OpenCV decodes without Python's lock
         list(pool.map(decode, range(len(encoded))))
     return images, issame.astype(bool)

@@ -2,10 +2,6 @@
 
 A sequence of faces has a length, slices `faces[a:b]` that are `(n, 112, 112, 3)` uint8 RGB arrays, and a
 `fingerprint()`, which changes when the images may have changed: it is the data's part of the cache's key.
-
-Alignment is insightface's: the similarity transform that brings five landmarks nearest, in least squares, to
-a fixed template. In the plane it has a closed form (S. Umeyama, Least-squares estimation of transformation
-parameters between two point patterns, TPAMI 1991, without the SVD that three dimensions need).
 """
 
 import hashlib
@@ -13,17 +9,9 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-import cv2
 import numpy as np
 
-from utils.faces import decode_rgb
-
-SIZE = 112  # pixels, both ways
-
-# (5, 2) pixels, x and y: left eye, right eye (as seen in the image), nose, left and right corner of the mouth
-TEMPLATE = np.array(
-    [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]
-)
+from utils.faces import SIZE, align, coincide, decode_rgb, five_points
 
 
 class FaceFiles:
@@ -96,7 +84,7 @@ class AlignedFaces(FaceFiles):
             raise ValueError(
                 f"{self.paths[index]} is {face.shape[1]}x{face.shape[0]}, expected an aligned face, "
                 f"{SIZE}x{SIZE}: its five landmarks (eyes, nose, corners of the mouth) brought onto "
-                "insightface's template, as eval.readers.faces.align does"
+                "insightface's template, as utils.faces.align does"
             )
         return face
 
@@ -133,41 +121,3 @@ class CroppedFaces(FaceFiles):
     def fingerprint(self) -> str:
         """Of the files, as above, and of the landmarks."""
         return hashlib.sha256(super().fingerprint().encode() + self.points.tobytes()).hexdigest()
-
-
-def coincide(points: np.ndarray) -> np.ndarray:
-    """Which rows of landmarks `(N, K, 2)` are all in one place: no transform follows from them."""
-    return (np.ptp(points, axis=1) == 0).all(axis=1)
-
-
-def five_points(landmarks: np.ndarray) -> np.ndarray:
-    """The 68 landmarks of iBUG's scheme `(N, 68, 2)` -> the five of the template `(N, 5, 2)`.
-
-    An eye is the mean of its two corners.
-    """
-    left, right = (landmarks[:, 36] + landmarks[:, 39]) / 2, (landmarks[:, 42] + landmarks[:, 45]) / 2
-    return np.stack([left, right, landmarks[:, 30], landmarks[:, 48], landmarks[:, 54]], axis=1)
-
-
-def similarity(points: np.ndarray, target: np.ndarray = TEMPLATE) -> np.ndarray:
-    """The rotation, scaling and shift `(2, 3)` that brings points `(K, 2)` nearest to `target`, float64.
-
-    As complex numbers, a similarity is w = a z + b: linear regression.
-    """
-    z, w = (np.asarray(p, dtype=np.float64) @ (1, 1j) for p in (points, target))  # (K,)
-    centred = z - z.mean()
-    a = np.vdot(centred, w) / np.vdot(centred, centred).real  # vdot conjugates its first argument
-    b = w.mean() - a * z.mean()
-    return np.array([[a.real, -a.imag, b.real], [a.imag, a.real, b.imag]])
-
-
-def align(image: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Warp an image so that its five landmarks meet the template; black where the image has no pixel.
-
-    Args:
-        image: `(H, W, 3)` uint8.
-        points: `(5, 2)`, x and y in pixels, in the order of TEMPLATE.
-    Returns:
-        `(112, 112, 3)` uint8.
-    """
-    return cv2.warpAffine(image, similarity(points), (SIZE, SIZE), flags=cv2.INTER_LINEAR, borderValue=0)

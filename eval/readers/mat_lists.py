@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from scipy.io import loadmat
 
-from utils.command_line import nearest
+from utils.errors import nearest
 
 
 def read_variables(path: str | Path) -> dict[str, np.ndarray]:

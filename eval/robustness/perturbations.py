@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from utils.command_line import nearest
+from utils.errors import nearest
+from utils.faces import SIZE
 
-SIZE = 112  # pixels, both ways
 CENTRE = np.array([(SIZE - 1) / 2, (SIZE - 1) / 2])
 
 

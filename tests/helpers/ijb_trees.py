@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from eval.ijb.data import GALLERIES
-from eval.readers.faces import TEMPLATE
+from utils.faces import TEMPLATE
 
 # template, subject, media of its images; odd templates are enrolled, even ones are probes
 TEMPLATES = [

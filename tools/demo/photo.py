@@ -14,16 +14,8 @@ import numpy as np
 from tools.demo.canvas import LEFT, TEXELS, TOP
 from tools.demo.head import Head
 from tools.demo.people import Accessories, Expression
+from utils.faces import SIZE, TEMPLATE, similarity
 
-SIZE = 112  # pixels
-# Where the alignment of the field puts eyes, tip of the nose and corners of the mouth.
-TEMPLATE = [
-    (38.2946, 51.6963),
-    (73.5318, 51.5014),
-    (56.0252, 71.7366),
-    (41.5493, 92.3655),
-    (70.7299, 92.2041),
-]
 LARGEST_TURN = 0.65  # radians
 SEARCH_STEPS = 8  # the error is then below half a pixel almost everywhere, at any turn
 BACK_DEPTH = -0.25  # z of neck and long hair
@@ -126,16 +118,6 @@ def rotation(yaw: float, pitch: float) -> np.ndarray:
     """(3, 3): first nod by `pitch`, then turn by `yaw`, in radians."""
     cy, sy, cp, sp = np.cos(yaw), np.sin(yaw), np.cos(pitch), np.sin(pitch)
     return np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]]) @ [[1, 0, 0], [0, cp, -sp], [0, sp, cp]]
-
-
-def similarity(source, target) -> np.ndarray:
-    """The similarity (2, 3) that maps points (n, 2) to points (n, 2) with the least squared error."""
-    a, b = (
-        points @ np.array([1, 1j]) for points in (source, target)
-    )  # as complex numbers: a -> factor * a + shift
-    factor = np.vdot(a - a.mean(), b - b.mean()) / np.vdot(a - a.mean(), a - a.mean())
-    shift = b.mean() - factor * a.mean()
-    return np.array([[factor.real, -factor.imag, shift.real], [factor.imag, factor.real, shift.imag]])
 
 
 def _apply(transform: np.ndarray, points: np.ndarray) -> np.ndarray:
