@@ -17,8 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from classifier.dense import dense
 from classifier.shard import Shard
-from classifier.stream import dense, stream
+from classifier.stream import stream
 from losses.base import MarginLoss, Regularizer
 from utils.distributed import CopyToShards, GatherRows, all_gather_rows, rank, row_counts, world_size
 from utils.errors import require

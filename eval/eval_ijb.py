@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from prettytable import PrettyTable
 
+from eval.figures import cmc_figure, det_figure, roc_figure
 from eval.ijb.data import GALLERIES, IJB, find, load_ijb
 from eval.ijb.protocol import (
     CMC_RANKS,
@@ -38,7 +39,7 @@ from eval.ijb.protocol import (
     verify,
 )
 from eval.readers.faces import CroppedFaces
-from eval.report import Report, cmc_figure, det_figure, in_percent, roc_figure
+from eval.report import Report, in_percent
 from eval.script import arguments, complete_lists, evaluation
 from utils.command_line import run_script
 

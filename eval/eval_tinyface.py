@@ -28,11 +28,12 @@ import numpy as np
 from prettytable import PrettyTable
 
 from eval.bootstrap import bootstrap_mean
+from eval.figures import cmc_figure
 from eval.identification import search
 from eval.metrics import cmc
 from eval.readers.faces import AlignedFaces
 from eval.readers.image_sets import check_enrolled, check_lists, identities, read_set
-from eval.report import cmc_figure, in_percent
+from eval.report import in_percent
 from eval.script import arguments, complete_lists, evaluation
 from eval.templates import fuse
 from utils.command_line import run_script

@@ -24,10 +24,10 @@ from prettytable import PrettyTable
 from torch import nn
 
 from eval.features import extract
+from eval.figures import det_figure, roc_figure
 from eval.folds import count_accepted, fold_of_each, ratio, threshold_at_far
 from eval.metrics import check_unit, normalise
 from eval.readers.bin_sets import load_bin, require_bin
-from eval.report import det_figure, roc_figure
 from eval.script import arguments, evaluation
 from utils.command_line import run_script
 

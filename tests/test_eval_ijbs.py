@@ -7,10 +7,10 @@ import pytest
 
 from backbones import load_backbone
 from eval import eval_ijbs
-from eval.eval_ijbs import RANKS, evaluate, sum_sightings, template_features
 from eval.features import extract
 from eval.ijbs.data import Protocol, read_protocols
 from eval.ijbs.frames import sighting_of
+from eval.ijbs.protocol import RANKS, evaluate, sum_sightings, template_features
 from eval.metrics import normalise
 from eval.readers.faces import AlignedFaces
 from eval.script import Evaluation

@@ -9,10 +9,10 @@ from sklearn.metrics import roc_auc_score
 
 from eval import eval_survface
 from eval.bootstrap import bootstrap_mean
-from eval.eval_survface import FARS, FPIRS, RANKS, evaluate_pairs, evaluate_probes
 from eval.folds import fold_of_each, mixed_order
 from eval.metrics import normalise
 from eval.survface.data import read_tree
+from eval.survface.protocol import FARS, FPIRS, RANKS, evaluate_pairs, evaluate_probes
 from helpers.evaluation_runs import ROOT, run, save_small_model
 from helpers.tinysurv_trees import cells, directions, results_in, run_here, write_image, write_survface
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from prettytable import PrettyTable
 
-from eval.report import Report, as_json, cmc_figure, det_figure, roc_figure
+from eval.figures import cmc_figure, det_figure, roc_figure
+from eval.report import Report, as_json
 
 FAR = np.array([0, 1e-4, 1e-3, 1e-2, 1])
 CURVES = {"a": (FAR, np.array([0.1, 0.5, 0.8, 0.9, 1])), "b": (FAR, np.array([0, 0.2, 0.4, 0.8, 1]))}

@@ -29,10 +29,10 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from tools.loss_pictures import Scene, argument_parser, make_pictures
+from tools.loss_pictures import Scene, argument_parser, make_pictures, small_multiples
 from tools.loss_views import advantage, gradient_scale, target_logit
 from utils.command_line import run_script
-from utils.plots import COLOURS, MUTED, small_multiples
+from utils.plots import COLOURS, MUTED
 
 GRADIENT_SCALE_LOSSES = ("normface", "cosface", "arcface", "curricularface", "adaface", "magface")
 DEGREES = np.linspace(0.25, 179.75, 719)

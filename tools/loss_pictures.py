@@ -7,6 +7,7 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
+from matplotlib.animation import PillowWriter
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
@@ -14,7 +15,10 @@ from matplotlib.figure import Figure
 from losses import LOSSES, MarginLoss
 from tools.loss_views import Choice, Stage, check_movable
 from utils.errors import require
-from utils.plots import MUTED, STYLE, write_gif
+from utils.plots import MUTED, STYLE
+
+FRAMES_PER_SECOND = 8
+
 
 NORMS = (10.0, 40.0, 70.0, 100.0)
 NORM_COLOURS = "viridis"
@@ -126,3 +130,42 @@ def animate(args: argparse.Namespace, choices: Sequence[Choice], draw: Draw) -> 
     if np.array_equal(draw_at(Figure(), first), draw_at(Figure(), last)):
         raise ValueError(f"--move {what}: from {first:g} to {last:g} nothing moves in this picture")
     write_gif(args.gif, draw_at, np.linspace(first, last, args.frames).tolist())
+
+
+def small_multiples(
+    figure: Figure, count: int, columns: int, side: float, heights: Sequence[float] = (1.0,), **subplots
+) -> list[list]:
+    """`count` stacks of axes with these heights, in units of `side` inches, which is their width, too.
+
+    Up to `columns` stand in a row; the figure takes the size that they need. Axes at the same place of a
+    stack share their scales, which stand at the left and below.
+    """
+    columns = min(columns, count)
+    rows, depth = -(-count // columns), len(heights)
+    figure.set_size_inches(columns * side + 1, rows * side * sum(heights) + 0.6)
+    grid = figure.subplots(
+        rows * depth, columns, squeeze=False, height_ratios=list(heights) * rows, **subplots
+    )
+    stacks = [list(grid[i // columns * depth :][:depth, i % columns]) for i in range(rows * columns)]
+    for i, stack in enumerate(stacks):
+        for place, axes in enumerate(stack):
+            if i >= count:
+                axes.remove()
+            elif i:
+                axes.sharex(stacks[0][0])
+                axes.sharey(stacks[0][place])
+            at_bottom = place == depth - 1 and i + columns >= count
+            axes.tick_params(labelleft=i % columns == 0, labelbottom=at_bottom)
+    return stacks[:count]
+
+
+def write_gif(path: str | Path, draw: Callable[[Figure, float], object], values: list[float]) -> None:
+    """`draw(figure, value)` draws each frame, for all values there and back again."""
+    figure = Figure(layout="constrained", dpi=100)
+    draw(figure, values[0])  # sizes the figure
+    writer = PillowWriter(fps=FRAMES_PER_SECOND)
+    with writer.saving(figure, path, dpi=figure.dpi):
+        for value in [*values, *values[-2:0:-1]]:
+            figure.clear()
+            draw(figure, value)
+            writer.grab_frame()

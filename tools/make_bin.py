@@ -14,7 +14,6 @@ each image instead, for collections that are aligned by other means, and stores 
 """
 
 import argparse
-import csv
 import sys
 from pathlib import Path
 
@@ -23,56 +22,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import cv2
 
 from eval.readers.bin_sets import save_bin
+from eval.readers.pair_lists import read_csv_pairs, read_lfw_pairs
 from utils.command_line import run_script
 from utils.faces import SIZE, decode_rgb
 
-Pair = tuple[Path, Path, bool]
-TRUTH = {"1": True, "true": True, "0": False, "false": False}
-SUFFIXES = (".jpg", ".jpeg", ".png")
 JPEG_QUALITY = 95
-
-
-def read_csv_pairs(path: Path, images: Path) -> list[Pair]:
-    """Rows `path1,path2,issame`.
-
-    Raises:
-        ValueError: a row of another form; the message names the line.
-    """
-    pairs = []
-    with open(path, newline="") as file:
-        for line, row in enumerate(csv.reader(file, skipinitialspace=True), start=1):
-            if not row or (line == 1 and row == ["path1", "path2", "issame"]):
-                continue
-            if len(row) != 3 or row[2].strip().lower() not in TRUTH:
-                raise ValueError(
-                    f"{path}, line {line}: {','.join(row)!r}, expected path1,path2,issame (1/0 or true/false)"
-                )
-            pairs.append((images / row[0], images / row[1], TRUTH[row[2].strip().lower()]))
-    return pairs
-
-
-def read_lfw_pairs(path: Path, images: Path) -> list[Pair]:
-    """Lines `name n m` and `name n other m`, after a line of one or two counts.
-
-    Raises:
-        ValueError: a line of another form; the message names it.
-    """
-
-    def image(name: str, number: str) -> Path:
-        stem = images / name / f"{name}_{int(number):04d}"
-        found = (stem.with_name(stem.name + suffix) for suffix in SUFFIXES)
-        return next((file for file in found if file.exists()), stem.with_name(stem.name + SUFFIXES[0]))
-
-    pairs = []
-    for line, text in enumerate(path.read_text().splitlines(), start=1):
-        match text.split():
-            case [name, first, second] if first.isdigit() and second.isdigit():
-                pairs.append((image(name, first), image(name, second), True))
-            case [name, first, other, second] if first.isdigit() and second.isdigit():
-                pairs.append((image(name, first), image(other, second), False))
-            case words if words and not (line == 1 and all(word.isdigit() for word in words)):
-                raise ValueError(f"{path}, line {line}: {text!r}, expected `name n m` or `name n other m`")
-    return pairs
 
 
 def encoded_image(path: Path, crop: list[int] | None) -> bytes:

@@ -1,12 +1,10 @@
 """Training curves of a run as one picture; and what pictures share: style, small multiples, animation."""
 
-from collections.abc import Callable, Sequence
 from itertools import cycle
 from pathlib import Path
 
 import matplotlib
 import numpy as np
-from matplotlib.animation import PillowWriter
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
@@ -14,7 +12,6 @@ from utils.logging import read_metrics
 
 INK, MUTED, GRID = "#24292f", "#6e7781", "#d8dee4"
 COLOURS = ["#1f6feb", "#d1570a", "#1a7f37", "#8250df", "#bf3989", "#9a6700", "#0a7ea4", "#cf222e"]
-FRAMES_PER_SECOND = 8
 STYLE = {
     "font.family": "DejaVu Sans",
     "font.size": 10,
@@ -133,42 +130,3 @@ def _moving_mean(values: np.ndarray, window: int) -> np.ndarray:
     sums = np.convolve(np.where(finite, values, 0), kernel, "same")
     with np.errstate(invalid="ignore"):  # 0 / 0, where no value is finite, is NaN: a gap in the curve
         return sums / np.convolve(finite, kernel, "same")
-
-
-def small_multiples(
-    figure: Figure, count: int, columns: int, side: float, heights: Sequence[float] = (1.0,), **subplots
-) -> list[list]:
-    """`count` stacks of axes with these heights, in units of `side` inches, which is their width, too.
-
-    Up to `columns` stand in a row; the figure takes the size that they need. Axes at the same place of a
-    stack share their scales, which stand at the left and below.
-    """
-    columns = min(columns, count)
-    rows, depth = -(-count // columns), len(heights)
-    figure.set_size_inches(columns * side + 1, rows * side * sum(heights) + 0.6)
-    grid = figure.subplots(
-        rows * depth, columns, squeeze=False, height_ratios=list(heights) * rows, **subplots
-    )
-    stacks = [list(grid[i // columns * depth :][:depth, i % columns]) for i in range(rows * columns)]
-    for i, stack in enumerate(stacks):
-        for place, axes in enumerate(stack):
-            if i >= count:
-                axes.remove()
-            elif i:
-                axes.sharex(stacks[0][0])
-                axes.sharey(stacks[0][place])
-            at_bottom = place == depth - 1 and i + columns >= count
-            axes.tick_params(labelleft=i % columns == 0, labelbottom=at_bottom)
-    return stacks[:count]
-
-
-def write_gif(path: str | Path, draw: Callable[[Figure, float], object], values: list[float]) -> None:
-    """`draw(figure, value)` draws each frame, for all values there and back again."""
-    figure = Figure(layout="constrained", dpi=100)
-    draw(figure, values[0])  # sizes the figure
-    writer = PillowWriter(fps=FRAMES_PER_SECOND)
-    with writer.saving(figure, path, dpi=figure.dpi):
-        for value in [*values, *values[-2:0:-1]]:
-            figure.clear()
-            draw(figure, value)
-            writer.grab_frame()

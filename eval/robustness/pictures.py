@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullLocator, PercentFormatter
 
-from eval.report import COLOURS, DASHES
+from eval.figures import COLOURS, DASHES
 from eval.robustness.curves import Curve, Curves
 from eval.robustness.perturbations import PERTURBATIONS
 from utils.plots import MUTED, STYLE

@@ -1,0 +1,88 @@
+"""ROC, DET and CMC curves as figures."""
+
+from collections.abc import Mapping
+from itertools import cycle
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator, PercentFormatter
+
+from utils.plots import STYLE
+
+Curves = Mapping[str, tuple[np.ndarray, np.ndarray]]  # name -> x, y
+# Masataka Okabe and Kei Ito's palette, without its yellow: told apart by colour-blind readers too.
+COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
+DASHES = ["-", "--", ":", "-."]
+
+
+def roc_figure(curves: Curves, title: str = "ROC", x: str = "FAR", y: str = "TAR") -> Figure:
+    """Receiver operating characteristic: (FAR, TAR) of each curve, FAR on a logarithmic axis.
+
+    Args:
+        x, y: the names of the axes, such as FPIR and TPIR.
+    """
+    figure, axes = _axes(curves, title, x, y)
+    _error_rates(axes, "x")
+    _in_percent(axes)
+    return figure
+
+
+def det_figure(curves: Curves, title: str = "DET", x: str = "FAR", y: str = "FRR") -> Figure:
+    """Detection error trade-off: of the same (FAR, TAR) curves as `roc_figure`, both errors on log axes."""
+    misses = {name: (far, 1 - np.asarray(tar)) for name, (far, tar) in curves.items()}
+    figure, axes = _axes(misses, title, x, y, y_above=0)
+    _error_rates(axes, "x", "y")
+    return figure
+
+
+def cmc_figure(curves: Curves, title: str = "CMC") -> Figure:
+    """Cumulative match characteristic: (rank, identification rate) of each curve, ranks on a log axis."""
+    figure, axes = _axes(curves, title, "rank", "identification rate")
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda rank, _: f"{rank:,.0f}"))
+    _in_percent(axes)
+    return figure
+
+
+def _error_rates(axes: Axes, *names: str) -> None:
+    """Rates on log axes, "x", "y" or both, of a decade at least (less has hardly a number), none above 1."""
+    for name in names:
+        getattr(axes, f"set_{name}scale")("log")
+        low, high = getattr(axes, f"get_{name}lim")()
+        if not np.isfinite(axes.dataLim.minpos).all():  # no curve has anything to show
+            low, high = 1e-3, 1
+        high = min(high, 1)
+        getattr(axes, f"set_{name}lim")(min(low, high / 10), high)
+
+
+def _in_percent(axes: Axes) -> None:
+    """Rates upwards, and none above 100 %, where curves are that stay there."""
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    axes.set_ylim(top=min(axes.get_ylim()[1], 1.005))
+
+
+def _axes(curves: Curves, title: str, x: str, y: str, y_above: float = -np.inf):
+    """A figure of its own (no global state, no display) with the curves, of which x > 0 and y > y_above."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(7.5, 5), dpi=150, layout="constrained")
+        axes = figure.subplots()
+        axes.set(title=title, xlabel=x, ylabel=y)
+        looks = zip(curves.items(), cycle(COLOURS), cycle(DASHES))
+        for (name, curve), colour, dash in looks:
+            points = np.array(curve, dtype=float)  # (2, N)
+            points = _thinned(points[:, (points[0] > 0) & (points[1] > y_above)])
+            dot = {"marker": "o", "clip_on": False} if points.shape[1] == 1 else {}  # no line would be seen
+            label = name if points.size else f"{name} (no error to show)"  # off the log axes: one is always 0
+            axes.plot(*points, label=label, color=colour, linestyle=dash, linewidth=1.8, **dot)
+        axes.legend(frameon=False)
+    return figure, axes
+
+
+def _thinned(points: np.ndarray) -> np.ndarray:
+    """Without those on which their successor would fall: an ROC has a corner for each of its scores."""
+    spot = np.stack([np.rint(500 * np.log10(points[0])), np.rint(10_000 * points[1])])
+    return points[:, np.diff(spot, append=np.nan).any(axis=0)]  # NaN counts as a difference: the last stays

@@ -1,0 +1,116 @@
+"""The protocols of QMUL-SurvFace on features: NumPy only."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from eval import verification
+from eval.bootstrap import bootstrap_mean, bootstrap_tar
+from eval.folds import mixed_order
+from eval.identification import search
+from eval.metrics import CURVE_FPIRS, auc, cmc, dir_at_far, roc, tar_at_far
+
+FARS = np.array([0.3, 0.1, 0.01, 0.001])
+FPIRS = np.array([0.3, 0.2, 0.1, 0.01])
+RANKS = np.array([1, 5, 10, 20])
+CMC_RANKS = np.arange(1, 101)
+TPIR_RANK = 20
+NUM_FOLDS = 10
+NOBODY = -1  # the identity of unmated probes
+
+
+@dataclass(frozen=True)
+class PairResult:
+    """Verification; shares in [0, 1]."""
+
+    tpr: np.ndarray  # (4,) at FARS
+    interval: np.ndarray  # (4,) half width of the 95 % interval of tpr
+    far: np.ndarray  # (4,) really met
+    threshold: np.ndarray  # (4,) cosine
+    auc: float
+    fold_accuracy: np.ndarray  # (10,)
+    curve: tuple[np.ndarray, np.ndarray]  # far, tpr
+
+    @property
+    def accuracy(self) -> float:
+        return float(self.fold_accuracy.mean())
+
+    @property
+    def std(self) -> float:
+        """Standard deviation over the folds, of the population."""
+        return float(self.fold_accuracy.std())
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """Identification; shares in [0, 1]."""
+
+    tpir: np.ndarray  # (4,) TPIR20 at FPIRS
+    tpir_interval: np.ndarray  # (4,) half width of the 95 % interval
+    fpir: np.ndarray  # (4,) really met
+    threshold: np.ndarray  # (4,) cosine
+    rate: np.ndarray  # (4,) of the mated probes, identified at RANKS
+    rate_interval: np.ndarray  # (4,)
+    cmc: np.ndarray  # (100,) at CMC_RANKS
+    curve: tuple[np.ndarray, np.ndarray]  # fpir, TPIR20
+
+
+def evaluate_pairs(
+    first: np.ndarray, second: np.ndarray, same: np.ndarray, people: np.ndarray, seed: int = 0
+) -> PairResult:
+    """Verification of pairs.
+
+    Args:
+        first, second: `(P, D)` unit rows (or zero), the images of each pair.
+        same: `(P,)` bool.
+        people: `(P, 2)` identities, for the bootstrap.
+        seed: of the bootstrap.
+    """
+    scores = np.einsum("pd,pd->p", first, second)
+    order = mixed_order(same)
+    both = np.stack([first[order], second[order]], axis=1).reshape(-1, first.shape[1])  # (2P, D)
+    far, tar, _ = roc(scores, same)
+    at_far = tar_at_far(scores, same, FARS, rule="rounded")
+    return PairResult(
+        tpr=at_far.tar,
+        interval=bootstrap_tar(scores, same, people, fars=FARS, seed=seed),
+        far=at_far.far,
+        threshold=at_far.threshold,
+        auc=auc(scores, same),
+        fold_accuracy=verification.evaluate(both, same[order], NUM_FOLDS).accuracy,
+        curve=(far, tar),
+    )
+
+
+def evaluate_probes(
+    gallery: np.ndarray,
+    mated: np.ndarray,
+    unmated: np.ndarray,
+    gallery_ids: np.ndarray,
+    mated_ids: np.ndarray,
+    seed: int = 0,
+) -> ProbeResult:
+    """Open-set and closed-set identification; memory grows with probes and gallery, never with their product.
+
+    Args:
+        gallery, mated, unmated: `(G, D)`, `(M, D)`, `(U, D)` unit rows (or zero).
+        gallery_ids, mated_ids: `(G,)` and `(M,)`, not negative; every mated probe is in the gallery.
+        seed: of the bootstrap.
+    """
+    found = search(mated, gallery, mated_ids, gallery_ids)
+    strangers = search(unmated, gallery, np.full(len(unmated), NOBODY), gallery_ids).top_other
+    open_set = dir_at_far(found, strangers, FPIRS, [TPIR_RANK], rule="round")
+    curve = dir_at_far(found, strangers, CURVE_FPIRS, [TPIR_RANK], rule="round")
+    ranked = found.mate_rank <= TPIR_RANK
+    return ProbeResult(
+        tpir=open_set.dir[:, 0],
+        fpir=open_set.far,
+        threshold=open_set.threshold,
+        tpir_interval=np.array(
+            [bootstrap_mean(ranked & (found.mate_score >= t), mated_ids, seed) for t in open_set.threshold]
+        ),
+        rate=cmc(found, RANKS),
+        rate_interval=np.array([bootstrap_mean(found.mate_rank <= rank, mated_ids, seed) for rank in RANKS]),
+        cmc=cmc(found, CMC_RANKS),
+        curve=(curve.far, curve.dir[:, 0]),
+    )
