@@ -3,14 +3,14 @@
 After An et al., Killing Two Birds with One Stone: Efficient and Robust Training of Face Recognition CNNs by
 Partial FC, CVPR 2022, https://arxiv.org/abs/2203.15565. Each rank holds the centres of a contiguous range of
 classes. Embeddings of all ranks are gathered; each rank compares them with its own centres
-(`classifier/stream.py`); only vectors over the batch cross the network after that. A loss (`losses/`) is
+(`classifier/`); only vectors over the batch cross the network after that. A loss (`losses/`) is
 row-local maths and knows nothing of ranks, sampling, chunks or precision.
 
 Crossing the network per step, with B samples on all ranks together: embeddings (B, D) and labels forward,
 their gradient (B, D) backward, and a handful of (B,) vectors.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -19,16 +19,20 @@ from torch import Tensor, nn
 
 from classifier.dense import dense
 from classifier.shard import Shard
+from classifier.step import Step
+from classifier.step_loss import StepLoss
 from classifier.stream import stream
-from losses.base import MarginLoss, Regularizer
+from losses.base import Batch, MarginLoss, Regularizer
 from utils.distributed import CopyToShards, GatherRows, all_gather_rows, rank, row_counts, world_size
 from utils.errors import require
 from utils.precision import PRECISIONS
 from utils.seeds import seed_of
-from utils.unit_vectors import unit
+from utils.unit_vectors import normalise
 
 INIT_STD = 0.01
 INIT_BLOCK = 1024  # classes that share one random stream; part of what a seed means
+DRAW_STREAM = 3  # last number of the seeds of `MarginLoss.draw`
+BLOCK_BYTES = {"cpu": 4 << 20, "cuda": 256 << 20}  # of a block (batch, chunk) of `stream`, in float32
 
 
 class PartialFC(nn.Module):
@@ -84,9 +88,11 @@ class PartialFC(nn.Module):
             name if names.count(name) == 1 else f"{name}_{names[:i].count(name) + 1}"
             for i, name in enumerate(names)
         ]
+        loss.check_declarations()
+        loss.prepare(max(int(sample_rate * num_classes), 1))
         for regularizer in self.regularizers:
             regularizer.prepare(self.num_local, embedding_size)
-        self.num_samplings = 0
+        self.num_samplings = self.step = self.micro_batch = 0
         self.sampled = torch.arange(self.class_start, self.class_start + self.num_local)
         self.last_terms: dict[str, Tensor] = {}
         self._only_input_gradient = False
@@ -96,13 +102,22 @@ class PartialFC(nn.Module):
         return f"{classes}, sample_rate={self.sample_rate}, {self.engine}"
 
     def get_extra_state(self) -> dict:
-        return {"num_samplings": self.num_samplings}
+        return {"num_samplings": self.num_samplings, "step": self.step, "micro_batch": self.micro_batch}
 
     def set_extra_state(self, state: dict) -> None:
         self.num_samplings = state["num_samplings"]
+        self.step, self.micro_batch = (
+            state.get("step", 0),
+            state.get("micro_batch", 0),
+        )  # new in later versions
 
     def set_progress(self, step: int, epoch: float, num_epoch: float) -> None:
-        """Tell the loss and the regularisers where training stands; for ramps and annealing."""
+        """Tell where training stands, before each optimiser step: for ramps, annealing and random draws.
+
+        Args:
+            step: from 0. What a loss draws is a function of it and of the number of micro-batches since.
+        """
+        self.step, self.micro_batch = step, 0
         for part in (self.loss, *self.regularizers):
             part.set_progress(step, epoch, num_epoch)
 
@@ -112,12 +127,17 @@ class PartialFC(nn.Module):
 
     @contextmanager
     def only_input_gradient(self):
-        """Within this context a step changes no state and gives the centres no gradient: for ARoFace."""
+        """Within this context a step changes no state, and only its input gets a gradient: for ARoFace."""
+        learnt = [parameter for parameter in self.loss.parameters() if parameter.requires_grad]
         self._only_input_gradient = True
+        for parameter in learnt:
+            parameter.requires_grad_(False)
         try:
             yield
         finally:
             self._only_input_gradient = False
+            for parameter in learnt:
+                parameter.requires_grad_(True)
 
     def forward(self, local_embeddings: Tensor, local_labels: Tensor) -> Tensor:
         """The mean loss over the global batch, the same on every rank.
@@ -143,30 +163,42 @@ class PartialFC(nn.Module):
             return self._global_loss(raw, labels)
 
     def _global_loss(self, raw: Tensor, labels: Tensor) -> Tensor:
-        # Its squares overflow in a longer one, whose cosines are 0 then: inf · 0 would be NaN.
+        # norm² overflows above sqrt(max): such a row has no direction, its cosines are 0, and inf · 0 is NaN.
         norms = raw.norm(dim=1).clamp_max(torch.finfo(raw.dtype).max ** 0.5)
-        embeddings = unit(raw) if self.loss.normalize else raw
-        shard = self._shard(labels, raw)
+        embeddings = normalise(raw) if self.loss.normalize else raw
+        step = self._step(labels, raw)
         engine = dense if self.engine == "dense" else stream
         to_shard = CopyToShards.apply(embeddings)
-        own_cos, lse_others, own_centres, max_cos = engine(to_shard, norms, shard.part(self.weight), shard)
+        compared = engine(to_shard, norms, step.shard.active_rows(self.weight), step)
 
-        own_logit = self.loss.own_logit(own_cos, norms, shard.row)
-        loss = self.loss.per_sample(own_logit, lse_others, norms).mean()
+        loss = step.loss.per_sample(compared.own_cos, compared.lse_others, norms).mean()
         self.last_terms = {"ce": loss.detach(), **self.loss.terms()}
-        labels = labels.to(raw.device, non_blocking=True) if self.regularizers else labels
+        if self.regularizers:
+            directions = embeddings if self.loss.normalize else normalise(raw)
+            seen = compared.own_centres, compared.max_cos
+            batch = Batch(raw, directions, norms, labels.to(raw.device, non_blocking=True), *seen)
+            for name, term in self._regularizer_terms(batch, step.shard):
+                self.last_terms[name] = term.detach()
+                loss = loss + term
+        self.micro_batch += self._is_training_step
+        return loss
+
+    def _regularizer_terms(self, batch: Batch, shard: Shard) -> Iterator[tuple[str, Tensor]]:
+        """Each regulariser's term, after its memories and its rows of this batch have moved on."""
         for name, regularizer in zip(self.term_names, self.regularizers):
             table = regularizer.class_rows
-            own_rows = None if table is None else shard.own_rows(shard.part(table))
-            if shard.update_state:
-                detached = embeddings.detach(), norms.detach(), labels
-                regularizer.update_state(*detached, max_cos)
+            if table is not None:
+                batch = batch._replace(own_rows=shard.gather_own(shard.active_rows(table)))
+            if self._is_training_step:
+                regularizer.update_state(batch.detached())
                 if table is not None and not table.requires_grad:
-                    shard.set_own_rows(table, regularizer.new_rows(own_rows, *detached))
-            term = regularizer(embeddings, norms, labels, own_centres, max_cos, own_rows)
-            self.last_terms[name] = term.detach()
-            loss = loss + term
-        return loss
+                    shard.scatter_own(table, regularizer.new_rows(batch.detached()))
+            yield name, regularizer(batch)
+
+    @property
+    def _is_training_step(self) -> bool:
+        """Whether running statistics and memories move on."""
+        return self.training and torch.is_grad_enabled() and not self._only_input_gradient
 
     def _check(self, labels: Tensor, counts: list[int]) -> None:
         if not len(labels):
@@ -180,34 +212,32 @@ class PartialFC(nn.Module):
                 f"is outside [0, {self.num_classes}), num_classes={self.num_classes}"
             )
 
-    def _shard(self, labels: Tensor, raw: Tensor) -> Shard:
-        """Which of this rank's classes take part in this step, and where the batch's own are among them."""
-        local = labels - self.class_start
-        rows = ((local >= 0) & (local < self.num_local)).nonzero().flatten()
-        columns = local[rows]
-        num_own = len(columns.unique())
-        rows, columns = (ids.to(raw.device, non_blocking=True) for ids in (rows, columns))
-        sampled = None
-        if self.sample_rate < 1:
-            sampled = self._sample(columns, num_own)
-            self.sampled = sampled + self.class_start
-            columns = torch.searchsorted(sampled, columns)
-        own = torch.full((len(raw),), -1, device=raw.device).index_copy(0, rows, columns)
-        automatic = (1 << (26 if raw.is_cuda else 20)) // max(len(raw), 1)
-        frozen = self._only_input_gradient
-        return Shard(
-            loss=self.loss,
-            dtype=PRECISIONS[self.precision],
-            chunk_size=self.chunk_size or max(automatic, 64),
-            rows=rows,
-            columns=columns,
-            own=own,
-            sampled=sampled,
-            frozen=frozen,
-            update_state=self.training and torch.is_grad_enabled() and not frozen,
+    def _step(self, labels: Tensor, raw: Tensor) -> Step:
+        """What the engine is told of this step."""
+        sample = self._sample if self.sample_rate < 1 else None
+        classes = range(self.class_start, self.class_start + self.num_local)
+        shard = Shard.of_batch(labels, classes, raw.device, sample, frozen=self._only_input_gradient)
+        block_bytes = BLOCK_BYTES["cuda" if raw.is_cuda else "cpu"]
+        return Step(
+            StepLoss(self.loss, self._draw(raw), self._is_training_step),
+            shard,
+            PRECISIONS[self.precision],
+            self.chunk_size or max(block_bytes // 4 // max(len(raw), 1), 64),
             needs_max_cos=any(part.needs_max_cos for part in self.regularizers),
             needs_own_centres=any(part.needs_own_centres for part in self.regularizers),
         )
+
+    def _draw(self, raw: Tensor) -> dict[str, Tensor]:
+        """The random numbers of the loss in this step, equal on every rank."""
+        seed = seed_of(self.seed, self.step, self.micro_batch, DRAW_STREAM)
+        draws = self.loss.draw(torch.Generator().manual_seed(seed), len(raw))
+        for name, values in draws.items():
+            if values.shape != (len(raw),):
+                raise ValueError(
+                    f"{type(self.loss).__name__}.draw: {name!r} has shape {tuple(values.shape)}, allowed is "
+                    f"one number a sample, {(len(raw),)}"
+                )
+        return {name: values.to(raw, non_blocking=True) for name, values in draws.items()}
 
     def _sample(self, own_classes: Tensor, num_own: int) -> Tensor:
         """Local class ids of this step, ascending: the batch's own classes, filled up with random others."""
@@ -217,7 +247,9 @@ class PartialFC(nn.Module):
         priority = torch.rand(self.num_local, device=own_classes.device, generator=generator)
         priority[own_classes] = 2.0
         num_sampled = max(int(self.sample_rate * self.num_local), num_own)
-        return priority.topk(num_sampled).indices.sort().values
+        sampled = priority.topk(num_sampled).indices.sort().values
+        self.sampled = sampled + self.class_start
+        return sampled
 
 
 def initial_centres(seed: int, start: int, count: int, embedding_size: int) -> Tensor:

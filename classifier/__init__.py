@@ -1,1 +1,15 @@
-"""The engines of PartialFC: one step over the classes that a rank holds. Used by partial_fc.py alone."""
+"""The engines of PartialFC: one training step over the classes that a rank holds.
+
+Only partial_fc.py uses them. One step goes through these files:
+
+    partial_fc.py     gathers the global batch and asks `Shard.of_batch` which classes take part in the step
+    step.py           `Step`, all that an engine is told; `Comparison`, all that it returns
+    step_loss.py      the loss in this step: its random draws, row statistics and parameters
+    shard.py          which of this rank's classes take part, and which samples belong to them
+    dense.py          the reference engine: the logit matrix of this rank, autograd does the rest
+    stream.py         the engine for large class counts: chunks of classes, forward and backward
+    kept_products.py  where `stream` keeps its products between the two passes
+    products.py       matrix products in bf16 and fp16
+
+docs/classifier.md has the order of calls, the formulas, and what crosses the network.
+"""

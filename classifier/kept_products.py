@@ -1,23 +1,29 @@
-"""Products of a stretch of the batch with the classes, kept from one walk over the classes to the next."""
+"""Products of the batch with the classes that `stream` keeps from one pass over the classes to the next.
+
+The gradient of the centres needs memory `(n, D)` that is unused until the backward pass writes it. Until then
+`stream` keeps products there: a row of D float32 numbers holds the products of one class with D samples, in
+half precision with 2·D. The samples whose products fit make one slice of the batch, the others a second one,
+whose products each pass computes anew.
+"""
 
 import math
 
 import torch
 from torch import Tensor
 
-from classifier.products import product, row_sum
+from classifier.products import product, row_scale
 from classifier.shard import fill_own
 
 
-class Stretch:
-    """Consecutive samples of the batch, b of them, and their products with each class.
+class BatchSlice:
+    """b consecutive samples of the batch, and their products with each class.
 
-    Where there is memory for them, a later walk finds the products as the first one left them: as they were,
-    or, after `keep`, as exp(product − offset).
+    With memory, a later pass finds the products as the first one left them: as they were or, after `keep`,
+    as exp(product − offset).
 
     Args:
         rows: which samples.
-        left: `(b, D)`, their factor of the products.
+        left: `(b, D)`, their side of the products.
         kept: `(n, b)`, memory for the products with all n classes, in their precision; None: none.
     """
 
@@ -38,21 +44,21 @@ class Stretch:
         return kept.to(self.left.dtype).T
 
     def keep(self, start: int, exponentials: Tensor, peak: Tensor, total: Tensor) -> None:
-        """exp(product − peak) takes the products' place.
+        """Let exp(product − peak) take the place of the products.
 
         Args:
             exponentials: `(b, chunk)`; in full precision they have been computed in the products' place.
             peak: `(b,)`.
-            total: `(b,)`, sum of the exponentials so far. Half precision keeps shares of it: as many ones as
-                there are classes would overflow where they are summed.
+            total: `(b,)`, sum of the exponentials so far. Half precision keeps shares of this sum, since as
+                many ones as there are classes would overflow where they are summed.
         """
         if self.kept is None:
             return
         self.offsets[start] = peak
         if self.kept.dtype != exponentials.dtype:
-            unit = total.clamp_min(torch.finfo(total.dtype).tiny) / row_sum(self.dtype)
-            self.offsets[start] = peak + unit.log()
-            torch.div(exponentials.T, unit, out=self.kept[start : start + exponentials.shape[1]])
+            share = total.clamp_min(torch.finfo(total.dtype).tiny) / row_scale(self.dtype)
+            self.offsets[start] = peak + share.log()
+            torch.div(exponentials.T, share, out=self.kept[start : start + exponentials.shape[1]])
 
     def probabilities(
         self, start: int, directions: Tensor, lse: Tensor, own: Tensor
@@ -61,30 +67,30 @@ class Stretch:
 
         Args:
             lse: `(b,)`.
-            own: `(b,)`, each sample's own class within the shard, or -1.
+            own: `(b,)`, the position of each sample's own class in the shard, or -1.
         """
         if start in self.offsets:
             kept = self.kept[start : start + len(directions)]
             return kept.T, (self.offsets[start] - lse).exp()[:, None]
-        offset = lse - math.log(row_sum(self.dtype))
+        offset = lse - math.log(row_scale(self.dtype))
         block = self.products(start, directions).sub_(offset[:, None]).exp_()
         fill_own(block, own, start, 0.0)
         return block, (offset - lse).exp()[:, None]
 
 
-def split(left: Tensor, room: Tensor | None, dtype: torch.dtype) -> list[Stretch]:
-    """The batch as stretches: the samples whose products `room` can hold, and the others.
+def slices_of(left: Tensor, workspace: Tensor | None, dtype: torch.dtype) -> list[BatchSlice]:
+    """The batch as slices: the samples whose products the workspace can hold, and the others.
 
     Args:
         left: `(B, D)`, of all samples.
-        room: `(n, D)`, memory to keep products in, a row for each class; None: none.
+        workspace: `(n, D)`, memory to keep products in, a row for each class; None: none.
         dtype: of the products.
     """
-    if room is None:
-        return [Stretch(slice(0, len(left)), left, None, dtype)]
-    kept = room if room.dtype == torch.float64 else room.view(dtype)
+    if workspace is None:
+        return [BatchSlice(slice(0, len(left)), left, None, dtype)]
+    kept = workspace if workspace.dtype == torch.float64 else workspace.view(dtype)
     width = min(len(left), kept.shape[1])
-    stretches = [Stretch(slice(0, width), left[:width], kept[:, :width], dtype)]
+    slices = [BatchSlice(slice(0, width), left[:width], kept[:, :width], dtype)]
     if width < len(left):
-        stretches.append(Stretch(slice(width, len(left)), left[width:], None, dtype))
-    return stretches
+        slices.append(BatchSlice(slice(width, len(left)), left[width:], None, dtype))
+    return slices

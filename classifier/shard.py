@@ -1,21 +1,83 @@
-"""One step's view of the classes that a rank holds: which take part, and whose they are.
+"""Which of a rank's classes take part in a step, and which samples of the global batch belong to them.
 
-Shapes: B samples of the global batch, n classes of the shard or of one chunk of it, D the embedding size, k
-the samples whose own class this rank holds.
+Shapes: B samples of the global batch, n classes of this rank that take part, k samples whose own class is
+one of this rank's.
 """
 
-import math
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from losses.base import MarginLoss
-from utils.distributed import SumOverShards, all_max, all_reduce
-from utils.unit_vectors import SHORTEST, inverse_length, unit
+from utils.distributed import SumOverShards
 
-EVERY_SAMPLE = slice(None)
+
+@dataclass(frozen=True)
+class Shard:
+    """One step's view of the classes of this rank.
+
+    Attributes:
+        rows: `(k,)`, which samples of the global batch have their own class here.
+        columns: `(k,)`, the position of that class among the n.
+        own: `(B,)`, the same as one vector: the position of each sample's own class, -1 on other ranks.
+        sampled: `(n,)`, local ids of the sampled classes, ascending; None: all of this rank's.
+        frozen: whether per-class tensors get no gradient in this step.
+    """
+
+    rows: Tensor
+    columns: Tensor
+    own: Tensor
+    sampled: Tensor | None
+    frozen: bool
+
+    @classmethod
+    def of_batch(
+        cls,
+        labels: Tensor,
+        classes: range,
+        device: torch.device,
+        sample: Callable[[Tensor, int], Tensor] | None = None,
+        frozen: bool = False,
+    ) -> "Shard":
+        """The view of a global batch.
+
+        Args:
+            labels: `(B,)`, on the CPU, so that counting the own classes waits for no GPU.
+            classes: the ids of this rank's classes.
+            device: of the engine.
+            sample: from local ids of the own classes `(k,)` and how many of them differ to the ids of the
+                classes that take part, ascending; None: all take part.
+        """
+        local = labels - classes.start
+        rows = ((local >= 0) & (local < len(classes))).nonzero().flatten()
+        columns = local[rows]
+        num_own = len(columns.unique())
+        rows, columns = (ids.to(device, non_blocking=True) for ids in (rows, columns))
+        sampled = None
+        if sample is not None:
+            sampled = sample(columns, num_own)
+            columns = torch.searchsorted(sampled, columns)
+        own = torch.full((len(labels),), -1, device=device).index_copy(0, rows, columns)
+        return cls(rows, columns, own, sampled, frozen)
+
+    def active_rows(self, table: Tensor) -> Tensor:
+        """The rows `(n, ...)` of a per-class tensor of this rank that take part in this step."""
+        table = table.detach() if self.frozen else table
+        return table if self.sampled is None else SampleRows.apply(table, self.sampled)
+
+    def to_batch(self, values: Tensor) -> Tensor:
+        """`(k, ...)` for the samples whose class is here -> `(B, ...)`, 0 for the others."""
+        return values.new_zeros(len(self.own), *values.shape[1:]).index_copy(0, self.rows, values)
+
+    def gather_own(self, table: Tensor) -> Tensor:
+        """`(n, D)`, active rows -> `(B, D)`: the row of each sample's own class, whichever rank holds it."""
+        return SumOverShards.apply(self.to_batch(table[self.columns]))
+
+    def scatter_own(self, table: Tensor, rows: Tensor) -> None:
+        """Put `(B, D)`, equal for samples of one class, back into the whole per-class tensor, in place."""
+        classes = self.columns if self.sampled is None else self.sampled[self.columns]
+        table.index_copy_(0, classes, rows[self.rows])
 
 
 class SampleRows(torch.autograd.Function):
@@ -39,109 +101,10 @@ def fill_own(block: Tensor, own: Tensor, start: int, value: float) -> None:
     """Set each row's own class to `value`, in place, where it lies in this chunk. Never waits for the GPU.
 
     Args:
-        block: `(B, n)`, over the classes start … start + n − 1 of this shard.
-        own: `(B,)`, each sample's own class within the shard, −1 where another rank holds it.
+        block: `(B, chunk)`, over the classes start … start + chunk − 1 of this shard.
+        own: `(B,)`, the position of each sample's own class in the shard, -1 where another rank holds it.
     """
     column = own - start
     inside = (column >= 0) & (column < block.shape[1])
     column = column.clamp(0, block.shape[1] - 1)[:, None]
     block.scatter_(1, column, torch.where(inside[:, None], value, block.gather(1, column)))
-
-
-@dataclass
-class Shard:
-    """One step's view of this rank's (sampled) classes; what both engines work on.
-
-    Attributes:
-        rows: `(k,)`, which samples of the global batch have their own class here.
-        columns: `(k,)`, where in the shard that class is.
-        own: `(B,)`, the same as one vector: the own class within the shard, or -1.
-        sampled: local ids of the sampled classes, ascending; None: all of this rank's.
-        frozen: no per-class tensor gets a gradient.
-        row: the loss's reduced row statistics, once the engine has them.
-    """
-
-    loss: MarginLoss
-    dtype: torch.dtype
-    chunk_size: int
-    rows: Tensor
-    columns: Tensor
-    own: Tensor
-    sampled: Tensor | None
-    frozen: bool
-    update_state: bool
-    needs_max_cos: bool
-    needs_own_centres: bool
-    row: dict[str, Tensor] = field(default_factory=dict)
-
-    def directions(self, vectors: Tensor) -> Tensor:
-        return unit(vectors) if self.loss.normalize else vectors
-
-    def spread(self, values: Tensor) -> Tensor:
-        """`(k, ...)` for the samples whose class is here -> `(B, ...)`, 0 elsewhere."""
-        return values.new_zeros(len(self.own), *values.shape[1:]).index_copy(0, self.rows, values)
-
-    def part(self, table: Tensor) -> Tensor:
-        """The rows of a per-class tensor of this rank that take part in this step."""
-        table = table.detach() if self.frozen else table
-        return table if self.sampled is None else SampleRows.apply(table, self.sampled)
-
-    def own_rows(self, table: Tensor) -> Tensor:
-        """`(n, D)`, a `part` -> `(B, D)`: the row of each sample's own class, whichever rank holds it."""
-        return SumOverShards.apply(self.spread(table[self.columns]))
-
-    def set_own_rows(self, table: Tensor, rows: Tensor) -> None:
-        """Put `(B, D)`, equal for samples of one class, back into the whole per-class tensor, in place."""
-        classes = self.columns if self.sampled is None else self.sampled[self.columns]
-        table.index_copy_(0, classes, rows[self.rows])
-
-    def largest_cosine(self, products: Tensor, norms: Tensor, centres: Tensor) -> Tensor:
-        """`(B,)`, from what the loss calls cosines `(B, n)`, which may be inner products."""
-        if not self.loss.normalize:
-            products = products * inverse_length(centres).T / norms.clamp_min(SHORTEST)[:, None]
-        return products.amax(1) if products.shape[1] else norms.new_full(norms.shape, -1)
-
-    def advance(self, own_cos: Tensor, norms: Tensor) -> None:
-        if self.update_state:
-            self.loss.update_state(own_cos.detach(), norms.detach())
-
-    @property
-    def has_row_statistics(self) -> bool:
-        return type(self.loss).row_statistics is not MarginLoss.row_statistics
-
-    @property
-    def is_linear(self) -> bool:
-        """Whether the others' logits are scale · cos, and their cosines are of no further use."""
-        return self.loss.linear_others and not self.has_row_statistics
-
-    def reduce_rows(
-        self, blocks: Iterator[tuple[slice, int, Tensor]], own_cos: Tensor, norms: Tensor
-    ) -> None:
-        """Reduce the loss's row statistics over all ranks' other classes.
-
-        Args:
-            blocks: `(rows, start, cosines (b, chunk))`: which samples, with the classes from `start` on.
-        """
-        if not self.has_row_statistics:
-            return
-        empty = own_cos.new_zeros(len(own_cos), 0)  # tells names and kinds to a rank without classes
-        statistics = self.loss.row_statistics(empty, own_cos[:, None], norms[:, None])
-        kinds = {name: kind for name, (_, kind) in statistics.items()}
-        neutral = {"sum": 0.0, "max": -math.inf}
-        self.row = {name: torch.full_like(own_cos, neutral[kind]) for name, kind in kinds.items()}
-        for rows, start, cos in blocks:
-            statistics = self.loss.row_statistics(cos, own_cos[rows, None], norms[rows, None])
-            for name, (term, kind) in statistics.items():
-                term = term.to(own_cos.dtype, copy=True)
-                fill_own(term, self.own[rows], start, neutral[kind])
-                if kind == "sum":
-                    self.row[name][rows] += term.sum(1)
-                else:
-                    self.row[name][rows] = torch.maximum(self.row[name][rows], term.amax(1))
-        for name, kind in kinds.items():
-            (all_max if kind == "max" else all_reduce)(self.row[name])
-
-    def other_logits(self, cos: Tensor, own_cos: Tensor, norms: Tensor, rows: slice = EVERY_SAMPLE) -> Tensor:
-        """Logits `(b, chunk)` of the samples `rows`, whose cosines are given; the vectors are of all B."""
-        row = {name: value[rows, None] for name, value in self.row.items()}
-        return self.loss.other_logits(cos, own_cos[rows, None], norms[rows, None], row)

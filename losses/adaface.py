@@ -56,7 +56,7 @@ class AdaFace(MarginLoss):
     def update_state(self, own_cos: Tensor, norms: Tensor) -> None:
         self.quality.update(norms)
 
-    def own_logit(self, own_cos: Tensor, norms: Tensor, row: dict) -> Tensor:
+    def own_logit(self, own_cos: Tensor, norms: Tensor, statistics: dict) -> Tensor:
         quality = self.quality(norms)
         phi = angle(own_cos) - self.m * quality
         clipped = phi.clamp(self.eps, math.pi - self.eps)
@@ -98,7 +98,7 @@ class MagFace(MarginLoss):
         self.l_a, self.u_a, self.l_margin, self.u_margin = l_a, u_a, l_margin, u_margin
         self.lambda_g = lambda_g
 
-    def own_logit(self, own_cos: Tensor, norms: Tensor, row: dict) -> Tensor:
+    def own_logit(self, own_cos: Tensor, norms: Tensor, statistics: dict) -> Tensor:
         slope = (self.u_margin - self.l_margin) / (self.u_a - self.l_a)
         margin = slope * (norms.clamp(self.l_a, self.u_a) - self.l_a) + self.l_margin
         phi = angle(own_cos) + margin

@@ -24,9 +24,9 @@ LIMITS = (0.5, 0.8, 0.3, 0.3)  # how far a parameter may climb from where it sta
 START_STD = 0.01
 STEP_STD = 0.001
 MIXINGS = ("partition", "independent")
-COMPANY = 8  # images; BatchNorm after the last layer cannot do with one, and with two has next to no gradient
+MIN_FORWARD_BATCH = 8  # images: BatchNorm after the last layer fails on one and has hardly a gradient on two
 SAMPLES = 8  # warped images that are kept to be looked at
-LARGEST = 256.0  # entry of the gradient that enters the backbone
+GRADIENT_PEAK = 256.0  # entry of the gradient that enters the backbone
 
 
 def aroface_matrix(scale: Tensor, theta: Tensor, translation: Tensor) -> Tensor:
@@ -61,10 +61,11 @@ def aroface_warp(images: Tensor, matrix: Tensor, *, exact_identity: bool = True)
 class AlignmentPerturbation:
     """Replaces round((1 − ratio)·B) images of a batch by adversarially warped ones.
 
-    Only these run through backbone and head. BatchNorm normalises them by their own statistics; fewer than
-    COMPANY are joined by clean images of the batch, which the loss does not see. Nothing keeps a trace of the
-    pass: no gradient of a weight, no running statistic, no state of loss or head. What is random comes from a
-    generator of this rank, seeded by torch's: ranks that were given one seed still draw differently.
+    Only these run through backbone and head. BatchNorm normalises them by their own statistics; if they are
+    fewer than MIN_FORWARD_BATCH, clean images of the batch join them, which the loss does not see. Nothing
+    keeps a trace of the pass: no gradient of a weight, no running statistic, no state of loss or head. What
+    is random comes from a generator of this rank, seeded by torch's: ranks that were given one seed still
+    draw differently.
 
     Departures from the public code: the step is clipped at start ± LIMITS (there scale at −0.5/+1.5 and t's
     upper bound around θ's start), and see `mixing` and `exact_identity`.
@@ -125,7 +126,7 @@ class AlignmentPerturbation:
         generator = generator_of_rank()
         places, clean, source = self._choose(len(images), count, generator)
         images, labels = images[source], labels[source]
-        chosen, company = images[places], images[clean[: max(0, COMPANY - count)]]
+        chosen, company = images[places], images[clean[: max(0, MIN_FORWARD_BATCH - count)]]
 
         def embed(parameters: Tensor) -> Tensor:
             if count == 0:
@@ -182,15 +183,15 @@ def generator_of_rank() -> torch.Generator:
 def gradient_sign(embeddings: Tensor, loss: Callable[[Tensor], Tensor], parameters: Tensor) -> Tensor:
     """Sign of d loss(embeddings) / d parameters, for embeddings `(n, D)` that were computed from them.
 
-    Between loss and backbone the gradient is scaled so that its largest entry is LARGEST. A sign does not
-    mind, and in float16, which reaches from 6e-8 to 65,504, neither a loss that is nearly 0 vanishes nor an
-    easy sample beside a hard one. Without embeddings `loss` is still called and differentiated: other ranks
-    wait in its collectives.
+    Between loss and backbone the gradient is scaled so that its largest entry is GRADIENT_PEAK, which changes
+    no sign. float16 reaches from 6e-8 to 65,504: without the scale the gradient of a loss that is nearly 0
+    would vanish, and that of an easy sample beside a hard one. Without embeddings `loss` is still called and
+    differentiated, because other ranks wait in its collectives.
     """
     at_loss = embeddings.detach().to(parameters.dtype).requires_grad_()
     (gradient,) = torch.autograd.grad(loss(at_loss), at_loss)
     if not len(embeddings):
         return torch.zeros_like(parameters)
-    gradient = gradient / (gradient.abs().max() / LARGEST).clamp_min(torch.finfo(gradient.dtype).tiny)
+    gradient = gradient / (gradient.abs().max() / GRADIENT_PEAK).clamp_min(torch.finfo(gradient.dtype).tiny)
     (gradient,) = torch.autograd.grad(embeddings, parameters, gradient.to(embeddings.dtype))
     return gradient.nan_to_num(posinf=1, neginf=-1).sign()  # of an overflow the sign is left, or nothing

@@ -1,11 +1,12 @@
-"""What a loss and a regulariser have to say to PartialFC, and nothing about ranks, chunks or sampling.
+"""What a loss and a regulariser say to PartialFC, and nothing about ranks, chunks or sampling.
 
 A margin loss turns cosines into logits. It sees vectors over the global batch, `(B,)`, and one elementwise
 function of the cosines with the other classes, which PartialFC calls on whatever block of classes it has
-at hand. Everything arrives in float32 (float64 in tests).
+at hand. Everything arrives in float32 (float64 in tests). docs/classifier.md has the order of the calls.
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -35,21 +36,28 @@ class MarginLoss(nn.Module):
 
     Subclasses override what their paper changes. Vectors are `(B,)` over the global batch, equal on every
     rank: own_cos, cosine of each sample with its own class; norms, length of the raw embedding, carrying
-    gradient; row, this loss's reduced `row_statistics` by name. Blocks are `(B, n)`: cos, cosines with n
-    other classes. With `normalize = False` inner products stand in place of cosines.
+    gradient; statistics, by name what `draw` drew and `row_statistics` reduced. Blocks are `(B, n)`: cos,
+    cosines with n other classes. With `normalize = False` inner products stand in place of cosines.
+
+    A loss may have parameters (`nn.Parameter`). Every rank gets their whole gradient, the same one, and the
+    optimiser moves them without weight decay. What is random comes from `draw` alone: torch's own generator
+    differs between ranks, and so would the loss.
 
     Args:
         s: scale of the logits, > 0.
         focal: exponent γ of (1 − p_own)^γ on each sample's cross-entropy (Lin et al., Focal Loss,
             https://arxiv.org/abs/1708.02002); 0: plain cross-entropy.
+
+    Attributes:
+        normalize: whether embeddings and centres are divided by their lengths.
+        moves_others: whether `other_logits` is anything but scale · cos, which PartialFC fuses with the
+            product. A subclass that overrides it sets this; `check_declarations` finds one that forgot.
+        has_row_statistics: whether `row_statistics` returns any; likewise.
     """
 
     normalize = True
-    linear_others = True  # other_logits is scale · cos, which PartialFC may fuse with the product
-
-    def __init_subclass__(cls, **kwargs):
-        super().__init_subclass__(**kwargs)
-        cls.linear_others = cls.other_logits is MarginLoss.other_logits
+    moves_others = False
+    has_row_statistics = False
 
     def __init__(self, s: float = 64.0, focal: float = 0.0):
         super().__init__()
@@ -58,8 +66,20 @@ class MarginLoss(nn.Module):
         self.scale = s
         self.focal = focal
 
+    def prepare(self, num_classes: int) -> None:
+        """Set what depends on the number of classes that a step sees on all ranks; called once."""
+
     def set_progress(self, step: int, epoch: float, num_epoch: float) -> None:
         """Where training stands, before each step; for annealing."""
+
+    def draw(self, generator: torch.Generator, batch_size: int) -> dict[str, Tensor]:
+        """The random numbers of a step by name, `(batch_size,)` each, drawn from this CPU generator alone.
+
+        The generator is a function of (seed, step, micro-batch), and a sample's numbers are those at its
+        place in the global batch: they depend neither on the ranks nor on the engine or its chunks. The
+        adversarial pass of a micro-batch starts from the same generator as its training pass.
+        """
+        return {}
 
     def update_state(self, own_cos: Tensor, norms: Tensor) -> None:
         """Advance running statistics (buffers): once a step, before any logit. The inputs are detached."""
@@ -67,16 +87,21 @@ class MarginLoss(nn.Module):
     def row_statistics(self, cos: Tensor, own_cos: Tensor, norms: Tensor) -> dict[str, tuple[Tensor, str]]:
         """Elementwise terms `(B, n)`, each with "sum" or "max": how it is reduced over the other classes.
 
-        The results reach the methods below as row[name] `(B,)`, without gradient.
+        The results reach the methods below as statistics[name] `(B,)`, without gradient.
         """
         return {}
 
-    def own_logit(self, own_cos: Tensor, norms: Tensor, row: dict[str, Tensor]) -> Tensor:
+    def own_logit(self, own_cos: Tensor, norms: Tensor, statistics: dict[str, Tensor]) -> Tensor:
         """`(B,)` -> `(B,)`: the logit of each sample's own class."""
         return self.scale * own_cos
 
-    def other_logits(self, cos: Tensor, own_cos: Tensor, norms: Tensor, row: dict[str, Tensor]) -> Tensor:
-        """`(B, n)` -> `(B, n)`, elementwise; own_cos, norms and row arrive as `(B, 1)`. -inf: not a class."""
+    def other_logits(
+        self, cos: Tensor, own_cos: Tensor, norms: Tensor, statistics: dict[str, Tensor]
+    ) -> Tensor:
+        """`(B, n)` -> `(B, n)`, elementwise; all else arrives as `(B, 1)`. -inf: not a class.
+
+        It is called again in the backward pass, and so draws nothing and keeps nothing.
+        """
         return self.scale * cos
 
     def per_sample(self, own_logit: Tensor, lse_others: Tensor, norms: Tensor) -> Tensor:
@@ -91,29 +116,65 @@ class MarginLoss(nn.Module):
             return (self.focal * F.logsigmoid(difference)).exp() * cross_entropy
         return cross_entropy
 
+    def advantage(self, own_logit: Tensor, other_logit: Tensor) -> Tensor:
+        """How far the own class wins against another one, 0 on the decision boundary. For pictures."""
+        return own_logit - other_logit
+
+    def check_declarations(self) -> None:
+        """Raise ValueError where `moves_others` or `has_row_statistics` denies what the methods do."""
+        cos = torch.linspace(-0.9, 0.9, 7)[None]  # (1, 7)
+        own_cos, norms = torch.full((1, 1), 0.3), torch.full((1, 1), 20.0)
+        name = type(self).__name__
+        if not self.has_row_statistics and self.row_statistics(cos, own_cos, norms):
+            raise ValueError(f"{name} has row_statistics and has to say so: has_row_statistics = True")
+        if not (self.moves_others or self.has_row_statistics):
+            draws = {key: value[:, None] for key, value in self.draw(torch.Generator(), 1).items()}
+            if not torch.equal(self.other_logits(cos, own_cos, norms, draws), self.scale * cos):
+                raise ValueError(
+                    f"{name}.other_logits is not scale · cos and has to say so: moves_others = True"
+                )
+
     def extra_repr(self) -> str:
         """Every setting, for the log of a run."""
         kinds = int | float | str | tuple
         settings = {name: value for name, value in vars(self).items() if isinstance(value, kinds)}
-        hidden = ("training", "linear_others")
+        hidden = ("training", "moves_others")
         return ", ".join(f"{n}={v!r}" for n, v in settings.items() if n[0] != "_" and n not in hidden)
 
     def terms(self) -> dict[str, Tensor]:
-        """Scalar state worth a line in the log."""
-        return {name: buffer.detach() for name, buffer in self.named_buffers() if buffer.ndim == 0}
+        """Scalar state worth a line in the log: running statistics and parameters."""
+        state = [*self.named_buffers(), *self.named_parameters()]
+        return {name: tensor.detach() for name, tensor in state if tensor.ndim == 0}
+
+
+class Batch(NamedTuple):
+    """The global batch as a regulariser sees it, equal on every rank.
+
+    Attributes:
+        raw: `(B, D)`, the embeddings as the network gives them.
+        embeddings: `(B, D)`, the same with unit length; 0 where there is no direction.
+        norms: `(B,)`, the lengths of `raw`.
+        labels: `(B,)`.
+        own_centres: `(B, D)`, the raw centre of each sample's class; None unless `needs_own_centres`.
+        max_cos: `(B,)`, largest cosine with any (sampled) class, detached; None unless `needs_max_cos`.
+        own_rows: `(B, D)`, the row of each sample's class in `class_rows`, before this step; None if none.
+    """
+
+    raw: Tensor
+    embeddings: Tensor
+    norms: Tensor
+    labels: Tensor
+    own_centres: Tensor | None = None
+    max_cos: Tensor | None = None
+    own_rows: Tensor | None = None
+
+    def detached(self) -> "Batch":
+        """The same numbers without their graph."""
+        return Batch(*(tensor if tensor is None else tensor.detach() for tensor in self))
 
 
 class Regularizer(nn.Module):
-    """A term on the embeddings, added to any loss. Called with the global batch, equal on every rank.
-
-    PartialFC hands over only what the subclass asks for, None otherwise:
-
-        embeddings: `(B, D)`, unit length (raw if the loss does not normalise).
-        norms: `(B,)`, length of the raw embeddings.
-        labels: `(B,)`.
-        own_centres: `(B, D)`, the raw centre of each sample's class, with gradient.
-        max_cos: `(B,)`, largest cosine with any (sampled) class, without gradient.
-        own_rows: `(B, D)`, the row of each sample's class in `class_rows`, before this step, with gradient.
+    """A term on the embeddings, added to any loss; called once a step with the global batch.
 
     `class_rows`, where a subclass makes it in `prepare`, has a row for each class of this rank, sharded and
     saved by class as the centres are. An optimiser moves it, or, without requires_grad, `new_rows` does.
@@ -133,21 +194,13 @@ class Regularizer(nn.Module):
     def set_progress(self, step: int, epoch: float, num_epoch: float) -> None:
         """Where training stands, before each step; for ramps."""
 
-    def update_state(self, embeddings: Tensor, norms: Tensor, labels: Tensor, max_cos: Tensor | None) -> None:
-        """Advance memories and running statistics (buffers) before the term; as `MarginLoss.update_state`."""
+    def update_state(self, batch: Batch) -> None:
+        """Advance memories and running statistics (buffers) before the term; the batch is detached."""
 
-    def new_rows(self, own_rows: Tensor, embeddings: Tensor, norms: Tensor, labels: Tensor) -> Tensor:
-        """What `own_rows` become after this step, `(B, D)`, equal for equal labels."""
-        return own_rows
+    def new_rows(self, batch: Batch) -> Tensor:
+        """What `batch.own_rows` become after this step, `(B, D)`, equal for equal labels; detached."""
+        return batch.own_rows
 
-    def forward(
-        self,
-        embeddings: Tensor,
-        norms: Tensor,
-        labels: Tensor,
-        own_centres: Tensor | None,
-        max_cos: Tensor | None,
-        own_rows: Tensor | None,
-    ) -> Tensor:
+    def forward(self, batch: Batch) -> Tensor:
         """The term as a scalar, weight included."""
         raise NotImplementedError

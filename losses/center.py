@@ -13,9 +13,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-from losses.base import Regularizer
+from losses.base import Batch, Regularizer
 from utils.errors import require
-from utils.unit_vectors import unit
+from utils.unit_vectors import normalise
 
 
 class Center(Regularizer):
@@ -40,17 +40,17 @@ class Center(Regularizer):
     def prepare(self, num_local: int, embedding_size: int) -> None:
         self.class_rows = nn.Parameter(torch.zeros(num_local, embedding_size), requires_grad=False)
 
-    def new_rows(self, own_rows: Tensor, embeddings: Tensor, norms: Tensor, labels: Tensor) -> Tensor:
-        differences = unit(embeddings) * norms[:, None] - own_rows
+    def new_rows(self, batch: Batch) -> Tensor:
+        own_rows, labels = batch.own_rows, batch.labels
         # The first sample of each class stands for it: equal labels get equal rows, to the last bit.
         first = (labels[:, None] == labels).int().argmax(1)
-        total = torch.zeros_like(own_rows).index_add_(0, first, differences)
-        count = torch.zeros_like(norms).index_add_(0, first, torch.ones_like(norms))
+        total = torch.zeros_like(own_rows).index_add_(0, first, batch.raw - own_rows)
+        count = torch.zeros_like(batch.norms).index_add_(0, first, torch.ones_like(batch.norms))
         moved = own_rows + self.alpha * total / (1 + count[:, None])
         return torch.where(moved.isfinite().all(1, keepdim=True), moved, own_rows)[first]
 
-    def forward(self, embeddings, norms, labels, own_centres, max_cos, own_rows) -> Tensor:
-        distance = (unit(embeddings) * norms[:, None] - own_rows).square().sum(1)
+    def forward(self, batch: Batch) -> Tensor:
+        distance = (batch.raw - batch.own_rows).square().sum(1)
         return self.weight / 2 * distance.mean()
 
 
@@ -77,8 +77,9 @@ class DiscFace(Regularizer):
     def prepare(self, num_local: int, embedding_size: int) -> None:
         self.class_rows = nn.Parameter(torch.zeros(num_local, embedding_size))
 
-    def forward(self, embeddings, norms, labels, own_centres, max_cos, own_rows) -> Tensor:
+    def forward(self, batch: Batch) -> Tensor:
         # b̂·min(‖b‖, max_norm), written so that b = 0 has a derivative: the identity's.
-        norm = own_rows.norm(dim=1, keepdim=True)
-        displacement = own_rows * (self.max_norm / norm.clamp_min(self.max_norm))
-        return self.weight * (unit(embeddings) - unit(own_centres) - displacement).norm(dim=1).mean()
+        norm = batch.own_rows.norm(dim=1, keepdim=True)
+        displacement = batch.own_rows * (self.max_norm / norm.clamp_min(self.max_norm))
+        difference = batch.embeddings - normalise(batch.own_centres) - displacement
+        return self.weight * difference.norm(dim=1).mean()

@@ -23,16 +23,18 @@ class Circle(MarginLoss):
         gamma: scale of the logits, > 0.
     """
 
+    moves_others = True
+
     def __init__(self, m: float = 0.25, gamma: float = 256.0, focal: float = 0.0):
         require(0 < gamma < math.inf, "gamma", gamma, "> 0")
         super().__init__(gamma, focal)
         require(0 <= m < 1, "m", m, "in [0, 1) (a cosine)")
         self.m = m
 
-    def own_logit(self, own_cos: Tensor, norms: Tensor, row: dict) -> Tensor:
+    def own_logit(self, own_cos: Tensor, norms: Tensor, statistics: dict) -> Tensor:
         weight = (1 + self.m - own_cos.detach()).relu()
         return self.scale * weight * (own_cos - (1 - self.m))
 
-    def other_logits(self, cos: Tensor, own_cos: Tensor, norms: Tensor, row: dict) -> Tensor:
+    def other_logits(self, cos: Tensor, own_cos: Tensor, norms: Tensor, statistics: dict) -> Tensor:
         weight = (cos.detach() + self.m).relu()
         return self.scale * weight * (cos - self.m)

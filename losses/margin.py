@@ -55,6 +55,8 @@ class SphereFace(MarginLoss):
         lambda_start, lambda_rate, lambda_min: of λ, each >= 0.
     """
 
+    moves_others = True
+
     def __init__(
         self,
         m: float = 4.0,
@@ -77,11 +79,11 @@ class SphereFace(MarginLoss):
         annealed = self.lambda_start / (1 + self.lambda_rate * step)
         self.cos_weight.fill_(max(self.lambda_min, annealed))
 
-    def own_logit(self, own_cos: Tensor, norms: Tensor, row: dict) -> Tensor:
+    def own_logit(self, own_cos: Tensor, norms: Tensor, statistics: dict) -> Tensor:
         weighted = self.cos_weight * own_cos + falling_cos(self.m * angle(own_cos))
         return norms * weighted / (1 + self.cos_weight)
 
-    def other_logits(self, cos: Tensor, own_cos: Tensor, norms: Tensor, row: dict) -> Tensor:
+    def other_logits(self, cos: Tensor, own_cos: Tensor, norms: Tensor, statistics: dict) -> Tensor:
         return norms * cos
 
 
@@ -97,7 +99,7 @@ class CosFace(MarginLoss):
         require(0 <= m < math.inf, "m", m, ">= 0 (a cosine)")
         self.m = m
 
-    def own_logit(self, own_cos: Tensor, norms: Tensor, row: dict) -> Tensor:
+    def own_logit(self, own_cos: Tensor, norms: Tensor, statistics: dict) -> Tensor:
         return self.scale * (own_cos - self.m)
 
 
@@ -134,7 +136,7 @@ class ArcFace(MarginLoss):
         require(gradient in GRADIENTS, "gradient", gradient, f"one of {GRADIENTS}")
         self.m, self.easy_margin, self.gradient = m, easy_margin, gradient
 
-    def own_logit(self, own_cos: Tensor, norms: Tensor, row: dict) -> Tensor:
+    def own_logit(self, own_cos: Tensor, norms: Tensor, statistics: dict) -> Tensor:
         cos = own_cos.clamp(-COS_LIMIT, COS_LIMIT)
         sin = (1 - cos * cos).sqrt()
         with_margin = cos * math.cos(self.m) - sin * math.sin(self.m)  # cos(θ + m)
@@ -183,9 +185,9 @@ class CombinedMargin(MarginLoss):
         self.gradient = gradient
         self.threshold = threshold
         self.filtered_logit = -math.inf if filtering == "remove" else 0.0
-        self.linear_others = threshold == 0
+        self.moves_others = threshold > 0
 
-    def own_logit(self, own_cos: Tensor, norms: Tensor, row: dict) -> Tensor:
+    def own_logit(self, own_cos: Tensor, norms: Tensor, statistics: dict) -> Tensor:
         if self.m1 == 1 and self.m2 == 0:
             return self.scale * (own_cos - self.m3)
         phi = self.m1 * angle(own_cos) + self.m2
@@ -197,7 +199,7 @@ class CombinedMargin(MarginLoss):
             margined = straight_through(margined, own_cos)
         return self.scale * (margined - self.m3)
 
-    def other_logits(self, cos: Tensor, own_cos: Tensor, norms: Tensor, row: dict) -> Tensor:
+    def other_logits(self, cos: Tensor, own_cos: Tensor, norms: Tensor, statistics: dict) -> Tensor:
         logits = self.scale * cos
         if self.threshold == 0:
             return logits

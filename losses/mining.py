@@ -37,6 +37,8 @@ class MVSoftmax(MarginLoss):
         t: weight of hard negatives, >= 1; 1: all are as easy ones.
     """
 
+    moves_others = True
+
     def __init__(
         self, s: float = 32.0, kind: str = "am", m: float = 0.35, t: float = 1.12, focal: float = 0.0
     ):
@@ -49,11 +51,11 @@ class MVSoftmax(MarginLoss):
     def margined(self, own_cos: Tensor) -> Tensor:
         return own_cos - self.m if self.kind == "am" else (angle(own_cos) + self.m).cos()
 
-    def own_logit(self, own_cos: Tensor, norms: Tensor, row: dict) -> Tensor:
+    def own_logit(self, own_cos: Tensor, norms: Tensor, statistics: dict) -> Tensor:
         lowest = self.m if self.kind == "am" else 0
         return self.scale * torch.where(own_cos > lowest, self.margined(own_cos), own_cos)
 
-    def other_logits(self, cos: Tensor, own_cos: Tensor, norms: Tensor, row: dict) -> Tensor:
+    def other_logits(self, cos: Tensor, own_cos: Tensor, norms: Tensor, statistics: dict) -> Tensor:
         hard = cos > self.margined(own_cos)
         return self.scale * torch.where(hard, self.t * cos + (self.t - 1), cos)
 
@@ -70,6 +72,8 @@ class CurricularFace(ArcFace):
         t_alpha: share of the new mean in the moving average, in (0, 1].
     """
 
+    moves_others = True
+
     def __init__(
         self, s: float = 64.0, m: float = 0.5, t0: float = 0.0, t_alpha: float = 0.01, focal: float = 0.0
     ):
@@ -82,7 +86,7 @@ class CurricularFace(ArcFace):
     def update_state(self, own_cos: Tensor, norms: Tensor) -> None:
         moving_average(self.t, own_cos.mean(), self.t_alpha)
 
-    def other_logits(self, cos: Tensor, own_cos: Tensor, norms: Tensor, row: dict) -> Tensor:
+    def other_logits(self, cos: Tensor, own_cos: Tensor, norms: Tensor, statistics: dict) -> Tensor:
         hard = cos > (angle(own_cos) + self.m).cos()
         return self.scale * torch.where(hard, cos * (self.t + cos), cos)
 
@@ -99,6 +103,9 @@ class NPCFace(MarginLoss):
         m_hard: margin in radians that tells the hard negatives, in [0, π/2].
         t, a: factor >= 1 and offset >= 0 of a hard negative's cosine.
     """
+
+    moves_others = True
+    has_row_statistics = True
 
     def __init__(
         self,
@@ -125,10 +132,10 @@ class NPCFace(MarginLoss):
         hard = self.is_hard(cos, own_cos)
         return {"hard": (cos * hard, "sum"), "num_hard": (hard, "sum")}
 
-    def own_logit(self, own_cos: Tensor, norms: Tensor, row: dict) -> Tensor:
-        mean_hard = row["hard"] / row["num_hard"].clamp_min(1)
+    def own_logit(self, own_cos: Tensor, norms: Tensor, statistics: dict) -> Tensor:
+        mean_hard = statistics["hard"] / statistics["num_hard"].clamp_min(1)
         margined = (angle(own_cos) + self.m0 + self.m1 * mean_hard).cos()
         return self.scale * torch.where(own_cos > 0, margined, own_cos)
 
-    def other_logits(self, cos: Tensor, own_cos: Tensor, norms: Tensor, row: dict) -> Tensor:
+    def other_logits(self, cos: Tensor, own_cos: Tensor, norms: Tensor, statistics: dict) -> Tensor:
         return self.scale * torch.where(self.is_hard(cos, own_cos), self.t * cos + self.a, cos)

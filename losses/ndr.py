@@ -11,10 +11,9 @@ import math
 import torch
 from torch import Tensor
 
-from losses.base import Regularizer
+from losses.base import Batch, Regularizer
 from losses.quality import FeatureQuality
 from utils.errors import require
-from utils.unit_vectors import unit
 
 OVER = ("non_noise", "all")
 
@@ -84,30 +83,30 @@ class NDR(Regularizer):
         elif self.ramp:
             self.progress = min(step / self.ramp, 1.0)
 
-    def update_state(self, embeddings: Tensor, norms: Tensor, labels: Tensor, max_cos: Tensor) -> None:
-        self.quality.update(norms)
+    def update_state(self, batch: Batch) -> None:
+        self.quality.update(batch.norms)
         # By masks and a stable sort, which make no GPU wait for the number of noise samples.
-        arriving = self.is_noise(norms, max_cos) * self.max_age
+        arriving = self.is_noise(batch) * self.max_age
         left = torch.cat([(self.steps_left - 1).clamp_min(0), arriving])
-        entries = torch.cat([self.memory, unit(embeddings)])
+        entries = torch.cat([self.memory, batch.embeddings])
         entries = torch.where(left[:, None] > 0, entries, 0)
         newest = (left > 0).int().argsort(stable=True)[-self.memory_size :]
         self.memory.copy_(entries[newest])
         self.steps_left.copy_(left[newest])
 
-    def is_noise(self, norms: Tensor, max_cos: Tensor) -> Tensor:
+    def is_noise(self, batch: Batch) -> Tensor:
         """`(B,)`, bool."""
-        return (max_cos < self.max_cos) & (self.quality(norms) > self.min_k)
+        return (batch.max_cos < self.max_cos) & (self.quality(batch.norms) > self.min_k)
 
-    def forward(self, embeddings, norms, labels, own_centres, max_cos, own_rows) -> Tensor:
+    def forward(self, batch: Batch) -> Tensor:
         if self.progress is None:
             raise ValueError(
                 f"regularizer 'ndr' with ramp={self.ramp!r} has no schedule to follow: call "
                 "head.set_progress(step, epoch, num_epoch) before each step, or set ramp=None"
             )
-        noise = self.is_noise(norms, max_cos)
+        noise = self.is_noise(batch)
         kept_away = torch.ones_like(noise) if self.over == "all" else ~noise
-        similarity = (unit(embeddings) @ self.memory.T).abs() @ self.memory.abs().sum(1)  # (B,)
+        similarity = (batch.embeddings @ self.memory.T).abs() @ self.memory.abs().sum(1)  # (B,)
         pairs = kept_away.sum() * (self.steps_left > 0).sum()
         mean = torch.where(kept_away, similarity, 0).sum() / pairs.clamp_min(1)
         return self.weight * self.progress * mean

@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from helpers.aroface_cases import batch, make_backbone, make_head, perturb, record_parameters
 from helpers.ranks import run_ranks
-from losses.aroface import COMPANY, AlignmentPerturbation
+from losses.aroface import MIN_FORWARD_BATCH, AlignmentPerturbation
 from utils.distributed import rank
 
 OTHER_VALUES = {
@@ -78,7 +78,7 @@ def test_only_the_images_to_be_warped_pass_through_the_backbone():
     backbone.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
     for size, hyper in ((64, {}), (12, {}), (64, {"ratio": 0.0}), (64, {"steps": 3}), (64, {"ratio": 1.0})):
         perturb(*batch(size), backbone=backbone, **hyper)
-    assert sizes == [16, COMPANY, 64, 16, 16, 16]
+    assert sizes == [16, MIN_FORWARD_BATCH, 64, 16, 16, 16]
 
 
 def test_a_single_image_to_warp_has_company_in_batch_norm_and_climbs(monkeypatch):

@@ -8,7 +8,7 @@ import torch
 
 from losses import build_loss
 from partial_fc import PartialFC
-from utils.unit_vectors import unit
+from utils.unit_vectors import normalise
 
 GOLDENS = Path(__file__).parent / "goldens" / "losses"
 STRAIGHT = "straight_through"
@@ -45,7 +45,7 @@ def through_normalisation(gradient: np.ndarray, centres: np.ndarray) -> np.ndarr
 def further_numbers(head: PartialFC, embeddings: torch.Tensor, recorded, step: int) -> dict:
     """What this project has of the fields that only some files record: states, and parts of the loss."""
     norms = embeddings.detach().norm(dim=1)
-    cos = (unit(embeddings.detach()) * unit(head.weight.detach())[recorded["y"][step]]).sum(1)
+    cos = (normalise(embeddings.detach()) * normalise(head.weight.detach())[recorded["y"][step]]).sum(1)
     cos = cos.clamp(-1 + 1e-3, 1 - 1e-3)  # as AdaFace's public code does; it moves one recorded logit by 0.1
     numbers = {
         "batch_mean": lambda: head.loss.quality.batch_mean,

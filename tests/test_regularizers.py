@@ -9,6 +9,7 @@ from torch import Tensor
 
 from helpers.regularizer_runs import EMBEDDING_SIZE, data
 from losses import REGULARIZERS, build_loss, build_regularizer
+from losses.base import Batch
 from partial_fc import PartialFC
 
 ENGINES = ("dense", "stream")
@@ -24,7 +25,8 @@ def memory_after(*batches: list[int], **settings) -> list[int]:
     for axes in batches:
         directions = torch.eye(16)[axes or [0]]
         max_cos = torch.full((len(directions),), 0.1 if axes else 0.9)
-        ndr.update_state(directions, torch.ones(len(directions)), None, max_cos)
+        ones = torch.ones(len(directions))
+        ndr.update_state(Batch(directions, directions, ones, labels=None, max_cos=max_cos))
     assert ((ndr.memory.abs().sum(1) > 0) == (ndr.steps_left > 0)).all()
     return [int(entry.argmax()) for entry in ndr.memory if entry.any()]
 
@@ -50,7 +52,8 @@ def test_a_direction_that_is_not_finite_never_enters_the_memory():
     embeddings = torch.eye(4)
     embeddings[1] = math.nan
     for _ in range(2):
-        ndr.update_state(embeddings, embeddings.norm(dim=1) * 50, None, embeddings.sum(1) * 0.1)
+        norms, max_cos = embeddings.norm(dim=1) * 50, embeddings.sum(1) * 0.1
+        ndr.update_state(Batch(embeddings, embeddings, norms, labels=None, max_cos=max_cos))
     assert ndr.memory.isfinite().all()
     assert all(buffer.isfinite().all() for buffer in ndr.buffers())
 

@@ -7,22 +7,24 @@ from torch import Tensor
 
 # A vector that is shorter, or longer than its precision can say, has no direction: its cosines are 0 and it
 # gets no gradient.
-SHORTEST = 1e-6
+MIN_NORM = 1e-6
 
 
-def unit(vectors: Tensor) -> Tensor:
+def normalise(vectors: Tensor) -> Tensor:
     """Rows divided by their length; rows that have no direction become 0."""
-    return vectors * inverse_length(vectors)
+    return vectors * inverse_norm(vectors)
 
 
-def inverse_length(vectors: Tensor) -> Tensor:
+def inverse_norm(vectors: Tensor) -> Tensor:
     """`(n, D)` -> `(n, 1)`: 1 / length, 0 where there is none."""
     length = vectors.norm(dim=1, keepdim=True)
-    has_direction = (length > SHORTEST) & (length < math.inf)
-    return torch.where(has_direction, 1 / length.clamp_min(SHORTEST), 0)
+    has_direction = (length > MIN_NORM) & (length < math.inf)
+    return torch.where(has_direction, 1 / length.clamp_min(MIN_NORM), 0)
 
 
-def through_unit(gradient: Tensor, directions: Tensor, inverse: Tensor, out: Tensor | None = None) -> Tensor:
-    """Gradient of `unit`: the part across each direction, divided by the length; into `out` if given."""
+def normalise_backward(
+    gradient: Tensor, directions: Tensor, inverse: Tensor, out: Tensor | None = None
+) -> Tensor:
+    """Gradient of `normalise`: the part across each direction, divided by the length; into `out` if given."""
     along = -(gradient * directions).sum(1, keepdim=True)
     return torch.addcmul(gradient, directions, along, out=out).mul_(inverse)

@@ -17,17 +17,20 @@ from losses.base import MarginLoss, Regularizer, angle
 class HardNegatives(MarginLoss):
     """As NPCFace: reductions over each row move the own margin and the other logits."""
 
+    moves_others = True
+    has_row_statistics = True
+
     def row_statistics(self, cos, own_cos, norms):
         hard = cos > own_cos
         return {"hard": (cos * hard, "sum"), "count": (hard, "sum"), "top": (cos, "max")}
 
-    def own_logit(self, own_cos, norms, row):
-        mean = row["hard"] / row["count"].clamp_min(1)
+    def own_logit(self, own_cos, norms, statistics):
+        mean = statistics["hard"] / statistics["count"].clamp_min(1)
         return self.scale * (angle(own_cos) + 0.4 + 0.2 * mean).cos()
 
-    def other_logits(self, cos, own_cos, norms, row):
+    def other_logits(self, cos, own_cos, norms, statistics):
         moved = torch.where(cos > own_cos, 1.1 * cos + 0.25, cos)
-        return self.scale * moved * (1 - 0.1 * row["top"].clamp_min(-1))
+        return self.scale * moved * (1 - 0.1 * statistics["top"].clamp_min(-1))
 
 
 def hard_negatives(embeddings, centres, labels):
@@ -45,10 +48,12 @@ def hard_negatives(embeddings, centres, labels):
 class MovedByOwn(MarginLoss):
     """The others depend on own_cos and the norm, with gradient through both; as MV-Softmax and SphereFace."""
 
-    def own_logit(self, own_cos, norms, row):
+    moves_others = True
+
+    def own_logit(self, own_cos, norms, statistics):
         return norms * (own_cos - 0.2)
 
-    def other_logits(self, cos, own_cos, norms, row):
+    def other_logits(self, cos, own_cos, norms, statistics):
         hard = cos > own_cos - 0.2
         return norms * torch.where(hard, 1.2 * cos + 0.2, cos) + 3 * cos * own_cos
 
@@ -63,10 +68,12 @@ def moved_by_own(embeddings, centres, labels):
 class PairSimilarity(MarginLoss):
     """As Circle, with MagFace's term: detached weights on both sides, and a per-sample loss on the norm."""
 
-    def own_logit(self, own_cos, norms, row):
+    moves_others = True
+
+    def own_logit(self, own_cos, norms, statistics):
         return -self.scale * (1.25 - own_cos).detach() * (0.75 - own_cos)
 
-    def other_logits(self, cos, own_cos, norms, row):
+    def other_logits(self, cos, own_cos, norms, statistics):
         return self.scale * (cos + 0.25).relu().detach() * (cos - 0.25)
 
     def per_sample(self, own_logit, lse_others, norms):
@@ -93,7 +100,7 @@ class RunningNorm(MarginLoss):
     def update_state(self, own_cos, norms):
         self.mean.mul_(0.9).add_(0.1 * (norms + own_cos).mean())
 
-    def own_logit(self, own_cos, norms, row):
+    def own_logit(self, own_cos, norms, statistics):
         quality = (0.1 * (norms.detach() - self.mean)).clamp(-1, 1)
         return self.scale * (own_cos - 0.2 - 0.2 * quality)
 
@@ -109,7 +116,9 @@ def running_norm(embeddings, centres, labels):
 class CosinesAsTheyAre(MarginLoss):
     """Hands the block over that it was given; an engine that works on it in place has to copy it."""
 
-    def other_logits(self, cos, own_cos, norms, row):
+    moves_others = True
+
+    def other_logits(self, cos, own_cos, norms, statistics):
         return cos
 
 
@@ -129,12 +138,12 @@ class Compact(Regularizer):
         super().__init__()
         self.register_buffer("steps", torch.tensor(0.0))
 
-    def update_state(self, embeddings, norms, labels, max_cos):
+    def update_state(self, batch):
         self.steps += 1
 
-    def forward(self, embeddings, norms, labels, own_centres, max_cos, own_rows):
-        distance = (embeddings - 10 * own_centres).square().sum(1)
-        return 2 * (distance * (1 + max_cos)).mean() + 0.3 * norms.mean() + 0.1 * (self.steps - 1)
+    def forward(self, batch):
+        distance = (batch.embeddings - 10 * batch.own_centres).square().sum(1)
+        return 2 * (distance * (1 + batch.max_cos)).mean() + 0.3 * batch.norms.mean() + 0.1 * (self.steps - 1)
 
 
 def compact(embeddings: Tensor, centres: Tensor, labels: Tensor) -> Tensor:

@@ -1,0 +1,137 @@
+"""A margin loss in one step, with what it draws, reduces and learns.
+
+A loss (`losses/base.py`) is elementwise maths and knows nothing of ranks or chunks. The engines call it
+through `StepLoss`, which adds what belongs to one step: the random draws, the row statistics reduced over all
+ranks, and the state of the forward pass, which the backward pass needs again.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from classifier.shard import fill_own
+from losses.base import MarginLoss
+from utils.distributed import all_max, all_reduce
+from utils.unit_vectors import MIN_NORM, inverse_norm, normalise
+
+EVERY_SAMPLE = slice(None)
+NEUTRAL = {"sum": 0.0, "max": -math.inf}  # what changes no reduction of that kind
+
+
+class StepLoss:
+    """The loss of a global batch of B samples.
+
+    Args:
+        loss: the module.
+        draws: name -> `(B,)`, what `loss.draw` returned for this step, equal on every rank.
+        advances: whether this step moves the running statistics of the loss on.
+
+    Attributes:
+        statistics: name -> `(B,)`, the draws and, once the engine has reduced them, the row statistics.
+    """
+
+    def __init__(self, loss: MarginLoss, draws: Mapping[str, Tensor], advances: bool):
+        self.loss, self.advances = loss, advances
+        self.statistics: dict[str, Tensor] = dict(draws)
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether the others' logits are scale · cos, and nobody reads their cosines before."""
+        return not (self.loss.moves_others or self.loss.has_row_statistics)
+
+    @property
+    def product_scale(self) -> float:
+        """What an engine multiplies the embeddings by: of a linear loss the products are logits then."""
+        return self.loss.scale if self.is_linear else 1.0
+
+    def directions(self, vectors: Tensor) -> Tensor:
+        """The vectors of whose products cosines are made; as they are, if the loss does not normalise."""
+        return normalise(vectors) if self.loss.normalize else vectors
+
+    def largest_cosine(self, products: Tensor, norms: Tensor, centres: Tensor) -> Tensor:
+        """`(b,)` from what the loss calls cosines `(b, chunk)`, which may be inner products."""
+        if not self.loss.normalize:
+            products = products * inverse_norm(centres).T / norms.clamp_min(MIN_NORM)[:, None]
+        return products.amax(1) if products.shape[1] else norms.new_full(norms.shape, -1)
+
+    def update_state(self, own_cos: Tensor, norms: Tensor) -> None:
+        """Move the running statistics of the loss on, if this step is one that does."""
+        if self.advances:
+            self.loss.update_state(own_cos.detach(), norms.detach())
+
+    def reduce_statistics(
+        self, blocks: Iterator[tuple[slice, int, Tensor]], own_cos: Tensor, norms: Tensor, own: Tensor
+    ) -> None:
+        """Reduce the row statistics of the loss over the other classes of all ranks.
+
+        Args:
+            blocks: `(rows, start, cosines (b, chunk))`: which samples, with the classes from `start` on.
+            own: `(B,)`, see `Shard`.
+        """
+        if not self.loss.has_row_statistics:
+            return
+        empty = own_cos.new_zeros(len(own_cos), 0)  # tells names and kinds to a rank without classes
+        terms = self.loss.row_statistics(empty, own_cos[:, None], norms[:, None])
+        kinds = {name: kind for name, (_, kind) in terms.items()}
+        reduced = {name: torch.full_like(own_cos, NEUTRAL[kind]) for name, kind in kinds.items()}
+        for rows, start, cos in blocks:
+            terms = self.loss.row_statistics(cos, own_cos[rows, None], norms[rows, None])
+            for name, (term, kind) in terms.items():
+                term = term.to(own_cos.dtype, copy=True)
+                fill_own(term, own[rows], start, NEUTRAL[kind])
+                if kind == "sum":
+                    reduced[name][rows] += term.sum(1)
+                else:
+                    reduced[name][rows] = torch.maximum(reduced[name][rows], term.amax(1))
+        for name, kind in kinds.items():
+            (all_max if kind == "max" else all_reduce)(reduced[name])
+        self.statistics |= reduced
+
+    def other_logits(
+        self,
+        cos: Tensor,
+        own_cos: Tensor,
+        norms: Tensor,
+        rows: slice = EVERY_SAMPLE,
+        tensors: Mapping[str, Tensor] | None = None,
+    ) -> Tensor:
+        """Logits `(b, chunk)` of the samples `rows`.
+
+        Args:
+            cos: `(b, chunk)`, their cosines.
+            own_cos, norms: `(B,)`, of all samples.
+            tensors: name -> parameter or buffer that takes the place of the loss's own in this call.
+        """
+        statistics = {name: value[rows, None] for name, value in self.statistics.items()}
+        arguments = cos, own_cos[rows, None], norms[rows, None], statistics
+        if not tensors:
+            return self.loss.other_logits(*arguments)
+        tensors = {f"loss.{name}": tensor for name, tensor in tensors.items()}
+        return functional_call(_OtherLogits(self.loss), tensors, arguments)
+
+    def per_sample(self, own_cos: Tensor, lse_others: Tensor, norms: Tensor) -> Tensor:
+        """`(B,)`, each sample's loss."""
+        own_logit = self.loss.own_logit(own_cos, norms, self.statistics)
+        return self.loss.per_sample(own_logit, lse_others, norms)
+
+    def parameters_of_others(self) -> dict[str, Tensor]:
+        """The learnable parameters that may move the logits of other classes."""
+        return {} if self.is_linear else dict(self.loss.named_parameters())
+
+    def saved_buffers(self) -> dict[str, Tensor]:
+        """Copies of the running statistics, which another forward may move on before the backward pass."""
+        return {} if self.is_linear else {name: b.clone() for name, b in self.loss.named_buffers()}
+
+
+class _OtherLogits(nn.Module):
+    """`loss.other_logits` as the forward pass of a module, which is what `functional_call` calls."""
+
+    def __init__(self, loss: MarginLoss):
+        super().__init__()
+        self.loss = loss
+
+    def forward(self, *arguments) -> Tensor:
+        return self.loss.other_logits(*arguments)
