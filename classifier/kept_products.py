@@ -14,6 +14,8 @@ from torch import Tensor
 from classifier.products import product, row_scale
 from classifier.shard import fill_own
 
+READ_AHEAD = 32  # columns
+
 
 class BatchSlice:
     """b consecutive samples of the batch, and their products with each class.
@@ -90,6 +92,10 @@ def slices_of(left: Tensor, workspace: Tensor | None, dtype: torch.dtype) -> lis
         return [BatchSlice(slice(0, len(left)), left, None, dtype)]
     kept = workspace if workspace.dtype == torch.float64 else workspace.view(dtype)
     width = min(len(left), kept.shape[1])
+    if not kept.is_cuda:
+        # A product of the CPU in half precision reads a row in steps of several columns, beyond its end too,
+        # and multiplies what it finds there by 0. That is NaN where the unwritten memory holds NaN or inf.
+        kept[:, width : width + READ_AHEAD].zero_()
     slices = [BatchSlice(slice(0, width), left[:width], kept[:, :width], dtype)]
     if width < len(left):
         slices.append(BatchSlice(slice(width, len(left)), left[width:], None, dtype))

@@ -125,6 +125,22 @@ def test_no_product_is_computed_twice_that_the_gradient_has_room_for(loss, preci
     assert work == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("loss", ["normface", "npcface"])
+def test_it_does_not_matter_what_the_memory_of_the_gradient_held_before(monkeypatch, loss, precision):
+    """bf16 products of a CPU read beyond the end of a row, and 0 · NaN is NaN."""
+    clean = [
+        step(PartialFC(build_loss(loss), 8, 40, precision=precision), *batch(40, b)) for b in range(1, 17)
+    ]
+    monkeypatch.setattr(torch, "empty_like", lambda like: torch.full_like(like, math.nan))
+    for size, expected in enumerate(clean, start=1):
+        got = step(PartialFC(build_loss(loss), 8, 40, precision=precision), *batch(40, size))
+        for name, value in got.items():
+            torch.testing.assert_close(
+                value, expected[name], msg=lambda m, n=name, b=size: f"{n}, batch {b}: {m}"
+            )
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 def test_either_side_can_be_frozen(engine):
     head = PartialFC(build_loss("arcface"), 8, 20, engine=engine)
