@@ -5,8 +5,10 @@ import inspect
 from losses.adaface import AdaFace, MagFace
 from losses.aroface import AlignmentPerturbation
 from losses.base import MarginLoss, Regularizer
+from losses.binary import SphereFace2, UniFace
 from losses.center import Center, DiscFace
 from losses.circle import Circle
+from losses.elastic import ElasticFace
 from losses.margin import AMSoftmax, ArcFace, CombinedMargin, CosFace, NormFace, Softmax, SphereFace
 from losses.mining import CurricularFace, MVSoftmax, NPCFace
 from losses.ndr import NDR
@@ -37,6 +39,9 @@ LOSSES: dict[str, type[MarginLoss]] = {
     "circle": Circle,
     "adaface": AdaFace,
     "magface": MagFace,
+    "elasticface": ElasticFace,
+    "uniface": UniFace,
+    "sphereface2": SphereFace2,
 }
 
 REGULARIZERS: dict[str, type[Regularizer]] = {"ndr": NDR, "disc": DiscFace, "center": Center}

@@ -144,7 +144,7 @@ class MarginLoss(nn.Module):
     def terms(self) -> dict[str, Tensor]:
         """Scalar state worth a line in the log: running statistics and parameters."""
         state = [*self.named_buffers(), *self.named_parameters()]
-        return {name: tensor.detach() for name, tensor in state if tensor.ndim == 0}
+        return {name: tensor.detach().clone() for name, tensor in state if tensor.ndim == 0}
 
 
 class Batch(NamedTuple):

@@ -9,6 +9,8 @@ from easydict import EasyDict
 from torch import nn
 
 from helpers.ranks import run_ranks
+from losses import build_loss
+from partial_fc import PartialFC
 from utils.distributed import rank, world_size
 from utils.optimizer import SGD, AdamW, build_optimizer, make_scaler
 
@@ -174,7 +176,7 @@ def networks():
         nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.PReLU(4), nn.Flatten(), nn.LayerNorm(4), nn.Linear(4, 2)
     )
     backbone[4].weight.requires_grad_(False)  # as insightface does with its last norm
-    return backbone, nn.Linear(2, 5, bias=False)
+    return backbone, PartialFC(build_loss("cosface"), 2, 5)
 
 
 def decay_by_name(optimizer, modules):

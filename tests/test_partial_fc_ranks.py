@@ -17,6 +17,7 @@ from helpers.interface_losses import INTERFACE_VARIANTS, InterfaceVariant
 from helpers.loss_references import VARIANTS, Variant
 from helpers.ranks import run_ranks
 from losses import build_loss
+from losses.base import MarginLoss
 from partial_fc import PartialFC
 from utils.distributed import rank, start_process_group, stop_process_group, world_size
 
@@ -137,6 +138,11 @@ def sampling() -> dict:
     }
 
 
+class DrawsByItself(MarginLoss):
+    def own_logit(self, own_cos, norms, statistics):
+        return self.scale * (own_cos - torch.rand(len(own_cos)))
+
+
 def labels_outside() -> list[str]:
     """The errors of three bad labels, of which the last rank brings the first two and rank 0 the third."""
     messages = []
@@ -149,7 +155,9 @@ def labels_outside() -> list[str]:
 
 
 def everything() -> dict:
+    torch.manual_seed(rank())  # torch's own generator differs between ranks: no loss may draw from it
     return {
+        "drawn": PartialFC(DrawsByItself(), 4, 7)(torch.ones(3, 4), torch.arange(3)).item(),
         "cases": {repr(case): run_case(case) for case in all_cases(world_size())},
         "trained": {engine: train(engine) for engine in ENGINES},
         "accumulated": {engine: train(engine, accumulate=2) for engine in ENGINES},
@@ -187,6 +195,8 @@ def assert_exact(case: Case) -> None:
     for name, error in errors(case, by_rank).items():
         assert error < 1e-5, (name, case)
     assert len({result["loss"].item() for result in by_rank}) == 1
+    for name, gradient in by_rank[0]["grad_parameters"].items():  # the ranks' losses must not drift apart
+        assert all(torch.equal(result["grad_parameters"][name], gradient) for result in by_rank), (name, case)
 
 
 @pytest.mark.parametrize("world", WORLDS)
@@ -194,6 +204,12 @@ def assert_exact(case: Case) -> None:
 def test_loss_and_gradients_equal_the_whole_matrix_in_float64(variant, world):
     for case in cases_of(variant, world):
         assert_exact(case)
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_a_loss_that_draws_from_torchs_own_generator_would_be_found_out(world):
+    """All ranks have one loss: the claim above holds of each loss in the registry, and not of this one."""
+    assert len({result["drawn"] for result in results(world)}) == world
 
 
 @pytest.mark.parametrize("world", WORLDS)

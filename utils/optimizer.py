@@ -79,7 +79,9 @@ def has_rows_of(value: object, parameter: Tensor) -> bool:
 
 
 def build_optimizer(cfg, backbone: nn.Module, head: nn.Module, lr: float) -> torch.optim.Optimizer:
-    """The optimiser of everything that learns, in groups named "backbone", "head" and "no_decay".
+    """The optimiser of everything that learns, in groups named "backbone", "head", "loss" and "no_decay".
+
+    Parameters of the loss itself (`head.loss`: a bias, a margin) are a group of their own and never decayed.
 
     Args:
         cfg: optimizer ("sgd" | "adamw"), momentum (AdamW: its first beta), weight_decay, no_decay_norm_bias.
@@ -89,14 +91,17 @@ def build_optimizer(cfg, backbone: nn.Module, head: nn.Module, lr: float) -> tor
     Raises:
         ValueError: an unknown optimizer.
     """
-    groups = {"backbone": [], "head": [], "no_decay": []}
+    groups = {"backbone": [], "head": [], "loss": [], "no_decay": []}
+    of_loss = set(head.loss.parameters())
     for name, module in (("backbone", backbone), ("head", head)):
         for parameter in module.parameters():
             if parameter.requires_grad:  # insightface freezes the scale of its last norm
                 spared = cfg.no_decay_norm_bias and parameter.ndim <= 1
-                groups["no_decay" if spared else name].append(parameter)
+                group = "loss" if parameter in of_loss else "no_decay" if spared else name
+                groups[group].append(parameter)
+    undecayed = ("loss", "no_decay")
     param_groups = [
-        {"name": name, "params": parameters, "weight_decay": 0.0 if name == "no_decay" else cfg.weight_decay}
+        {"name": name, "params": parameters, "weight_decay": 0.0 if name in undecayed else cfg.weight_decay}
         for name, parameters in groups.items()
         if parameters
     ]

@@ -10,6 +10,7 @@ from helpers.interface_losses import InterfaceVariant
 from helpers.loss_references import Variant
 from partial_fc import PartialFC, initial_centres
 from utils.distributed import rank, world_size
+from utils.seeds import seed_of
 
 EMBEDDING_SIZE = 8
 
@@ -80,35 +81,46 @@ def run_case(case: Case, dtype: torch.dtype = torch.float32) -> dict:
         "grad_embeddings": local.grad / world_size(),
         "grad_weight": gradient.to_dense(),
         "grad_rows": gradient._indices()[0] + head.class_start if gradient.is_sparse else None,
+        "grad_parameters": {f"grad_{name}": p.grad for name, p in head.loss.named_parameters()},
         "weight": head.weight.detach(),
         "sampled": head.sampled,
     }
 
 
-def expected(case: Case, sampled: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Loss and gradients (B, D), (C, D) of one process with all logits of the sampled classes, in float64."""
+def expected(case: Case, sampled: Tensor) -> dict[str, Tensor]:
+    """Loss and gradients (B, D), (C, D) of one process with all logits of the sampled classes, in float64.
+
+    A loss that draws is handed its random numbers, which are those of step 0 and its first micro-batch; one
+    that learns its parameters, whose gradients are compared too.
+    """
     embeddings, labels = data(case)
     embeddings = embeddings.double().requires_grad_()
     weight = centres(case).double().requires_grad_()
-    loss = case.variant.expected(embeddings, weight[sampled], torch.searchsorted(sampled, labels))
+    margin_loss = make_head(case).loss
+    parameters = {name: p.detach().double().requires_grad_() for name, p in margin_loss.named_parameters()}
+    generator = torch.Generator().manual_seed(seed_of(case.seed, 0, 0, 3))
+    draws = {name: numbers.double() for name, numbers in margin_loss.draw(generator, len(labels)).items()}
+    own = torch.searchsorted(sampled, labels)
+    loss = case.variant.expected(embeddings, weight[sampled], own, **draws, **parameters)
     loss.backward()
-    return loss.detach(), embeddings.grad, weight.grad
+    gradients = {"grad_embeddings": embeddings.grad, "grad_weight": weight.grad}
+    return {"loss": loss.detach(), **gradients, **{f"grad_{name}": p.grad for name, p in parameters.items()}}
 
 
 def compared(case: Case, by_rank: list[dict]) -> dict[str, tuple[Tensor, Tensor]]:
-    """What the ranks made of loss and both gradients, each beside its reference."""
+    """What the ranks made of the loss and its gradients, each beside its reference."""
     reference = expected(case, torch.cat([result["sampled"] for result in by_rank]))
-    got = (
-        by_rank[0]["loss"],
-        torch.cat([result["grad_embeddings"] for result in by_rank]),
-        torch.cat([result["grad_weight"] for result in by_rank]),
-    )
-    names = ("loss", "grad_embeddings", "grad_weight")
-    return dict(zip(names, zip(got, reference)))
+    got = {
+        "loss": by_rank[0]["loss"],
+        "grad_embeddings": torch.cat([result["grad_embeddings"] for result in by_rank]),
+        "grad_weight": torch.cat([result["grad_weight"] for result in by_rank]),
+        **by_rank[0]["grad_parameters"],
+    }
+    return {name: (got[name], value) for name, value in reference.items()}
 
 
 def errors(case: Case, by_rank: list[dict]) -> dict[str, float]:
-    """Largest error of the loss and of both gradients, each relative to the largest of its reference."""
+    """Largest error of the loss and of each gradient, each relative to the largest of its reference."""
     return {name: relative_error(*pair) for name, pair in compared(case, by_rank).items()}
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from helpers.loss_references import cosines, cross_entropy, own, replace_own
 from losses.base import MarginLoss, Regularizer, angle
@@ -127,6 +127,59 @@ def cosines_as_they_are(embeddings, centres, labels):
     return cross_entropy(replace_own(cos, labels, 64 * own(cos, labels)), labels)
 
 
+class Learning(MarginLoss):
+    """Parameters of several shapes, in the own logit, in the others' and in the loss of a sample."""
+
+    moves_others = True
+
+    def __init__(self):
+        super().__init__(s=8.0)
+        self.margin = nn.Parameter(torch.tensor(0.3))
+        self.slope = nn.Parameter(torch.tensor([1.0, 0.2]))
+        self.offset = nn.Parameter(torch.tensor(0.1))
+
+    def own_logit(self, own_cos, norms, statistics):
+        return self.scale * (self.slope[0] * own_cos - self.margin)
+
+    def other_logits(self, cos, own_cos, norms, statistics):
+        return self.scale * (self.slope[0] * cos + self.slope[1] * cos * cos * own_cos) + self.margin
+
+    def per_sample(self, own_logit, lse_others, norms):
+        return super().per_sample(own_logit, lse_others, norms) + self.offset.square()
+
+
+def learning(embeddings, centres, labels, margin, slope, offset):
+    cos = cosines(embeddings, centres)
+    own_cos = own(cos, labels)[:, None]
+    others = 8 * (slope[0] * cos + slope[1] * cos**2 * own_cos) + margin
+    own_logit = 8 * (slope[0] * own_cos[:, 0] - margin)
+    return cross_entropy(replace_own(others, labels, own_logit), labels) + offset**2
+
+
+class Drawing(MarginLoss):
+    """Random numbers in both kinds of logits."""
+
+    moves_others = True
+
+    def draw(self, generator, batch_size):
+        return {
+            "margin": 0.3 * torch.rand(batch_size, generator=generator),
+            "temperature": 1 + torch.rand(batch_size, generator=generator),
+        }
+
+    def own_logit(self, own_cos, norms, statistics):
+        return 16 * statistics["temperature"] * (own_cos - statistics["margin"])
+
+    def other_logits(self, cos, own_cos, norms, statistics):
+        return 16 * statistics["temperature"] * cos
+
+
+def drawing(embeddings, centres, labels, margin, temperature):
+    cos = cosines(embeddings, centres)
+    own_logit = own(cos, labels) - margin
+    return cross_entropy(16 * temperature[:, None] * replace_own(cos, labels, own_logit), labels)
+
+
 class Compact(Regularizer):
     """Pulls embeddings to their own raw centre, more so where a class is near; counts its training steps."""
 
@@ -161,8 +214,8 @@ class InterfaceVariant:
     def make(self) -> tuple[MarginLoss, list[Regularizer]]:
         return INTERFACE[self.name][0](), [Compact()] if self.name == "with_regularizer" else []
 
-    def expected(self, embeddings: Tensor, centres: Tensor, labels: Tensor) -> Tensor:
-        return INTERFACE[self.name][1](embeddings, centres, labels).mean()
+    def expected(self, embeddings: Tensor, centres: Tensor, labels: Tensor, **given: Tensor) -> Tensor:
+        return INTERFACE[self.name][1](embeddings, centres, labels, **given).mean()
 
     def __str__(self) -> str:
         return self.name
@@ -174,6 +227,8 @@ INTERFACE: dict[str, tuple[Callable[[], MarginLoss], Callable[..., Tensor]]] = {
     "pair_similarity": (PairSimilarity, pair_similarity),
     "running_norm": (RunningNorm, running_norm),
     "cosines_as_they_are": (CosinesAsTheyAre, cosines_as_they_are),
+    "learning": (Learning, learning),
+    "drawing": (Drawing, drawing),
     "with_regularizer": (HardNegatives, lambda *batch: hard_negatives(*batch) + compact(*batch)),
 }
 INTERFACE_VARIANTS = [InterfaceVariant(name) for name in INTERFACE]

@@ -1,8 +1,8 @@
 """The losses as their papers write them: the whole logit matrix, one process, float64, autograd.
 
 Each reference takes raw embeddings (B, D), raw centres (C, D), labels (B,) and the settings of `build_loss`,
-and returns each sample's loss (B,). A loss that joins the registry joins the tests with its formula in
-REFERENCES and its settings in VARIANTS.
+and returns each sample's loss (B,). What the loss draws at random or learns it takes as further keywords. A
+loss that joins the registry joins the tests with its formula in REFERENCES and its settings in VARIANTS.
 """
 
 import math
@@ -23,18 +23,21 @@ class Variant:
     Attributes:
         derivative: its gradient is the true derivative, so gradcheck applies.
         steps_down: how often its own logit falls, in a step, as the cosine rises; by the loss's definition.
+        compares: the own class is compared with the others, so that without any the loss is 0.
     """
 
     name: str
     hyper: dict = field(default_factory=dict)
     derivative: bool = True
     steps_down: int = 0
+    compares: bool = True
 
     def make(self) -> tuple[MarginLoss, list[Regularizer]]:
         return build_loss(self.name, **self.hyper), []
 
-    def expected(self, embeddings: Tensor, centres: Tensor, labels: Tensor) -> Tensor:
-        return REFERENCES[self.name](embeddings, centres, labels, **self.hyper).mean()
+    def expected(self, embeddings: Tensor, centres: Tensor, labels: Tensor, **given: Tensor) -> Tensor:
+        """`given`: by name, what the loss draws `(B,)` and its parameters."""
+        return REFERENCES[self.name](embeddings, centres, labels, **self.hyper, **given).mean()
 
     def __str__(self) -> str:
         return "-".join([self.name, *(f"{key}={value}" for key, value in self.hyper.items())])
@@ -242,6 +245,66 @@ def magface(
     return cross_entropy(s * replace_own(cos, labels, margined), labels, focal) + norm_term
 
 
+def elasticface(
+    embeddings, centres, labels, s=64.0, kind="arc", m=0.5, std=0.05, plus=False, focal=0.0, *, margin
+):
+    cos = cosines(embeddings, centres)
+    own_cos = own(cos, labels)
+    if plus:  # the i-th lowest cosine has the i-th largest margin
+        rank = own_cos.detach().argsort(stable=True).argsort(stable=True)
+        margin = margin.sort(descending=True).values[rank]
+    if kind == "cos":
+        margined = own_cos - margin
+    else:
+        theta = own_cos.acos()
+        falling = own_cos - margin * margin.sin()
+        margined = torch.where(theta + margin > math.pi, falling, (theta + margin).cos())
+    return cross_entropy(s * replace_own(cos, labels, margined), labels, focal)
+
+
+def uniface(embeddings, centres, labels, s=64.0, m=0.4, others_weight=1.0, initial_bias=None, *, bias):
+    cos = cosines(embeddings, centres)
+    positive = (1 + (-(s * (own(cos, labels) - m) - bias)).exp()).log()
+    return positive + others_weight * sum_of_others((1 + (s * cos - bias).exp()).log(), labels)
+
+
+def sphereface2(
+    embeddings,
+    centres,
+    labels,
+    s=40.0,
+    kind="cos",
+    m=0.4,
+    t=3.0,
+    alpha=0.7,
+    weight=50.0,
+    gradient="exact",
+    initial_bias=None,
+    *,
+    bias,
+):
+    cos = cosines(embeddings, centres)
+    own_cos = own(cos, labels)
+
+    def g(c):
+        return 2 * ((c + 1) / 2) ** t - 1
+
+    if kind == "cos":
+        own_similarity, others = g(own_cos) - m, g(cos) + m
+    else:
+        phi = own_cos.acos() + m if kind == "arc" else own_cos.acos() * m
+        own_similarity, others = g(phi.clamp_max(math.pi).cos()), g(cos)
+    if gradient == "straight_through":
+        own_similarity, others = with_gradient_of(own_similarity, own_cos), with_gradient_of(others, cos)
+    positive = (1 + (-(s * own_similarity + bias)).exp()).log()
+    negative = sum_of_others((1 + (s * others + bias).exp()).log(), labels)
+    return weight / s * (alpha * positive + (1 - alpha) * negative)
+
+
+def sum_of_others(matrix: Tensor, labels: Tensor) -> Tensor:
+    return replace_own(matrix, labels, torch.zeros_like(matrix[:, 0])).sum(1)
+
+
 REFERENCES: dict[str, Callable[..., Tensor]] = {
     "softmax": softmax,
     "normface": normface,
@@ -256,6 +319,9 @@ REFERENCES: dict[str, Callable[..., Tensor]] = {
     "circle": circle,
     "adaface": adaface,
     "magface": magface,
+    "elasticface": elasticface,
+    "uniface": uniface,
+    "sphereface2": sphereface2,
 }
 
 VARIANTS = [
@@ -291,4 +357,13 @@ VARIANTS = [
     Variant("adaface", {"s": 16.0, "t_alpha": 1.0, "keep_gradient": True, "focal": 1.0}, derivative=False),
     Variant("magface", steps_down=1),
     Variant("magface", {"s": 16.0, "l_a": 2.0, "u_a": 30.0, "l_margin": 0.1, "focal": 1.0}, steps_down=1),
+    Variant("elasticface"),
+    Variant("elasticface", {"kind": "cos", "m": 0.35, "std": 0.2, "plus": True, "focal": 1.0}),
+    Variant("elasticface", {"s": 16.0, "m": 1.2, "std": 0.3, "plus": True}),
+    Variant("uniface", compares=False),
+    Variant("uniface", {"s": 16.0, "others_weight": 0.7, "initial_bias": 1.0}, compares=False),
+    Variant("sphereface2", compares=False),
+    Variant("sphereface2", {"kind": "arc", "m": 0.5, "t": 2.0, "alpha": 0.5}, compares=False),
+    Variant("sphereface2", {"kind": "mult", "m": 1.7, "weight": 5.0, "initial_bias": -3.0}, compares=False),
+    Variant("sphereface2", {"gradient": "straight_through"}, derivative=False, compares=False),
 ]
