@@ -28,8 +28,9 @@ from eval.verification import load_set, report, table, verify
 from losses import build_loss, build_perturbation, build_regularizer
 from partial_fc import PartialFC
 from utils.command_line import run_script
-from utils.config import as_plain, get_config, verification_files
+from utils.config import get_config, verification_files
 from utils.distributed import average_buffers, rank, start_process_group, stop_process_group, world_size
+from utils.frozen import to_builtin
 from utils.logging import RunLog, setup_logging
 from utils.lr_scheduler import learning_rate
 from utils.optimizer import build_optimizer, make_scaler
@@ -80,7 +81,7 @@ def main() -> None:
 
     # ---------------------------------------------------------------- backbone, loss, head
     torch.manual_seed(cfg.seed)
-    network_args = as_plain(cfg.network_args)
+    network_args = to_builtin(cfg.network_args)
     backbone = get_model(
         cfg.network,
         num_features=cfg.embedding_size,

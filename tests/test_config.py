@@ -15,7 +15,8 @@ from configs import base
 from helpers.job_files import MS1MV3_R50, load, write_job
 from losses import LOSSES, REGULARIZERS, build_loss, build_perturbation, build_regularizer
 from utils import typed_values
-from utils.config import ROOT, find_config, get_config, write_run_info
+from utils.config import find_config, get_config
+from utils.run_info import ROOT, write_run_info
 
 PRESETS = sorted({path.stem for path in (ROOT / "configs").glob("*.py")} - {"__init__", "base"})
 DEMOS = [name for name in PRESETS if name.startswith("demo_")]

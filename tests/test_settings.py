@@ -7,7 +7,8 @@ import pytest
 
 from configs import base
 from helpers.job_files import MS1MV3_R50, load, write_job
-from utils.config import ROOT, get_config, verification_files
+from utils.config import get_config, verification_files
+from utils.run_info import ROOT
 
 
 @pytest.mark.parametrize(

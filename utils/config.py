@@ -12,31 +12,21 @@ from typing import Any
 from configs import base
 from utils import typed_values
 from utils.errors import nearest
-from utils.frozen import FrozenDict, as_plain
-from utils.run_info import ROOT, write_run_info
+from utils.frozen import FrozenDict, to_builtin
+from utils.run_info import ROOT
 from utils.settings import KINDS, absolute, check_together, checked, derive, loss_of
-
-__all__ = [
-    "ROOT",
-    "FrozenConfig",
-    "as_plain",
-    "find_config",
-    "get_config",
-    "verification_files",
-    "write_run_info",
-]
 
 
 class FrozenConfig(FrozenDict):
     """All settings of a run. Printed as a table; `*` marks what differs from configs/base.py."""
 
     def __str__(self) -> str:
-        defaults = as_plain(base.config) | {"name": self.name, "rec": self.rec}
+        defaults = to_builtin(base.config) | {"name": self.name, "rec": self.rec}
         derive(defaults)
         defaults["rec"] = None
         width = max(map(len, self))
         lines = [f"config {self.name} (* differs from configs/base.py)"]
-        for key, value in as_plain(self).items():
+        for key, value in to_builtin(self).items():
             lines.append(f"{' ' if value == defaults[key] else '*'} {key:{width}}  {value}")
         return "\n".join(lines)
 
@@ -55,8 +45,8 @@ def get_config(name_or_path: str | os.PathLike, overrides: Iterable[str] = ()) -
         ValueError: a setting is unknown, of a wrong type or range, without use here, or against another.
     """
     path = find_config(name_or_path)
-    values = {key: checked(key, value) for key, value in as_plain(base.config).items()}
-    for key, value in as_plain(_run(path)).items():
+    values = {key: checked(key, value) for key, value in to_builtin(base.config).items()}
+    for key, value in to_builtin(_run(path)).items():
         try:
             values[key] = absolute(key, checked(key, value), ROOT)
         except ValueError as error:
@@ -146,7 +136,7 @@ def _parse(override: str, values: dict) -> tuple[str, Any]:
         return key, typed_values.read(text, kind)
     if key in KINDS and not typed_values.fits({}, kind):
         raise ValueError(f"{name}: {key} has no parts, it is {typed_values.describe(kind)}")
-    value = inner = as_plain(values.get(key)) or {}
+    value = inner = to_builtin(values.get(key)) or {}
     for part in parts[:-1]:
         inner = inner.setdefault(part, {})
         if not isinstance(inner, dict):

@@ -28,14 +28,14 @@ class FrozenDict(EasyDict):
     update = pop = popitem = clear = setdefault = _refuse
 
     def __reduce__(self):  # for workers that are spawned, and for copies
-        return type(self), (as_plain(self),)
+        return type(self), (to_builtin(self),)
 
 
-def as_plain(value: Any) -> Any:
+def to_builtin(value: Any) -> Any:
     """The value with plain dicts and lists all the way down, which JSON and torch.save take; a copy."""
     if isinstance(value, Mapping):
-        return {key: as_plain(item) for key, item in value.items()}
-    return [as_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+        return {key: to_builtin(item) for key, item in value.items()}
+    return [to_builtin(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def _frozen(value: Any) -> Any:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from utils.files import write_json
-from utils.frozen import as_plain
+from utils.frozen import to_builtin
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("torch", "torchvision", "numpy", "opencv-python-headless", "scipy", "scikit-learn")
@@ -34,8 +34,8 @@ def write_run_info(folder: str | os.PathLike, cfg: Mapping, **derived: Any) -> N
         "versions": versions(),
         "hardware": hardware(),
     }
-    write_json(folder / "config.json", as_plain(cfg))
-    write_json(folder / "run.json", run | as_plain(derived))
+    write_json(folder / "config.json", to_builtin(cfg))
+    write_json(folder / "run.json", run | to_builtin(derived))
 
 
 def git_state() -> dict[str, Any]:

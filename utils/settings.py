@@ -7,7 +7,7 @@ from typing import Any
 from configs import base
 from utils import typed_values
 from utils.errors import nearest
-from utils.frozen import as_plain
+from utils.frozen import to_builtin
 from utils.precision import fast_precision
 from utils.run_info import ROOT
 
@@ -24,7 +24,7 @@ def checked(key: str, value: Any) -> Any:
     if key == "warmup_epoch" and value == -1:
         return 0.0  # insightface's "none"
     try:
-        return as_plain(typed_values.convert(value, KINDS[key]))
+        return to_builtin(typed_values.convert(value, KINDS[key]))
     except typed_values.Mismatch:
         near = nearest(value, typed_values.choices(KINDS[key]))
         raise ValueError(f"{key}={value!r}: allowed is {typed_values.describe(KINDS[key])}{near}") from None
@@ -114,7 +114,7 @@ def check_together(values: dict) -> None:
                 f"val_targets: {Path(target).stem!r} is there twice, results are known by that name"
             )
     for key, (other, needed) in base.USED_WITH.items():
-        if values[other] != needed and values[key] != as_plain(base.config[key]):
+        if values[other] != needed and values[key] != to_builtin(base.config[key]):
             raise ValueError(
                 f"{key}={values[key]!r} would be ignored: it counts only with {other}={needed!r}, not with "
                 f"{values[other]!r}; allowed is its default {base.config[key]!r}"
