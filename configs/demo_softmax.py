@@ -11,8 +11,11 @@ could not reach, what suits a hundred thousand people and twenty epochs.
 Measured by us, 100 of the people, one seed, four epochs: demo_hq 90.2 %, demo_lq 86.8 % (docs/losses.md).
 """
 
-from configs.demo import config
+from copy import deepcopy
 
+from configs.demo import config as parent
+
+config = deepcopy(parent)
 config.loss = "softmax"
 config.loss_args = {}
 config.num_steps = 100

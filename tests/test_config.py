@@ -2,9 +2,11 @@
 
 import ast
 import copy
+import importlib
 import json
 import pickle
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -76,7 +78,7 @@ def test_base_has_every_setting_of_insightface_or_says_what_serves_instead():
         "wandb_log_all save_artifacts wandb_resume notes rec num_classes num_image num_epoch warmup_epoch "
         "val_targets"
     ).split()
-    known = {*base.config, *base.UNUSED, *base.WANDB_ONLY}
+    known = {*base.config, *base.INSIGHTFACE_ONLY, *base.WANDB_ONLY}
     assert set(insightface) <= known
 
 
@@ -165,11 +167,18 @@ def test_demos_differ_in_the_loss_alone_and_those_of_additions_in_the_addition_a
     assert {key for key in cfg if cfg[key] != other[key]} <= {"name", "output"} | allowed
 
 
-def test_presets_that_build_on_one_another_leave_it_as_it_is():
-    first = get_config("wf4m_r100")
-    for name in PUBLISHED:
+def test_a_preset_leaves_the_one_that_it_builds_on_as_it_is():
+    for name in PRESETS:
         get_config(name)
-    assert get_config("wf4m_r100") == first
+    for name in PRESETS:
+        imported = importlib.import_module(f"configs.{name}").config
+        assert imported == runpy.run_path(str(ROOT / "configs" / f"{name}.py"))["config"], name
+
+
+def test_defaults_stay_where_a_file_has_changed_base_in_place(monkeypatch):
+    monkeypatch.setattr(base.config, "lr", 7.0)
+    assert load().lr == 0.1
+    assert "* lr " not in str(load())
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,13 @@ from utils.precision import fast_precision
 from utils.run_info import ROOT
 
 KINDS = base.Settings.__annotations__
+DEFAULTS = to_builtin(base.config)  # a copy: a config file may change base.config
 PATH_SETTINGS = ("output", "rec", "val_targets", "val_root")
 
 
 def checked(key: str, value: Any) -> Any:
     """The value as its setting's type."""
-    if key in base.UNUSED or key in base.WANDB_ONLY:
+    if key in base.INSIGHTFACE_ONLY or key in base.WANDB_ONLY:
         return value
     if key not in KINDS:
         raise ValueError(f"unknown setting {key!r}{nearest(key, KINDS)}")
@@ -114,10 +115,10 @@ def check_together(values: dict) -> None:
                 f"val_targets: {Path(target).stem!r} is there twice, results are known by that name"
             )
     for key, (other, needed) in base.USED_WITH.items():
-        if values[other] != needed and values[key] != to_builtin(base.config[key]):
+        if values[other] != needed and values[key] != DEFAULTS[key]:
             raise ValueError(
                 f"{key}={values[key]!r} would be ignored: it counts only with {other}={needed!r}, not with "
-                f"{values[other]!r}; allowed is its default {base.config[key]!r}"
+                f"{values[other]!r}; allowed is its default {DEFAULTS[key]!r}"
             )
     if values["num_steps"] is None and values["warmup_epoch"] > values["num_epoch"]:
         raise ValueError(
