@@ -11,6 +11,8 @@ import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
+from utils.killed_workers import WorkerKilled
+
 GRACE_S = 5.0  # for a program to unwind after Ctrl-C
 _said = threading.Event()  # the last words of this process
 
@@ -18,9 +20,9 @@ _said = threading.Event()  # the last words of this process
 def run_script(main: Callable[[], object]) -> NoReturn:
     """Calls `main()` and turns the user's mistakes into one line `error: ...` on stderr and exit code 1.
 
-    ValueError and OSError (a missing file, a full disk) count as the user's; LQFACE_TRACEBACK=1 shows where
-    they came from. Any other exception is a fault of this project and keeps its traceback. Ctrl-C: code 130.
-    Never returns: the process ends here, see `_leave`.
+    ValueError, OSError (a missing file, a full disk) and WorkerKilled (no memory left) count as the user's;
+    LQFACE_TRACEBACK=1 shows where they came from. Any other exception is a fault of this project and keeps
+    its traceback. Ctrl-C: code 130. Never returns: the process ends here, see `_leave`.
     """
     signal.signal(signal.SIGINT, _interrupt)
     try:
@@ -29,7 +31,7 @@ def run_script(main: Callable[[], object]) -> NoReturn:
         _leave("", code=0)
     except KeyboardInterrupt:
         _leave(_stopped(), code=130)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, WorkerKilled) as error:
         wanted = os.environ.get("LQFACE_TRACEBACK", "0") not in ("", "0")
         message = traceback.format_exc() if wanted else f"error: {_one_line(error)}"
         _wait_for_torchrun(seconds=0)
@@ -53,7 +55,7 @@ def _interrupt(signum, frame) -> None:
     raise KeyboardInterrupt
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror + (f": {os.fspath(error.filename)!r}" if error.filename is not None else "")
     return " ".join(str(error).split("\n")) or type(error).__name__

@@ -16,13 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from utils.augment import Augmentation
-from utils.killed_workers import (
-    WorkerKilled,
-    fetch,
-    killed_worker_error,
-    report_killed_workers,
-    silence_lost_connections,
-)
+from utils.killed_workers import install_translator, silence_lost_connection, translated
 from utils.recordio import RecordError
 
 # First numbers of the seeds, so that the order of an epoch and the changes of an image never share a stream.
@@ -100,7 +94,7 @@ class FaceLoader:
 
     Raises:
         RecordError: an image cannot be used; the same line that reading it in this process gives.
-        ChildProcessError: a worker process was killed.
+        WorkerKilled: a worker process was killed.
     """
 
     def __init__(self, dataset, sampler: DistributedSampler, augmentation: Augmentation, *, num_workers: int):
@@ -127,19 +121,17 @@ class FaceLoader:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         try:
             batches = iter(self._loader)
-            report_killed_workers()
-            while (batch := fetch(batches)) is not None:
+            install_translator()
+            for batch in batches:
                 if isinstance(batch, RecordError):
                     raise batch
                 images, labels = batch
                 yield images, labels
-        except WorkerKilled as killed:
-            raise killed.error from None
         except (RuntimeError, EOFError, ConnectionError) as error:
-            raise killed_worker_error(error) from None
+            raise translated(error) from None
 
 
 def _start_worker(worker: int) -> None:
     cv2.setNumThreads(0)  # the workers are the parallelism
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; training ends its workers
-    sys.excepthook = silence_lost_connections  # for the thread that hands batches over
+    sys.excepthook = silence_lost_connection  # of the thread that hands batches over
