@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from easydict import EasyDict
 
+import train_v2
 from backbones import MODEL_NAMES
 from configs import base
 from helpers.job_files import MS1MV3_R50, load, write_job
@@ -43,12 +44,13 @@ METHODS = {
 
 # ---------------------------------------------------------------- base.py
 
+BASE_SOURCE = Path(base.__file__).read_text()
+
 
 def documented_settings() -> dict[str, tuple[str, str]]:
     """Setting -> (its default as written, the comment lines above it), read from the source."""
-    source = Path(base.__file__).read_text()
-    lines = source.splitlines()
-    settings = next(node for node in ast.parse(source).body if getattr(node, "name", "") == "Settings")
+    lines = BASE_SOURCE.splitlines()
+    settings = next(node for node in ast.parse(BASE_SOURCE).body if getattr(node, "name", "") == "Settings")
     found = {}
     for node in settings.body:
         if isinstance(node, ast.AnnAssign):
@@ -68,6 +70,21 @@ def test_every_setting_has_a_type_a_default_that_fits_and_a_comment_that_says_wh
             f"{name}: what is None?"
         )
         assert typed_values.fits(base.config[name], base.Settings.__annotations__[name]), name
+
+
+@pytest.mark.parametrize("columns", [60, 300])
+def test_the_page_of_settings_has_every_one_with_type_default_and_comment(columns, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    with pytest.raises(SystemExit, match="0"):
+        train_v2.parse_command_line(["--settings"])
+    page = capsys.readouterr().out
+    assert max(map(len, page.splitlines())) <= min(columns, 100)
+    words = " ".join(page.split())
+    for name, (_, comment) in documented_settings().items():
+        kind = typed_values.describe(base.Settings.__annotations__[name])
+        meaning = " ".join(comment.replace("# ", "").split())
+        assert f" {name}={base.config[name]!r} {kind} {meaning}" in words
+    assert re.findall("---- (.*?) ----", page) == re.findall("# ---- (.*?) ----", BASE_SOURCE)
 
 
 def test_base_has_every_setting_of_insightface_or_says_what_serves_instead():
