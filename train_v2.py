@@ -165,7 +165,7 @@ def main() -> None:
         done = step + 1
         saving = done == total_steps or done % checkpoint_every == 0
         if saving or done % cfg.frequent == 0:
-            mean_loss = total_loss.item() / (done - logged)  # waits for the GPU, hence only here
+            mean_loss = total_loss.item() / (done - logged)  # waits for the GPU, so only where it is logged
             if not np.isfinite(mean_loss):
                 raise ValueError(
                     f"the loss became {mean_loss} near step {done}: lower lr={schedule.base_lr:g}, "

@@ -21,5 +21,5 @@ config.loss_args = {}
 config.num_steps = 100
 config.lr = 0.1  # better than the demo's 0.05 for all of them, plain softmax too
 config.warmup_epoch = 0.08  # 10 steps
-config.verbose = 0  # the pairs are seen once, at the end
-config.save_all_states = False  # it is over before anyone would resume it
+config.verbose = 0  # one verification, at the end
+config.save_all_states = False  # too short a run to be resumed

@@ -111,9 +111,9 @@ def all_gather_rows(tensor: Tensor, counts: list[int] | None = None) -> Tensor:
 class GatherRows(torch.autograd.Function):
     """`all_gather_rows` with a gradient: each rank gets back its own rows, times the world size.
 
-    What lies behind the gather is one loss on the global batch, equal on every rank. DDP will average the
-    backbone's gradients over the ranks; the factor turns that mean into the sum that it has to be. This is
-    the only place where gradients are scaled.
+    After the gather comes one loss on the global batch, equal on every rank. DDP will average the backbone's
+    gradients over the ranks; the factor turns that mean into the sum that it has to be. This is the only
+    place where gradients are scaled.
     """
 
     @staticmethod

@@ -19,15 +19,15 @@ from utils.augment import Augmentation
 from utils.killed_workers import install_translator, silence_lost_connection, translated
 from utils.recordio import RecordError
 
-# First numbers of the seeds, so that the order of an epoch and the changes of an image never share a stream.
+# First numbers of the seeds: the order of an epoch and the changes of an image never have the same seed.
 ORDER_STREAM, IMAGE_STREAM = 1, 2
 
 
 class DistributedSampler(Sampler):
     """Which images make up the batches of this rank.
 
-    An epoch is a shuffle of all images. Global batch k is its k-th stretch of world_size · batch_size images,
-    of which rank r takes the r-th part. The images that fill no global batch are left out of this epoch.
+    An epoch is a random order of all images, cut into global batches of world_size · batch_size images, of
+    which rank r takes the r-th part. Images at the end that fill no global batch are left out of this epoch.
 
     Yields `(epoch, indices)`, the epoch for the random changes, indices `(batch_size,)` int64.
 
@@ -107,7 +107,7 @@ class FaceLoader:
             persistent_workers=num_workers > 0,
             pin_memory=torch.cuda.is_available(),
             worker_init_fn=_start_worker,
-            generator=torch.Generator(),  # else starting workers advances torch's own, which dropout uses
+            generator=torch.Generator(),  # else starting workers advances the default one, which dropout uses
         )
 
     def set_position(self, epoch: int, first_batch: int = 0) -> None:
@@ -132,6 +132,6 @@ class FaceLoader:
 
 
 def _start_worker(worker: int) -> None:
-    cv2.setNumThreads(0)  # the workers are the parallelism
+    cv2.setNumThreads(0)  # one core a worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; training ends its workers
     sys.excepthook = silence_lost_connection  # of the thread that hands batches over

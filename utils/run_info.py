@@ -54,7 +54,7 @@ def versions() -> dict[str, str | None]:
     for package in PACKAGES:
         try:
             found[package] = version(package)
-        except PackageNotFoundError:  # another build of OpenCV, for one
+        except PackageNotFoundError:  # where another build of OpenCV is installed, for example
             found[package] = None
     return found
 
@@ -82,6 +82,6 @@ def _processor() -> str:
 def _git(*arguments: str) -> str | None:
     try:
         done = subprocess.run(["git", "-C", ROOT, *arguments], capture_output=True, text=True, timeout=30)
-    except (OSError, subprocess.TimeoutExpired):  # no git, or a very slow disk: no reason not to train
+    except (OSError, subprocess.TimeoutExpired):  # without git, or with a very slow disk, training goes on
         return None
     return done.stdout.strip() if done.returncode == 0 else None

@@ -1,4 +1,7 @@
-"""What the settings of configs/base.py may be, what follows from them, and what does not go together."""
+"""What the settings of configs/base.py may be, what follows from them, and what does not go together.
+
+utils/config.py calls it: `checked` and `absolute` for each value, then `derive`, then `check_together`.
+"""
 
 import os
 from pathlib import Path
@@ -46,7 +49,7 @@ def _is_file_path(val_target: str) -> bool:
 
 
 def derive(values: dict) -> None:
-    """Fills in, in place, what base.py's None leaves to other settings."""
+    """Replace, in place, each None that stands for what follows from other settings."""
     values["output"] = values["output"] or str(ROOT / "work_dirs" / values["name"])
     both = None not in (values["fp16"], values["precision"])
     if both and values["fp16"] != (values["precision"] == "fp16"):
@@ -77,7 +80,7 @@ def derive(values: dict) -> None:
 
 
 def loss_of(values: dict) -> str:
-    """The name of the loss, which margin_list can say too."""
+    """The name of the loss; where `loss` is None, margin_list decides."""
     return values["loss"] or ("combined" if values["margin_list"] else "arcface")
 
 
@@ -92,7 +95,7 @@ def _name_and_hyper(term: str | dict | tuple[str, dict]) -> tuple[str, dict]:
 
 
 def check_together(values: dict) -> None:
-    """Raises ValueError where settings that are right on their own do not go together."""
+    """Raise ValueError where settings that are right on their own do not go together."""
     for argument in values["network_args"].keys() & base.NETWORK_SETTINGS.keys():
         setting = base.NETWORK_SETTINGS[argument]
         raise ValueError(f"network_args.{argument} is no argument of the network here: set {setting}")
