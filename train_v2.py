@@ -14,6 +14,7 @@ does. Without `resume`, a folder that holds checkpoints is refused.
 """
 
 import sys
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -37,6 +38,7 @@ from utils.distributed import (
     world_size,
 )
 from utils.frozen import to_builtin
+from utils.loader import FaceLoader
 from utils.logging import RunLog, setup_logging
 from utils.lr_scheduler import Schedule
 from utils.optimizer import build_optimizer, make_scaler
@@ -204,7 +206,9 @@ def parse_command_line(arguments: list[str]) -> tuple[str, list[str]]:
     return arguments[0], arguments[1:]
 
 
-def training_steps(loader, first_step: int, total_steps: int, gradient_acc: int):
+def training_steps(
+    loader: FaceLoader, first_step: int, total_steps: int, gradient_acc: int
+) -> Iterator[tuple[int, Iterator]]:
     """Yield (step, batches) from first_step on: the step's micro-batches are the next ones of `batches`."""
     steps_per_epoch = len(loader) // gradient_acc
     batches = None

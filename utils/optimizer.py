@@ -17,8 +17,8 @@ class SparseRows:
 
     A parameter with a sparse gradient is replaced, for the duration of one step, by a dense block of its
     sampled rows with their share of the state: weight decay, momentum and moments are those of the torch
-    optimiser. State without rows (AdamW's step count) belongs to the whole parameter, so a row that is
-    sampled rarely has the moments of few steps and the bias correction of all.
+    optimiser. State without rows (AdamW's step count) belongs to the whole parameter: a row that is sampled
+    rarely has moments of few steps, but their bias is corrected as for all steps.
 
     Cost: a copy of the sampled rows and of their state, there and back.
     """

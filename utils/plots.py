@@ -1,4 +1,4 @@
-"""Training curves of a run as one picture; and what pictures share: style, small multiples, animation."""
+"""Training curves of a run as one picture, and the style that all pictures share."""
 
 from itertools import cycle
 from pathlib import Path

@@ -41,7 +41,7 @@ def write_run_info(folder: str | os.PathLike, cfg: Mapping, **derived: Any) -> N
 def git_state() -> dict[str, Any]:
     """Commit of the working tree, and whether its files differ from that commit; None outside a repository.
 
-    New files do not count: results that are written into the repository would make the next run another one.
+    New files do not count: a run that writes its results into the repository would make the next one dirty.
     """
     commit = _git("rev-parse", "HEAD")
     changes = _git("status", "--porcelain", "--untracked-files=no")

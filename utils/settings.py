@@ -26,7 +26,7 @@ def checked(key: str, value: Any) -> Any:
     if key not in KINDS:
         raise ValueError(f"unknown setting {key!r}{nearest(key, KINDS)}")
     if key == "warmup_epoch" and value == -1:
-        return 0.0  # insightface's "none"
+        return 0.0  # what insightface's -1 means
     try:
         return to_builtin(typed_values.convert(value, KINDS[key]))
     except typed_values.Mismatch:
