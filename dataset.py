@@ -121,7 +121,8 @@ class FolderDataset(FaceDataset):
                 f"{self.root}: neither train.rec nor images; expected train.rec and train.idx, "
                 f"or {self.root.name}/<identity>/*.jpg, .jpeg or .png"
             )
-        # Arrays, not lists: workers share them, where counting references would copy a list page by page.
+        # Arrays, not lists: forked workers share the memory of an array. Reading a list changes the reference
+        # counts of its items, and so each worker would end up with a copy.
         self._paths, self._labels = np.array(paths), np.array(labels)
         self.num_classes = len(self.identities)
 
@@ -146,7 +147,7 @@ class FolderDataset(FaceDataset):
 
 
 class SyntheticDataset(FaceDataset):
-    """Random images, to measure speed without data: 64 in turn; image i has label i modulo num_classes."""
+    """64 random images, again and again, to measure speed without data; image i has label i % num_classes."""
 
     root = None
 
@@ -166,16 +167,16 @@ class MergedDataset(FaceDataset):
 
     def __init__(self, datasets: Sequence[FaceDataset]):
         self.datasets, self.root = datasets, datasets[0].root
-        self._ends = list(accumulate(len(dataset) for dataset in datasets))
+        self._starts = list(accumulate((len(dataset) for dataset in datasets), initial=0))
         self._first_labels = list(accumulate((dataset.num_classes for dataset in datasets), initial=0))
         self.num_classes = self._first_labels[-1]
 
     def __len__(self) -> int:
-        return self._ends[-1]
+        return self._starts[-1]
 
     def read(self, index: int) -> tuple[np.ndarray, int]:
-        part = bisect_right(self._ends, index)
-        image, label = self.datasets[part].read(index - self._ends[part] + len(self.datasets[part]))
+        part = bisect_right(self._starts, index) - 1
+        image, label = self.datasets[part].read(index - self._starts[part])
         return image, label + self._first_labels[part]
 
 
@@ -216,7 +217,7 @@ def _open_folder(root: Path, num_classes: int | None) -> FaceDataset:
 
 
 def get_dataloader(cfg, dataset: FaceDataset, *, rank: int, world_size: int) -> FaceLoader:
-    """The loader of this rank: `cfg.batch_size` images a batch, augmented as the `*_prob` settings say.
+    """The loader of this rank: `cfg.batch_size` images a batch, augmented by the `*_prob` settings.
 
     Raises:
         ValueError: fewer images than world_size · batch_size.
@@ -229,7 +230,7 @@ def get_dataloader(cfg, dataset: FaceDataset, *, rank: int, world_size: int) -> 
 
 
 def to_input(images: Tensor, device: torch.device, channels_last: bool = False) -> Tensor:
-    """uint8 images `(b, 3, 112, 112)` as float32 in [-1, 1] on the device, which also does the arithmetic."""
+    """uint8 images `(b, 3, 112, 112)` as float32 in [-1, 1], computed on the device."""
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    images = images.to(device, non_blocking=True)  # as bytes: a quarter of the traffic
+    images = images.to(device, non_blocking=True)  # as bytes, a quarter of what float32 would be
     return images.to(torch.float32, memory_format=layout).sub_(127.5).div_(127.5)

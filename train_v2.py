@@ -3,6 +3,7 @@
     python train_v2.py configs/demo                                      # one GPU, or the CPU
     torchrun --nproc_per_node=4 train_v2.py configs/ms1mv2_r100          # one process a GPU
     ... configs/ms1mv2_r100 batch_size=256 lr=0.05 loss_args.m=0.4       # any field of configs/base.py
+    python train_v2.py --settings                                        # all of them, with their defaults
 
 The run folder (`output`) receives config.json, run.json, train.log, metrics.jsonl, TensorBoard files,
 curves.png, model.pt (the backbone alone), checkpoints/ and, with ARoFace, aroface_samples.png: faces that the
@@ -13,29 +14,38 @@ does. Without `resume`, a folder that holds checkpoints is refused.
 """
 
 import sys
-import warnings
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from backbones import get_model, save_backbone
 from dataset import get_dataloader, get_dataset, to_input
-from eval.verification import load_set, report, table, verify
+from eval.verification import load_set, summary, verify
 from losses import build_loss, build_perturbation, build_regularizer
 from partial_fc import PartialFC
 from utils.command_line import run_script
-from utils.config import as_plain, get_config, verification_files
-from utils.distributed import average_buffers, rank, start_process_group, stop_process_group, world_size
+from utils.config import get_config, verification_files
+from utils.distributed import (
+    average_buffers,
+    data_parallel,
+    rank,
+    start_process_group,
+    stop_process_group,
+    world_size,
+)
+from utils.frozen import to_builtin
+from utils.loader import FaceLoader
 from utils.logging import RunLog, setup_logging
-from utils.lr_scheduler import learning_rate
+from utils.lr_scheduler import Schedule
 from utils.optimizer import build_optimizer, make_scaler
 from utils.plots import plot_training_curves
 from utils.precision import autocast
 from utils.run_info import write_run_info
+from utils.settings_page import settings_page
 from utils.training_state import TrainingState, find_checkpoint, seed_step
 
 
@@ -48,39 +58,22 @@ def main() -> None:
     first_step = find_checkpoint(output / "checkpoints", cfg.resume)
     logger = setup_logging(output, rank())
 
-    # ---------------------------------------------------------------- data
+    # ---------------------------------------------------------------- data and schedule
     dataset = get_dataset(cfg)
     loader = get_dataloader(cfg, dataset, rank=rank(), world_size=world_size())
-    steps_per_epoch = len(loader) // cfg.gradient_acc
-    if steps_per_epoch == 0:
+    schedule = Schedule(cfg, len(loader), world_size())  # raises here, before an earlier run's files go
+    total_steps, global_batch = schedule.total_steps, schedule.global_batch
+    if first_step >= total_steps:
         raise ValueError(
-            f"gradient_acc={cfg.gradient_acc} asks for more batches than an epoch's {len(loader)}: "
-            "lower it, or batch_size"
-        )
-    num_steps = cfg.num_steps or cfg.num_epoch * steps_per_epoch
-    if first_step >= num_steps:
-        raise ValueError(
-            f"the checkpoint in {output} is of step {first_step}, and the run ends at step {num_steps}: "
+            f"the checkpoint in {output} is of step {first_step}, and the run ends at step {total_steps}: "
             "nothing is left to do; a larger num_epoch or num_steps goes on"
         )
-    global_batch = cfg.batch_size * world_size() * cfg.gradient_acc
-    base_lr = cfg.lr * (global_batch / cfg.lr_reference_batch if cfg.lr_reference_batch else 1)
-    schedule = dict(
-        base_lr=base_lr,
-        total_steps=num_steps,
-        warmup_steps=round(cfg.warmup_epoch * steps_per_epoch),
-        scheduler=cfg.scheduler,
-        power=cfg.poly_power,
-        milestones=[round(epoch * steps_per_epoch) for epoch in cfg.milestones],
-        decay=cfg.lr_decay,
-    )
-    learning_rate(first_step, **schedule)  # what cannot be is told before an earlier run is overwritten
     val_files = verification_files(cfg)
     validation = {name: load_set(path) for name, path in val_files.items()}
 
     # ---------------------------------------------------------------- backbone, loss, head
     torch.manual_seed(cfg.seed)
-    network_args = as_plain(cfg.network_args)
+    network_args = to_builtin(cfg.network_args)
     backbone = get_model(
         cfg.network,
         num_features=cfg.embedding_size,
@@ -101,16 +94,10 @@ def main() -> None:
         seed=cfg.seed,
     ).to(device)
     perturb = None if cfg.aroface is None else build_perturbation(**cfg.aroface)
-    warnings.filterwarnings("ignore", message=".*broadcast_buffers.*")  # its successor is too new to rely on
-    ddp = DistributedDataParallel(  # buffers: each rank its own, averaged before they are used or saved
-        backbone,
-        device_ids=[device] if device.type == "cuda" else None,
-        broadcast_buffers=False,
-        gradient_as_bucket_view=True,
-    )
+    ddp = data_parallel(backbone, device)
 
     # ---------------------------------------------------------------- optimiser, scaler, resume
-    optimizer = build_optimizer(cfg, backbone, head, base_lr)
+    optimizer = build_optimizer(cfg, backbone, head, schedule.base_lr)
     scaler = make_scaler(cfg.precision, device)
     fixed = dict(global_batch=global_batch, num_image=len(dataset), loss=cfg.loss)
     state = TrainingState(backbone, head, optimizer, scaler, **fixed)
@@ -118,23 +105,15 @@ def main() -> None:
         state.load(output / "checkpoints", first_step)
 
     # ---------------------------------------------------------------- what is about to happen
-    derived = dict(
-        num_classes=dataset.num_classes,
-        num_image=len(dataset),
-        world_size=world_size(),
-        global_batch=global_batch,
-        lr=base_lr,
-        steps_per_epoch=steps_per_epoch,
-        num_steps=num_steps,
-        first_step=first_step,
-        parameters=sum(p.numel() for p in backbone.parameters()),
-        device=str(device),
-    )
+    derived = dict(num_classes=dataset.num_classes, num_image=len(dataset), global_batch=global_batch)
+    derived |= dict(world_size=world_size(), device=str(device), lr=schedule.base_lr)
+    derived |= dict(steps_per_epoch=schedule.steps_per_epoch, num_steps=total_steps, first_step=first_step)
+    derived |= dict(parameters=sum(p.numel() for p in backbone.parameters()))
     if rank() == 0:
         write_run_info(output, cfg, **derived)
     logger.info("%s", cfg)
     logger.info("%s\n%s", "  ".join(f"{name} {value}" for name, value in derived.items()), head)
-    counts = dict(total_steps=num_steps, global_batch=global_batch, first_step=first_step)
+    counts = dict(total_steps=total_steps, global_batch=global_batch, first_step=first_step)
     log = RunLog(output, rank=rank(), **counts, tensorboard=cfg.tensorboard)
 
     # ---------------------------------------------------------------- two things done now and then
@@ -155,23 +134,23 @@ def main() -> None:
 
     # ---------------------------------------------------------------- the loop
     backbone.train(), head.train()
-    checkpoint_every = cfg.checkpoint_every or steps_per_epoch
+    checkpoint_every = cfg.checkpoint_every or schedule.steps_per_epoch
     total_loss, logged, results = 0.0, first_step, {}
-    for step, fetch in training_steps(loader, first_step, num_steps, cfg.gradient_acc):
+    for step, batches in training_steps(loader, first_step, total_steps, cfg.gradient_acc):
         seed_step(cfg.seed, step)
-        lr = learning_rate(step, **schedule)
+        lr = schedule(step)
         for group in optimizer.param_groups:
             group["lr"] = lr
-        head.set_progress(step, step / steps_per_epoch, num_steps / steps_per_epoch)
+        head.set_progress(step, schedule.epoch(step), schedule.epoch(total_steps))
 
-        for last in [False] * (cfg.gradient_acc - 1) + [True]:
+        for micro_batch in range(1, cfg.gradient_acc + 1):
             with log.waiting():
-                images, labels = fetch()
+                images, labels = next(batches)
             images = to_input(images, device, channels_last=cfg.channels_last)
             if perturb:
                 with autocast(device, cfg.precision):
                     images, labels = perturb(backbone, head, images, labels)
-            with nullcontext() if last else ddp.no_sync():
+            with nullcontext() if micro_batch == cfg.gradient_acc else ddp.no_sync():
                 with autocast(device, cfg.precision):
                     embeddings = ddp(images)
                 loss = head(embeddings, labels) / cfg.gradient_acc
@@ -186,21 +165,22 @@ def main() -> None:
         optimizer.zero_grad(set_to_none=True)
 
         done = step + 1
-        saving = done == num_steps or done % checkpoint_every == 0
+        saving = done == total_steps or done % checkpoint_every == 0
         if saving or done % cfg.frequent == 0:
-            mean_loss = total_loss.item() / (done - logged)  # waits for the GPU, hence only here
+            mean_loss = total_loss.item() / (done - logged)  # waits for the GPU, so only where it is logged
             if not np.isfinite(mean_loss):
                 raise ValueError(
-                    f"the loss became {mean_loss} near step {done}: lower lr={base_lr:g}, or add warmup_epoch"
+                    f"the loss became {mean_loss} near step {done}: lower lr={schedule.base_lr:g}, "
+                    "or add warmup_epoch"
                 )
-            numbers = dict(epoch=done / steps_per_epoch, loss=mean_loss, lr=lr, **head.last_terms)
+            numbers = dict(epoch=schedule.epoch(done), loss=mean_loss, lr=lr, **head.last_terms)
             if scaler.is_enabled():
                 numbers["loss_scale"] = scaler.get_scale()  # halves with each step skipped
             log.log_step(done, **numbers)
             total_loss, logged = 0.0, done
         if perturb and done == 1:
             log.log_pairs(done, "aroface_samples", perturb.samples)
-        if done == num_steps or (cfg.verbose and done % cfg.verbose == 0):
+        if done == total_steps or (cfg.verbose and done % cfg.verbose == 0):
             results = evaluate(done)
         if saving:
             save(done)
@@ -210,32 +190,34 @@ def main() -> None:
     log.close()
     if rank() == 0:
         plot_training_curves(output / "metrics.jsonl", output / "curves.png")
-        reports = {
-            name: report(results[name], val_files[name], len(issame))
-            for name, (_, issame) in validation.items()
-        }
-        logger.info("%s\nmodel, curves and logs are in %s", table(reports) if reports else "", output)
+        accuracies = summary(results, val_files, validation)
+        logger.info("%s\nmodel, curves and logs are in %s", accuracies, output)
     stop_process_group()
 
 
 def parse_command_line(arguments: list[str]) -> tuple[str, list[str]]:
-    """CONFIG [key=value ...]"""
+    """CONFIG [key=value ...]; or prints what the script or its settings are, and ends it."""
+    if arguments and arguments[0] == "--settings":
+        print(settings_page())
+        sys.exit(0)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(__doc__.strip())
         sys.exit(0 if arguments else 2)
     return arguments[0], arguments[1:]
 
 
-def training_steps(loader, first_step: int, num_steps: int, gradient_acc: int):
-    """Yield (step, fetch) from first_step on; fetch() returns the step's next micro-batch."""
+def training_steps(
+    loader: FaceLoader, first_step: int, total_steps: int, gradient_acc: int
+) -> Iterator[tuple[int, Iterator]]:
+    """Yield (step, batches) from first_step on: the step's micro-batches are the next ones of `batches`."""
     steps_per_epoch = len(loader) // gradient_acc
     batches = None
-    for step in range(first_step, num_steps):
+    for step in range(first_step, total_steps):
         epoch, step_of_epoch = divmod(step, steps_per_epoch)
         if batches is None or step_of_epoch == 0:
             loader.set_position(epoch, first_batch=step_of_epoch * gradient_acc)
             batches = iter(loader)
-        yield step, batches.__next__
+        yield step, batches
 
 
 if __name__ == "__main__":

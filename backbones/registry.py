@@ -5,10 +5,7 @@ that differ in `dp` and `mask` only (vit_s, vit_s_dp005_mask_0) are one network,
 path rate (dp005: 0.05, else 0.1) and another share of masked tokens (mask_005: 0.05, mask_0: none, else 0.1).
 """
 
-import inspect
-
-from utils import typed_values
-from utils.errors import nearest
+from utils.errors import check_arguments, nearest
 
 from .adaface_ir import AdaFaceIR
 from .backbone import Backbone, check_counts
@@ -93,19 +90,7 @@ def get_model(
         )
     check_counts("num_features", [num_features], length=1)
     family, named_settings = MODELS[name]
-    shared = {"self", "num_features", "dropout", "options"}
-    parameters = inspect.signature(family.__init__).parameters
-    allowed = {key: parameter.annotation for key, parameter in parameters.items() if key not in shared}
-    for setting, value in settings.items():
-        if setting not in allowed:
-            raise ValueError(
-                f"network {name!r} has no setting {setting!r} (it has {', '.join(allowed)})"
-                f"{nearest(setting, allowed)}"
-            )
-        if not typed_values.fits(value, allowed[setting]):
-            meant = typed_values.describe(allowed[setting])
-            wrong = f"network {name!r}: {setting}={value!r} is of the wrong type"
-            raise ValueError(f"{wrong}: it has to be {meant}")
+    check_arguments(f"network {name!r}", family, settings, hidden=("num_features", "dropout"))
     return family(
         **{**named_settings, **settings},
         num_features=num_features,

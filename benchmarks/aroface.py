@@ -27,8 +27,9 @@ from losses import build_loss
 from losses.aroface import LIMITS, AlignmentPerturbation, generator_of_rank
 from partial_fc import PartialFC
 from utils.command_line import run_script
-from utils.config import as_plain, get_config
+from utils.config import get_config
 from utils.distributed import start_process_group
+from utils.frozen import to_builtin
 from utils.optimizer import build_optimizer, make_scaler
 from utils.precision import PRECISIONS, autocast
 
@@ -62,7 +63,7 @@ def make_network(network: str, num_classes: int, precision: str) -> tuple[nn.Mod
     torch.manual_seed(0)
     cfg = get_config("demo" if network == "demo" else "synthetic")
     name = cfg.network if network == "demo" else network
-    backbone = get_model(name, num_features=cfg.embedding_size, **as_plain(cfg.network_args))
+    backbone = get_model(name, num_features=cfg.embedding_size, **to_builtin(cfg.network_args))
     head = PartialFC(build_loss("arcface"), cfg.embedding_size, num_classes, precision=precision)
     return backbone.to(device(), memory_format=torch.channels_last), head.to(device())
 

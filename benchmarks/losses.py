@@ -26,7 +26,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.common import report
 from utils.command_line import run_script
-from utils.config import ROOT, get_config
+from utils.config import get_config
+from utils.run_info import ROOT
 
 ALONE = "demo_softmax"
 MARGINS = [ALONE, "demo_cosface", "demo_arcface", "demo_adaface"]

@@ -6,6 +6,13 @@ A job config is a Python module with an EasyDict `config`, as in insightface, wh
     config = edict()
     config.network = "r100"
 
+One that builds on another preset changes a copy of it:
+
+    from copy import deepcopy
+    from configs.casia_r50 import config as parent
+    config = deepcopy(parent)
+    config.lr = 0.2
+
 On the command line `key=value` comes after the config's name and is typed by the setting:
 `batch_size=64 resume=true loss_args.m=0.4 val_targets=[lfw,cfp_fp] output=None`. Another `loss=` or
 `network=` there drops what the file sets for its own, see BELONGS_TO.
@@ -176,9 +183,9 @@ NETWORK_SETTINGS = {
     "fp16": "precision",
 }
 
-# Settings of arcface_torch without a use here: setting -> (the value that means "off", what serves instead).
-# Off is accepted, so that its config files load; anything else is an error.
-UNUSED = {
+# Settings of insightface's arcface_torch that have no use here: setting -> (the value that means "off", what
+# serves instead). Off is accepted, so that its config files load; any other value is an error.
+INSIGHTFACE_ONLY = {
     "dali": (False, "the loader decodes with OpenCV in num_workers processes"),
     "dali_aug": (False, "crop_prob, low_res_prob and photometric_prob"),
     "using_wandb": (False, "TensorBoard and metrics.jsonl in the output folder"),
@@ -187,7 +194,7 @@ UNUSED = {
     "suffix_run_name": (None, "output=FOLDER names a run"),
     "notes": (None, "the docstring of the config file"),
 }
-# These speak to Weights & Biases, and say nothing while using_wandb is off.
+# Settings of Weights & Biases: accepted with any value and dropped, as using_wandb has to be off.
 WANDB_ONLY = ("wandb_key", "wandb_entity", "wandb_project", "wandb_log_all")
 
 config = edict({name: deepcopy(getattr(Settings, name)) for name in Settings.__annotations__})

@@ -11,6 +11,9 @@ Published, AdaFace: LFW 99.42, CFP-FP 96.41, CPLFW 89.97, CALFW 93.23, AgeDB 94.
 Measured by us: not yet.
 """
 
-from configs.casia_ir50_cosface import config
+from copy import deepcopy
 
+from configs.casia_ir50_cosface import config as parent
+
+config = deepcopy(parent)
 config.loss = "adaface"

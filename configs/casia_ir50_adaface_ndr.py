@@ -10,6 +10,9 @@ Published, NDR-FACE: TinyFace rank 1/5 62.9/68.1; QMUL-SurvFace TPR@FAR=.3/.1/.0
 Measured by us: not yet.
 """
 
-from configs.casia_ir50_adaface import config
+from copy import deepcopy
 
+from configs.casia_ir50_adaface import config as parent
+
+config = deepcopy(parent)
 config.regularizers = [("ndr", {"weight": 10, "ramp": "epoch"})]

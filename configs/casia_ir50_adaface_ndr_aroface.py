@@ -9,6 +9,9 @@ Published, to beat: TinyFace rank 1/5 62.9/68.1 (AdaFace and NDR, configs/casia_
 Measured by us: not yet.
 """
 
-from configs.casia_ir50_adaface_ndr import config
+from copy import deepcopy
 
+from configs.casia_ir50_adaface_ndr import config as parent
+
+config = deepcopy(parent)
 config.aroface = {"ratio": 0.75, "eta_scale": 0.1, "eta_theta": 0.1, "eta_t": 0.1, "steps": 1}

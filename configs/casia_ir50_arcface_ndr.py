@@ -9,7 +9,10 @@ Published: NDR-FACE has code for it and no number; CosFace with NDR has TinyFace
 Measured by us: not yet.
 """
 
-from configs.casia_ir50_cosface import config
+from copy import deepcopy
 
+from configs.casia_ir50_cosface import config as parent
+
+config = deepcopy(parent)
 config.loss = "arcface"
 config.regularizers = [("ndr", {"weight": 10, "ramp": "epoch", "over": "all"})]  # "all": as that code does

@@ -10,6 +10,9 @@ Published, NDR-FACE: TinyFace rank 1/5 56.7/62.7; QMUL-SurvFace TPR@FAR=.3/.1/.0
 Measured by us: not yet.
 """
 
-from configs.casia_r50 import config
+from copy import deepcopy
 
+from configs.casia_r50 import config as parent
+
+config = deepcopy(parent)
 config.num_epoch = 40

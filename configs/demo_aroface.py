@@ -6,6 +6,9 @@ Hardware: as configs/demo_softmax.py. Only aroface differs from configs/demo_cos
 Measured by us, 100 of the people, one seed, four epochs: demo_hq 88.7 %, demo_lq 85.2 % (docs/losses.md).
 """
 
-from configs.demo_cosface import config
+from copy import deepcopy
 
+from configs.demo_cosface import config as parent
+
+config = deepcopy(parent)
 config.aroface = {"ratio": 0.75}

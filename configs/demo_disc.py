@@ -6,6 +6,9 @@ Hardware: as configs/demo_softmax.py. Only disc differs from configs/demo_cosfac
 Measured by us, 100 of the people, one seed, four epochs: demo_hq 88.8 %, demo_lq 85.2 % (docs/losses.md).
 """
 
-from configs.demo_cosface import config
+from copy import deepcopy
 
+from configs.demo_cosface import config as parent
+
+config = deepcopy(parent)
 config.regularizers = ["disc"]

@@ -11,6 +11,9 @@ Published, CVLface with the same weights: IJB-B 95.59, IJB-C 96.81, TinyFace ran
 Measured by us: not yet.
 """
 
-from configs.ms1mv2_ir50_adaface import config
+from copy import deepcopy
 
+from configs.ms1mv2_ir50_adaface import config as parent
+
+config = deepcopy(parent)
 config.network = "ir_101"

@@ -10,6 +10,9 @@ Published, ARoFace's baseline: IJB-S surveillance to single, rank 1, rank 5, 1 %
 Measured by us: not yet.
 """
 
-from configs.ms1mv2_r100 import config
+from copy import deepcopy
 
+from configs.ms1mv2_r100 import config as parent
+
+config = deepcopy(parent)
 config.aroface = None

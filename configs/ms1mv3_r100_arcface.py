@@ -10,6 +10,9 @@ Published, ARoFace's baseline: TinyFace rank 1/5 63.81/68.80.
 Measured by us: not yet.
 """
 
-from configs.ms1mv3_r100 import config
+from copy import deepcopy
 
+from configs.ms1mv3_r100 import config as parent
+
+config = deepcopy(parent)
 config.aroface = None

@@ -17,4 +17,4 @@ config.network = "r50"
 config.precision = "auto"
 config.channels_last = True
 config.num_steps = 200
-config.save_all_states = False  # nobody goes on from here
+config.save_all_states = False  # such a run is not resumed

@@ -10,6 +10,9 @@ TinyFace rank 1/5 72.29/74.97; IJB-S surveillance to single, rank 1, rank 5, 1 %
 Measured by us: not yet.
 """
 
-from configs.wf12m_r100 import config
+from copy import deepcopy
 
+from configs.wf12m_r100 import config as parent
+
+config = deepcopy(parent)
 config.aroface = None

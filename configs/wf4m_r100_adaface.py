@@ -10,6 +10,9 @@ TinyFace rank 1/5 72.02/74.52.
 Measured by us: not yet.
 """
 
-from configs.wf4m_r100 import config
+from copy import deepcopy
 
+from configs.wf4m_r100 import config as parent
+
+config = deepcopy(parent)
 config.aroface = None

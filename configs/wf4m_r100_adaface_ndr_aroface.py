@@ -9,6 +9,9 @@ Published, to beat: TinyFace rank 1/5 73.98/76.47 (AdaFace and ARoFace, configs/
 Measured by us: not yet.
 """
 
-from configs.wf4m_r100 import config
+from copy import deepcopy
 
+from configs.wf4m_r100 import config as parent
+
+config = deepcopy(parent)
 config.regularizers = [("ndr", {"weight": 10, "ramp": "epoch"})]

@@ -10,6 +10,9 @@ Published, insightface's CosFace R100 on this data (another loss): IJB-C TAR@FAR
 Measured by us: not yet.
 """
 
-from configs.wf4m_r100_arcface_aroface import config
+from copy import deepcopy
 
+from configs.wf4m_r100_arcface_aroface import config as parent
+
+config = deepcopy(parent)
 config.aroface = None

@@ -9,7 +9,10 @@ Published, ARoFace: IJB-S surveillance to single, rank 1, rank 5, 1 % FPIR 70.96
 Measured by us: not yet.
 """
 
-from configs.wf4m_r100 import config
+from copy import deepcopy
 
+from configs.wf4m_r100 import config as parent
+
+config = deepcopy(parent)
 config.loss = "arcface"
 config.loss_args = {"gradient": "straight_through"}  # as the published models were trained

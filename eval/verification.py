@@ -13,6 +13,7 @@ elsewhere are given as cosines (distance = 2 - 2 cosine): the best, and those of
 """
 
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -211,6 +212,18 @@ def table(reports: dict[str, dict]) -> PrettyTable:
         accuracy, val = (f"{100 * mean_of(reports, key):.2f}" for key in ("accuracy", "val"))
         rows.add_row(["mean", "", accuracy, val, "", "", ""])
     return rows
+
+
+def summary(
+    results: Mapping[str, VerificationResult], files: Mapping[str, Path], sets: Mapping[str, tuple]
+) -> str:
+    """The table of several sets, as text; "" if there are none.
+
+    Args:
+        results, files, sets: by name, what `verify` returned, the file, and what `load_set` returned.
+    """
+    reports = {name: report(result, files[name], len(sets[name][1])) for name, result in results.items()}
+    return str(table(reports)) if reports else ""
 
 
 def threshold_table(reports: dict[str, dict]) -> PrettyTable:

@@ -1,7 +1,5 @@
 """Losses and regularisers by name."""
 
-import inspect
-
 from losses.adaface import AdaFace, MagFace
 from losses.aroface import AlignmentPerturbation
 from losses.base import MarginLoss, Regularizer
@@ -12,8 +10,7 @@ from losses.elastic import ElasticFace
 from losses.margin import AMSoftmax, ArcFace, CombinedMargin, CosFace, NormFace, Softmax, SphereFace
 from losses.mining import CurricularFace, MVSoftmax, NPCFace
 from losses.ndr import NDR
-from utils import typed_values
-from utils.errors import nearest
+from utils.errors import check_arguments, nearest
 
 __all__ = [
     "LOSSES",
@@ -71,14 +68,7 @@ def _build(kind: str, registry: dict, name: str, hyper: dict):
     if name not in registry:
         known = ", ".join(registry) or "none yet"
         raise ValueError(f"unknown {kind} {name!r}{nearest(name, registry)} (known: {known})")
-    allowed = inspect.signature(registry[name]).parameters
-    for key, value in hyper.items():
-        if key not in allowed:
-            near, known = nearest(key, allowed), ", ".join(allowed) or "none"
-            raise ValueError(f"{kind} {name!r} has no setting {key!r}{near} (it has: {known})")
-        if not typed_values.fits(value, allowed[key].annotation):
-            meant = typed_values.describe(allowed[key].annotation)
-            raise ValueError(f"{kind} {name!r}: {key}={value!r} is of the wrong type: it has to be {meant}")
+    check_arguments(f"{kind} {name!r}", registry[name], hyper)
     try:
         return registry[name](**hyper)
     except ValueError as error:

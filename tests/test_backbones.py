@@ -132,7 +132,7 @@ def test_initial_weights_are_the_public_ones():
         (
             "mbf",
             {"block": (1, 1, 1, 1)},
-            r"no setting 'block' \(it has blocks, scale\); did you mean 'blocks'",
+            r"no setting 'block'; did you mean 'blocks'\? \(it has: blocks, scale\)",
         ),
         ("r50", {"mask_ratio": 0.1}, r"network 'r50' has no setting 'mask_ratio'"),
         ("r50", {"blocks": (1, 2, 3)}, r"blocks=\(1, 2, 3\) is of the wrong type: it has to be 4 values"),

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from utils.config import ROOT
+from utils.run_info import ROOT
 
 SCRIPT = """
 import sys

@@ -56,7 +56,7 @@ def test_combined_by_name_has_the_exact_gradient():
     assert cfg.loss_args == {"margin_list": (1.0, 0.3, 0.2)}
 
 
-@pytest.mark.parametrize(("key", "off"), [(key, off) for key, (off, _) in base.UNUSED.items()])
+@pytest.mark.parametrize(("key", "off"), [(key, off) for key, (off, _) in base.INSIGHTFACE_ONLY.items()])
 def test_a_setting_without_use_may_be_off_but_not_on(key, off):
     load(f"{key}={off}")
     with pytest.raises(ValueError, match=f"{key}=.* has no use here.*instead: "):

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from utils.lr_scheduler import learning_rate
+from helpers.job_files import load
+from utils.lr_scheduler import Schedule, learning_rate
 
 GOLDENS = json.loads((Path(__file__).parent / "goldens" / "lr_schedule.json").read_text())
 
@@ -89,3 +90,36 @@ def test_mistakes_are_named():
         learning_rate(0, base_lr=1.0, total_steps=2, warmup_steps=3)
     with pytest.raises(ValueError, match="step 3 is outside"):
         learning_rate(3, base_lr=1.0, total_steps=2)
+
+
+# ---------------------------------------------------------------- out of a config
+
+
+def test_a_schedule_counts_steps_in_global_batches_and_epochs_in_steps():
+    cfg = load(
+        "num_steps=None", "num_epoch=4", "batch_size=8", "gradient_acc=3", "lr=0.1", "lr_reference_batch=24",
+        "warmup_epoch=0.5", "scheduler=multistep", "milestones=[1,2.26]", "lr_decay=0.5",
+    )  # fmt: skip
+    schedule = Schedule(cfg, num_batches=25, world_size=2)
+    assert (schedule.steps_per_epoch, schedule.total_steps, schedule.global_batch) == (8, 32, 48)
+    assert schedule.base_lr == pytest.approx(0.2)
+    assert (schedule.epoch(0), schedule.epoch(12), schedule.epoch(schedule.total_steps)) == (0, 1.5, 4)
+    expected = dict(base_lr=0.2, total_steps=32, warmup_steps=4, scheduler="multistep", milestones=[8, 18])
+    for step in range(33):
+        assert schedule(step) == pytest.approx(learning_rate(step, **expected, decay=0.5))
+
+
+def test_num_steps_decides_and_without_a_reference_batch_the_rate_is_taken_as_it_is():
+    cfg = load("num_steps=7", "lr=0.3", "scheduler=cosine")
+    schedule = Schedule(cfg, num_batches=100, world_size=4)
+    assert (schedule.total_steps, schedule.base_lr) == (7, 0.3)
+    assert schedule(3) == learning_rate(3, base_lr=0.3, total_steps=7, scheduler="cosine")
+    schedule = Schedule(load("poly_power=2", "num_steps=7"), num_batches=100, world_size=4)
+    assert schedule(3) == learning_rate(3, base_lr=0.1, total_steps=7, power=2)
+
+
+def test_an_impossible_schedule_cannot_be_made():
+    with pytest.raises(ValueError, match="gradient_acc=4 asks for more batches than an epoch's 3"):
+        Schedule(load("gradient_acc=4"), num_batches=3, world_size=1)
+    with pytest.raises(ValueError, match="warm-up of 10 steps is longer than the run of 5"):
+        Schedule(load("num_steps=5", "warmup_epoch=1"), num_batches=10, world_size=1)

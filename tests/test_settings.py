@@ -7,7 +7,8 @@ import pytest
 
 from configs import base
 from helpers.job_files import MS1MV3_R50, load, write_job
-from utils.config import ROOT, get_config, verification_files
+from utils.config import get_config, verification_files
+from utils.run_info import ROOT
 
 
 @pytest.mark.parametrize(
@@ -224,4 +225,4 @@ def test_every_setting_is_used_by_the_code_or_turned_into_another():
         "interclass_filtering_threshold": "loss_args",
     }
     assert set(turned_into.values()) <= used
-    assert set(base.config) - set(base.UNUSED) - used == set(turned_into)
+    assert set(base.config) - set(base.INSIGHTFACE_ONLY) - used == set(turned_into)

@@ -4,12 +4,18 @@ import pytest
 import torch
 from easydict import EasyDict
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from helpers.interface_losses import Compact, RunningNorm
 from helpers.ranks import run_ranks
 from partial_fc import PartialFC
-from utils.distributed import average_buffers, rank, start_process_group, stop_process_group, world_size
+from utils.distributed import (
+    average_buffers,
+    data_parallel,
+    rank,
+    start_process_group,
+    stop_process_group,
+    world_size,
+)
 from utils.optimizer import build_optimizer, make_scaler
 from utils.training_state import TrainingState, find_checkpoint
 
@@ -27,7 +33,7 @@ def new_run(seed: int, precision: str = "fp16", **fixed) -> TrainingState:
 
 
 def train(run: TrainingState, steps: range) -> TrainingState:
-    ddp = DistributedDataParallel(run.backbone, broadcast_buffers=False)
+    ddp = data_parallel(run.backbone, torch.device("cpu"))
     for step in steps:
         generator = torch.Generator().manual_seed(100 * step + rank())
         images = torch.randn(6, 6, generator=generator)

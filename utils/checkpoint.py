@@ -39,8 +39,8 @@ def save(
 ) -> Path:
     """Write the checkpoint of `step`; every rank calls this. Returns its folder.
 
-    Afterwards the `keep` newest remain, and none of a later step: such belong to a run that was given up by
-    starting again before it.
+    Afterwards the `keep` newest checkpoints up to this step remain. Those of later steps are deleted: they
+    are of a run that was given up, and training has started again before them.
 
     Args:
         shared: nested dicts and lists of tensors and plain values, equal on every rank.
@@ -58,7 +58,7 @@ def save(
     barrier()
     if rank() == 0:
         _write(unfinished / "shared.pt", shared)
-    if class_end > class_start:  # of more ranks than classes, some have nothing to write
+    if class_end > class_start:  # with more ranks than classes, some ranks have nothing to write
         _write(unfinished / f"classes_{class_start:09d}-{class_end:09d}.pt", sharded)
     barrier()
     if rank() == 0:
@@ -121,7 +121,7 @@ def load(
         if (start < class_end and end > class_start) or not parts:
             low, high = max(class_start - start, 0), max(class_end - start, 0)
             parts.append({key: rows[low:high] for key, rows in _read(path / name, mmap=True).items()})
-    # Concatenation copies: what is returned outlives the files.
+    # torch.cat copies, so that the result no longer depends on the mapped files.
     return _read(path / "shared.pt"), {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
 
 
@@ -132,19 +132,24 @@ def _steps(folder: Path) -> list[int]:
 
 
 def _retire(folder: Path, step: int) -> None:
-    """Hide a checkpoint in one rename; half-deleted it would look whole."""
+    """Hide a checkpoint by one rename before it is deleted: half-deleted it would look whole."""
     path = folder / f"step_{step:08d}"
     path.rename(path.with_name(f"{path.name}.old.tmp"))
 
 
 def _sweep(folder: Path) -> None:
-    """Delete what is unfinished or retired."""
+    """Delete checkpoints that are unfinished or retired."""
     for path in folder.glob("step_*.tmp"):
         shutil.rmtree(path)
 
 
 def _check_files(path: Path) -> list[tuple[int, int, str]]:
-    """(first class, last + 1, file name) of each shard, ascending; files are there, as long as written."""
+    """(first class, last + 1, file name) of each shard, ascending.
+
+    Raises:
+        FileNotFoundError: a file of the manifest is missing.
+        ValueError: the manifest is damaged, or a file has another size than it says.
+    """
     remedy = f"remove {path} to go back to the checkpoint before"
     try:
         sizes = json.loads((path / MANIFEST).read_text())["files"]
@@ -172,7 +177,7 @@ def _write(path: Path, value: dict) -> None:
     with open(path, "wb") as file:
         torch.save(_plain(value), file)
         file.flush()
-        os.fsync(file.fileno())  # a renamed folder must not name data that a power cut takes away
+        os.fsync(file.fileno())  # on the disk before the folder gets its name: a power cut may come
 
 
 def _plain(value):

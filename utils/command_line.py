@@ -11,16 +11,18 @@ import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
+from utils.killed_workers import WorkerKilled
+
 GRACE_S = 5.0  # for a program to unwind after Ctrl-C
-_said = threading.Event()  # the last words of this process
+_printed = threading.Event()  # whether the message that ends this process is out
 
 
 def run_script(main: Callable[[], object]) -> NoReturn:
     """Calls `main()` and turns the user's mistakes into one line `error: ...` on stderr and exit code 1.
 
-    ValueError and OSError (a missing file, a full disk) count as the user's; LQFACE_TRACEBACK=1 shows where
-    they came from. Any other exception is a fault of this project and keeps its traceback. Ctrl-C: code 130.
-    Never returns: the process ends here, see `_leave`.
+    ValueError, OSError (a missing file, a full disk) and WorkerKilled (no memory left) count as the user's;
+    LQFACE_TRACEBACK=1 shows where they came from. Any other exception is a fault of this project and keeps
+    its traceback. Ctrl-C: code 130. Never returns: the process ends here, see `_leave`.
     """
     signal.signal(signal.SIGINT, _interrupt)
     try:
@@ -29,14 +31,14 @@ def run_script(main: Callable[[], object]) -> NoReturn:
         _leave("", code=0)
     except KeyboardInterrupt:
         _leave(_stopped(), code=130)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, WorkerKilled) as error:
         wanted = os.environ.get("LQFACE_TRACEBACK", "0") not in ("", "0")
         message = traceback.format_exc() if wanted else f"error: {_one_line(error)}"
         _wait_for_torchrun(seconds=0)
         _leave(message, code=1)
     except Exception:
         message = traceback.format_exc()
-        # Where one rank fails, its peers' collectives fail too: their tracebacks would bury the first one.
+        # Where one rank fails, the collectives of the others fail too: their tracebacks would hide the first.
         _wait_for_torchrun(seconds=2)
         _leave(message, code=1)
 
@@ -46,14 +48,17 @@ def _stopped() -> str:
 
 
 def _interrupt(signum, frame) -> None:
-    """Ctrl-C unwinds the program; where that is lost, in a destructor say, or stuck, it ends all the same."""
+    """Ctrl-C unwinds the program, and ends it after GRACE_S all the same.
+
+    Unwinding may not reach the end: Python drops exceptions in destructors, and the main thread may hang.
+    """
     last_resort = threading.Timer(GRACE_S, _leave_at_once, [_stopped(), 130])
     last_resort.daemon = True
     last_resort.start()
     raise KeyboardInterrupt
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror + (f": {os.fspath(error.filename)!r}" if error.filename is not None else "")
     return " ".join(str(error).split("\n")) or type(error).__name__
@@ -68,33 +73,33 @@ def _has_peers() -> bool:
 
 
 def _wait_for_torchrun(seconds: float) -> None:
-    """Lets the rank that is to speak go first: torchrun ends the others when it exits, before they print."""
+    """Let rank 0 print first: torchrun ends the others when one exits, so that one error is printed once."""
     if _has_peers():
         time.sleep(seconds + (3.0 if _rank() > 0 else 0.0))
 
 
 def _leave(message: str, code: int) -> NoReturn:
-    """End the process without Python's own end, in which torch's threads are not safe.
+    """End the process without Python's own shutdown, in which torch's threads are not safe.
 
-    A thread of gloo that drops the last reference to a tensor while Python ends aborts the process
+    A thread of gloo that drops the last reference to a tensor during the shutdown aborts the process
     (https://github.com/pytorch/pytorch/issues/190489). After a failure, destructors would also wait for peers
     that may be gone, and for locks of killed workers.
     """
-    with contextlib.suppress(OSError):  # output that cannot be written is what `message` is about then
+    with contextlib.suppress(OSError):  # where stdout cannot be written, `message` says so
         sys.stdout.flush()
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # that workers are killed below is no error to report
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # workers are killed below, which is no error
     _leave_at_once(message, code)
 
 
 def _leave_at_once(message: str, code: int) -> NoReturn:
-    """Also where the main thread is stuck, in output that nobody reads for example: hence no flush."""
-    _say(message)
+    """Without a flush, as the main thread may be stuck in it, where nobody reads the output for example."""
+    _print_once(message)
     for child in multiprocessing.active_children():
         child.kill()
     os._exit(code)
 
 
-def _say(message: str) -> None:
-    if message and not _said.is_set():
-        _said.set()
+def _print_once(message: str) -> None:
+    if message and not _printed.is_set():
+        _printed.set()
         print(message, file=sys.stderr, flush=True)

@@ -1,42 +1,41 @@
-"""Loads a config: configs/base.py, a job config over it, `key=value` over both; checked, then frozen."""
+"""Loads a config: configs/base.py, a job config over it, `key=value` over both; checked, then frozen.
+
+Four files work together, each on the one before:
+
+    typed_values.py    one value and one annotation: does it fit, and how is it read from text?
+    settings.py        the settings of configs/base.py: what each may be, what follows, what goes together
+    frozen.py          the dict that cannot be changed, in which a loaded config is handed out
+    config.py          finds and runs the file, puts the three layers over one another: `get_config`
+"""
 
 import os
 import runpy
 import sys
 import traceback
-from collections.abc import Iterable, Mapping
-from copy import deepcopy
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from configs import base
 from utils import typed_values
 from utils.errors import nearest
-from utils.frozen import FrozenDict, as_plain
-from utils.run_info import ROOT, write_run_info
-from utils.settings import KINDS, absolute, check_together, checked, derive, loss_of
-
-__all__ = [
-    "ROOT",
-    "FrozenConfig",
-    "as_plain",
-    "find_config",
-    "get_config",
-    "verification_files",
-    "write_run_info",
-]
+from utils.frozen import FrozenDict, to_builtin
+from utils.run_info import ROOT
+from utils.settings import DEFAULTS, KINDS, absolute, check_together, checked, derive, loss_of
 
 
 class FrozenConfig(FrozenDict):
     """All settings of a run. Printed as a table; `*` marks what differs from configs/base.py."""
 
     def __str__(self) -> str:
-        defaults = as_plain(base.config) | {"name": self.name, "rec": self.rec}
+        defaults = DEFAULTS | {"name": self.name, "rec": self.rec}
         derive(defaults)
         defaults["rec"] = None
         width = max(map(len, self))
         lines = [f"config {self.name} (* differs from configs/base.py)"]
-        for key, value in as_plain(self).items():
+        for key, value in to_builtin(self).items():
             lines.append(f"{' ' if value == defaults[key] else '*'} {key:{width}}  {value}")
         return "\n".join(lines)
 
@@ -55,8 +54,8 @@ def get_config(name_or_path: str | os.PathLike, overrides: Iterable[str] = ()) -
         ValueError: a setting is unknown, of a wrong type or range, without use here, or against another.
     """
     path = find_config(name_or_path)
-    values = {key: checked(key, value) for key, value in as_plain(base.config).items()}
-    for key, value in as_plain(_run(path)).items():
+    values = {key: checked(key, value) for key, value in DEFAULTS.items()}
+    for key, value in to_builtin(_run(path)).items():
         try:
             values[key] = absolute(key, checked(key, value), ROOT)
         except ValueError as error:
@@ -66,9 +65,9 @@ def get_config(name_or_path: str | os.PathLike, overrides: Iterable[str] = ()) -
         key, value = _parse(override, values)
         if key in base.BELONGS_TO and value != (loss_of(values) if key == "loss" else values[key]):
             for other in base.BELONGS_TO[key]:
-                values[other] = deepcopy(base.config[other])
+                values[other] = to_builtin(DEFAULTS[other])
         values[key] = absolute(key, checked(key, value), Path.cwd())
-    for key, (off, substitute) in base.UNUSED.items():
+    for key, (off, substitute) in base.INSIGHTFACE_ONLY.items():
         if values.get(key, off) != off:
             raise ValueError(
                 f"{key}={values[key]!r} has no use here, allowed is {off!r}; instead: {substitute}"
@@ -112,26 +111,40 @@ def verification_files(cfg: Mapping) -> dict[str, Path]:
 
 
 def _run(path: Path) -> Mapping:
-    """The `config` that the file defines. It sees fresh modules of configs/, and so may change base's."""
-    kept = _forget_configs()
+    """The `config` that the file defines."""
+    is_preset = path.parent == ROOT / "configs"
     try:
-        # Under this name `from .base import config` means this repository's base, wherever the file lies.
-        config = runpy.run_path(str(path), run_name=f"configs.{path.stem}").get("config")
+        with nullcontext() if is_preset else _private_presets():
+            # Under this name `from .base import config` means this repository's base, wherever the file lies.
+            config = runpy.run_path(str(path), run_name=f"configs.{path.stem}").get("config")
     except Exception as error:
         lines = [
             frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)
         ]
         line = error.lineno if isinstance(error, SyntaxError) else (lines or ["?"])[-1]
         raise ValueError(f"{path}, line {line}: {type(error).__name__}: {error}") from error
-    finally:
-        _forget_configs()
-        sys.modules.update(kept)
     if not isinstance(config, Mapping):
         raise ValueError(f"{path} defines no EasyDict named config")
     return config
 
 
-def _forget_configs() -> dict[str, Any]:
+@contextmanager
+def _private_presets() -> Iterator[None]:
+    """While entered, an import from configs/ runs the file anew; afterwards the modules of before are back.
+
+    Presets of this repository change a copy of what they import. Those of insightface change the imported
+    config itself (`from configs.base import config`): they get one that nobody else sees.
+    """
+    kept = _take_out_presets()
+    try:
+        yield
+    finally:
+        _take_out_presets()
+        sys.modules.update(kept)
+
+
+def _take_out_presets() -> dict[str, ModuleType]:
+    """Removes `configs` and its modules from those that are imported; returns them."""
     return {name: sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] == "configs"}
 
 
@@ -146,7 +159,7 @@ def _parse(override: str, values: dict) -> tuple[str, Any]:
         return key, typed_values.read(text, kind)
     if key in KINDS and not typed_values.fits({}, kind):
         raise ValueError(f"{name}: {key} has no parts, it is {typed_values.describe(kind)}")
-    value = inner = as_plain(values.get(key)) or {}
+    value = inner = to_builtin(values.get(key)) or {}
     for part in parts[:-1]:
         inner = inner.setdefault(part, {})
         if not isinstance(inner, dict):

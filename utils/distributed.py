@@ -9,12 +9,14 @@ rank carries a gradient that is equal on every rank. Only inside a shard may gra
 """
 
 import os
+import warnings
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn.parallel import DistributedDataParallel
 
 
 def start_process_group(timeout_minutes: float = 30) -> torch.device:
@@ -109,9 +111,9 @@ def all_gather_rows(tensor: Tensor, counts: list[int] | None = None) -> Tensor:
 class GatherRows(torch.autograd.Function):
     """`all_gather_rows` with a gradient: each rank gets back its own rows, times the world size.
 
-    What lies behind the gather is one loss on the global batch, equal on every rank. DDP will average the
-    backbone's gradients over the ranks; the factor turns that mean into the sum that it has to be. This is
-    the only place where gradients are scaled.
+    After the gather comes one loss on the global batch, equal on every rank. DDP will average the backbone's
+    gradients over the ranks; the factor turns that mean into the sum that it has to be. This is the only
+    place where gradients are scaled.
     """
 
     @staticmethod
@@ -149,12 +151,24 @@ class SumOverShards(torch.autograd.Function):
         return gradient
 
 
+def data_parallel(model: nn.Module, device: torch.device) -> DistributedDataParallel:
+    """The model, its gradients averaged over the ranks; each rank keeps buffers of its own."""
+    # Newer versions of torch call the argument forward_sync_buffers, which older ones do not know.
+    warnings.filterwarnings("ignore", message=".*broadcast_buffers.*")
+    return DistributedDataParallel(
+        model,
+        device_ids=[device] if device.type == "cuda" else None,
+        broadcast_buffers=False,
+        gradient_as_bucket_view=True,
+    )
+
+
 @torch.no_grad()
 def average_buffers(model: nn.Module) -> None:
     """Average the floating-point buffers (BatchNorm's running statistics) over the ranks, in place.
 
-    DDP leaves each rank with statistics of its own images; after this every rank holds, evaluates and
-    saves the same model, to which all images have contributed.
+    In training each rank collects statistics of its own images (`data_parallel`). After this every rank
+    holds, evaluates and saves the same model, to which all images have contributed.
     """
     buffers = [b for b in model.buffers() if b.is_floating_point()]
     if world_size() == 1 or not buffers:

@@ -1,7 +1,11 @@
-"""What errors for users are made of: the near miss, and the check of a setting's range."""
+"""What errors for users are made of: the near miss, and the checks of a setting's range, name and type."""
 
 import difflib
-from collections.abc import Iterable
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from utils import typed_values
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str:
@@ -14,3 +18,25 @@ def require(condition: bool, setting: str, value, allowed: str) -> None:
     """Raise ValueError "setting=value: allowed" unless the condition holds."""
     if not condition:
         raise ValueError(f"{setting}={value!r} is out of range: it has to be {allowed}")
+
+
+def check_arguments(
+    owner: str, function: Callable, arguments: Mapping[str, Any], *, hidden: Iterable[str] = ()
+) -> None:
+    """Raise ValueError for a keyword argument that `function` does not have, or whose type is another.
+
+    Args:
+        owner: how the error calls the function: "loss 'arcface'".
+        function: a function or class; its parameters are annotated as utils/typed_values.py allows.
+        hidden: parameters of it that are not the user's to give.
+    """
+    parameters = inspect.signature(function).parameters.values()
+    named = [p for p in parameters if p.kind is not inspect.Parameter.VAR_KEYWORD and p.name not in hidden]
+    kinds = {parameter.name: parameter.annotation for parameter in named}
+    for name, value in arguments.items():
+        if name not in kinds:
+            known = ", ".join(kinds) or "none"
+            raise ValueError(f"{owner} has no setting {name!r}{nearest(name, kinds)} (it has: {known})")
+        if not typed_values.fits(value, kinds[name]):
+            meant = typed_values.describe(kinds[name])
+            raise ValueError(f"{owner}: {name}={value!r} is of the wrong type: it has to be {meant}")

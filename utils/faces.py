@@ -13,9 +13,7 @@ SIZE = 112  # pixels, width and height of an aligned face
 TEMPLATE = np.array(
     [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]
 )
-
-
-# How JPEG and PNG data begin, and what a truncated file lacks.
+# The bytes by which JPEG and PNG data begin, and those at their end, which a truncated file lacks.
 WHOLE_FILE = ((b"\xff\xd8", b"\xff\xd9"), (b"\x89PNG", b"IEND"))
 
 
@@ -28,7 +26,7 @@ def decode_rgb(encoded: bytes) -> np.ndarray:
     truncated = any(encoded.startswith(begin) and end not in encoded for begin, end in WHOLE_FILE)
     try:
         image = None if truncated else cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR)
-    except cv2.error:  # what no bytes at all are
+    except cv2.error:  # raised for no bytes at all
         image = None
     if image is None:
         raise ValueError(f"its {len(encoded)} bytes are no whole image that OpenCV can decode")
@@ -36,7 +34,7 @@ def decode_rgb(encoded: bytes) -> np.ndarray:
 
 
 def coincide(points: np.ndarray) -> np.ndarray:
-    """Which rows of landmarks `(N, K, 2)` are all in one place: no transform follows from them."""
+    """Which rows of landmarks `(N, K, 2)` have all K in one place, so that no transform follows from them."""
     return (np.ptp(points, axis=1) == 0).all(axis=1)
 
 

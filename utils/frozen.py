@@ -1,4 +1,7 @@
-"""Dicts that cannot be changed: a setting that moves during a run would make its own record false."""
+"""Dicts that cannot be changed: what a run records of its settings must stay true while it runs.
+
+utils/config.py hands out a loaded config as one; `to_builtin` makes ordinary dicts and lists of it again.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -28,14 +31,14 @@ class FrozenDict(EasyDict):
     update = pop = popitem = clear = setdefault = _refuse
 
     def __reduce__(self):  # for workers that are spawned, and for copies
-        return type(self), (as_plain(self),)
+        return type(self), (to_builtin(self),)
 
 
-def as_plain(value: Any) -> Any:
-    """The value with plain dicts and lists all the way down, which JSON and torch.save take; a copy."""
+def to_builtin(value: Any) -> Any:
+    """A copy with dict and list in place of all mappings, lists and tuples: for JSON and torch.save."""
     if isinstance(value, Mapping):
-        return {key: as_plain(item) for key, item in value.items()}
-    return [as_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+        return {key: to_builtin(item) for key, item in value.items()}
+    return [to_builtin(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def _frozen(value: Any) -> Any:

@@ -1,61 +1,61 @@
-"""One clear error where a worker process of a DataLoader was killed."""
+"""One clear error where a worker process of a DataLoader was killed, by a machine without memory for example.
+
+torch tells of a killed worker by a RuntimeError that reaches the training process at one of three places:
+
+1. In the training step. torch's handler of SIGCHLD, the signal that a child process has ended, raises it at
+   whatever line the main thread is.
+2. In the loader, while it waits for a batch: the same handler. The loader catches every Exception there and
+   ends its workers, politely: it waits for locks. A worker that was killed while it held one never gives it
+   back, so this may wait for ever.
+3. In the loader, without the signal: the loader finds a dead worker, or the connection to it is lost.
+
+All three become `WorkerKilled`. It derives from BaseException, so that no code on its way catches it, the
+loader's above all. `utils.command_line.run_script` prints it as one line and ends the process.
+"""
 
 import signal
 import sys
 import threading
-from collections.abc import Iterator
-
-_fetching = False  # whether torch's code runs, not that of the training step
 
 
 class WorkerKilled(BaseException):
-    """A worker was killed. torch catches every Exception there, and then waits for locks that it may hold."""
-
-    def __init__(self, error: Exception):
-        self.error = error
+    """A worker process was killed; one line for the user."""
 
 
-def fetch(batches: Iterator):
-    """The next batch; None at the end."""
-    global _fetching
-    _fetching = True
-    try:
-        return next(batches, None)
-    finally:
-        _fetching = False
+class Translator:
+    """The SIGCHLD handler: calls torch's, and raises what that raises as WorkerKilled."""
+
+    def __init__(self, torch_handler):
+        self.torch_handler = torch_handler
+
+    def __call__(self, signum, frame) -> None:
+        try:
+            self.torch_handler(signum, frame)
+        except RuntimeError as error:
+            raise translated(error) from None
 
 
-def silence_lost_connections(kind, error, traceback) -> None:
-    lost = issubclass(kind, EOFError | ConnectionError)  # then the training process is gone, and has said why
-    if not lost:
-        sys.__excepthook__(kind, error, traceback)
+def install_translator() -> None:
+    """To be called when the workers run, as torch sets its handler when it starts them."""
+    handler = signal.getsignal(signal.SIGCHLD)
+    in_main = threading.current_thread() is threading.main_thread()  # only there can a handler be set
+    if in_main and callable(handler) and not isinstance(handler, Translator):
+        signal.signal(signal.SIGCHLD, Translator(handler))
 
 
-def killed_worker_error(error: Exception) -> Exception:
-    """One line in place of what torch says of a dead worker; any other error as it is."""
+def translated(error: Exception) -> BaseException:
+    """WorkerKilled in place of an error that tells of a dead worker; any other error as it is."""
     text = str(error).partition("\n")[0].rstrip(". ")
     if isinstance(error, RuntimeError) and not text.startswith("DataLoader worker"):
         return error
-    if not isinstance(error, RuntimeError):  # it died while it handed a batch over
+    if isinstance(error, EOFError | ConnectionError):  # it was killed while it handed a batch over
         text = "a DataLoader worker exited unexpectedly"
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGCHLD, lambda *_: None)  # said once is enough, and nothing may interrupt it
-    return ChildProcessError(f"{text}: perhaps out of memory, or of shared memory in /dev/shm")
+        signal.signal(signal.SIGCHLD, lambda *_: None)  # more killed workers are no further error
+    return WorkerKilled(f"{text}: perhaps out of memory, or of shared memory in /dev/shm")
 
 
-def report_killed_workers() -> None:
-    """Translates what torch's SIGCHLD handler raises too: wherever the training process is at that time."""
-    handler = signal.getsignal(signal.SIGCHLD)
-    in_main = threading.current_thread() is threading.main_thread()  # only there can a handler be set
-    if not in_main or not callable(handler) or hasattr(handler, "translates"):
-        return
-
-    def translate(signum, frame):
-        try:
-            handler(signum, frame)
-        except RuntimeError as error:
-            killed = killed_worker_error(error)
-            raise (WorkerKilled(killed) if _fetching else killed) from None
-
-    translate.translates = True
-    signal.signal(signal.SIGCHLD, translate)
+def silence_lost_connection(kind, error, traceback) -> None:
+    """A `sys.excepthook` for workers: where the training process is gone, that process has said why."""
+    if not issubclass(kind, EOFError | ConnectionError):
+        sys.__excepthook__(kind, error, traceback)

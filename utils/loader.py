@@ -16,24 +16,18 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from utils.augment import Augmentation
-from utils.killed_workers import (
-    WorkerKilled,
-    fetch,
-    killed_worker_error,
-    report_killed_workers,
-    silence_lost_connections,
-)
+from utils.killed_workers import install_translator, silence_lost_connection, translated
 from utils.recordio import RecordError
 
-# First numbers of the seeds, so that the order of an epoch and the changes of an image never share a stream.
+# First numbers of the seeds: the order of an epoch and the changes of an image never have the same seed.
 ORDER_STREAM, IMAGE_STREAM = 1, 2
 
 
 class DistributedSampler(Sampler):
     """Which images make up the batches of this rank.
 
-    An epoch is a shuffle of all images. Global batch k is its k-th stretch of world_size · batch_size images,
-    of which rank r takes the r-th part. The images that fill no global batch are left out of this epoch.
+    An epoch is a random order of all images, cut into global batches of world_size · batch_size images, of
+    which rank r takes the r-th part. Images at the end that fill no global batch are left out of this epoch.
 
     Yields `(epoch, indices)`, the epoch for the random changes, indices `(batch_size,)` int64.
 
@@ -100,7 +94,7 @@ class FaceLoader:
 
     Raises:
         RecordError: an image cannot be used; the same line that reading it in this process gives.
-        ChildProcessError: a worker process was killed.
+        WorkerKilled: a worker process was killed.
     """
 
     def __init__(self, dataset, sampler: DistributedSampler, augmentation: Augmentation, *, num_workers: int):
@@ -113,7 +107,7 @@ class FaceLoader:
             persistent_workers=num_workers > 0,
             pin_memory=torch.cuda.is_available(),
             worker_init_fn=_start_worker,
-            generator=torch.Generator(),  # else starting workers advances torch's own, which dropout uses
+            generator=torch.Generator(),  # else starting workers advances the default one, which dropout uses
         )
 
     def set_position(self, epoch: int, first_batch: int = 0) -> None:
@@ -127,19 +121,17 @@ class FaceLoader:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         try:
             batches = iter(self._loader)
-            report_killed_workers()
-            while (batch := fetch(batches)) is not None:
+            install_translator()
+            for batch in batches:
                 if isinstance(batch, RecordError):
                     raise batch
                 images, labels = batch
                 yield images, labels
-        except WorkerKilled as killed:
-            raise killed.error from None
         except (RuntimeError, EOFError, ConnectionError) as error:
-            raise killed_worker_error(error) from None
+            raise translated(error) from None
 
 
 def _start_worker(worker: int) -> None:
-    cv2.setNumThreads(0)  # the workers are the parallelism
+    cv2.setNumThreads(0)  # one core a worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; training ends its workers
-    sys.excepthook = silence_lost_connections  # for the thread that hands batches over
+    sys.excepthook = silence_lost_connection  # of the thread that hands batches over

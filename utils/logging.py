@@ -1,4 +1,4 @@
-"""What a run says: log lines, a progress bar, metrics.jsonl and TensorBoard. Only rank 0 speaks."""
+"""What a run reports: log lines, a progress bar, metrics.jsonl and TensorBoard, all by rank 0 alone."""
 
 import json
 import logging
@@ -74,8 +74,8 @@ class RunLog:
         first_step: int = 0,
         tensorboard: bool = True,
     ):
-        self.speaks, self.bar, self.tensorboard, self.waited = rank == 0, None, None, 0.0
-        if not self.speaks:
+        self.is_main, self.bar, self.tensorboard, self.waited = rank == 0, None, None, 0.0
+        if not self.is_main:
             return
         self.folder = folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -83,9 +83,9 @@ class RunLog:
         self.total_steps, self.global_batch, self.first_step = total_steps, global_batch, first_step
         self.metrics = _continue_metrics(folder / "metrics.jsonl", first_step)
         if tensorboard:
-            from torch.utils.tensorboard import SummaryWriter  # takes seconds, hence only where used
+            from torch.utils.tensorboard import SummaryWriter  # not at the top: the import takes seconds
 
-            # TensorBoard, too, hides what an earlier start has written about later steps.
+            # purge_step: TensorBoard hides what was written about later steps before the run was resumed.
             self.tensorboard = SummaryWriter(
                 str(folder / "tensorboard"), purge_step=first_step + 1, flush_secs=10
             )
@@ -97,12 +97,12 @@ class RunLog:
         self.restart_clock(first_step)
 
     def restart_clock(self, step: int) -> None:
-        """Begin anew to measure speed and waiting, after something else than training: a checkpoint, say."""
+        """Measure speed and waiting from here on: after something else than training, as a checkpoint is."""
         self.clock_step, self.clock, self.waited = step, time.monotonic(), 0.0
 
     @contextmanager
     def waiting(self):
-        """What happens inside is waiting for images."""
+        """The time inside counts as waiting for images."""
         start = time.monotonic()
         yield
         self.waited += time.monotonic() - start
@@ -116,7 +116,7 @@ class RunLog:
             loss: a float, or a 0-dim tensor, for which this waits.
             scalars: further numbers or 0-dim tensors, for metrics.jsonl and TensorBoard.
         """
-        if not self.speaks:
+        if not self.is_main:
             return
         loss = float(loss)  # waits for the GPU, so it comes before the clock is read
         now = time.monotonic()
@@ -138,7 +138,7 @@ class RunLog:
 
     def log_eval(self, step: int, results: dict) -> None:
         """Accuracies of the verification sets: name -> VerificationResult."""
-        if not self.speaks:
+        if not self.is_main:
             return
         width = max(map(len, results), default=0)
         for name, result in results.items():
@@ -159,9 +159,9 @@ class RunLog:
         Args:
             pairs: (before, after), each `(n, 3, H, W)` in [-1, 1]; (): there is nothing to show.
         """
-        if not self.speaks or not pairs:
+        if not self.is_main or not pairs:
             return
-        from torchvision.utils import make_grid, save_image  # takes seconds, hence only where used
+        from torchvision.utils import make_grid, save_image  # not at the top: the import takes seconds
 
         grid = make_grid(torch.cat(pairs), len(pairs[0]), normalize=True, value_range=(-1, 1), pad_value=1)
         save_image(grid, self.folder / f"{name}.png")
@@ -172,7 +172,7 @@ class RunLog:
 
     def close(self) -> None:
         """Flush and close everything; may be called twice."""
-        if self.speaks:
+        if self.is_main:
             self.metrics.close()
             for output in (self.bar, self.tensorboard):
                 if output is not None:
@@ -222,7 +222,7 @@ def _continue_metrics(path: Path, first_step: int):
 
 
 def _terminal_width(stream) -> int:
-    """In columns; 0 of what is no terminal, or does not tell: a bar would be invisible there."""
+    """Columns of the terminal; 0, for no bar, where the stream is none or does not know its width."""
     return os.get_terminal_size(stream.fileno()).columns if stream.isatty() else 0
 
 

@@ -1,5 +1,6 @@
 """The learning rate in closed form: a function of the step alone, so resuming needs no scheduler state."""
 
+import functools
 import math
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -51,3 +52,47 @@ def learning_rate(
         return base_lr * decay ** bisect_right(milestones, step)
     done = (step - warmup_steps) / max(total_steps - warmup_steps, 1)
     return base_lr * ((1 + math.cos(math.pi * done)) / 2 if scheduler == "cosine" else (1 - done) ** power)
+
+
+class Schedule:
+    """The steps of a run, counted from 0, and the learning rate of each: `schedule(step)`; out of a config.
+
+    An epoch has one step for each `gradient_acc` batches of the loader. Where `lr_reference_batch` is given,
+    `lr` is the rate for that many images a step, and grows in proportion with the global batch. What the
+    config counts in epochs, `warmup_epoch` and `milestones`, becomes steps, rounded.
+
+    Args:
+        cfg: a loaded config.
+        num_batches: batches of an epoch on one rank; the same on every rank.
+    Raises:
+        ValueError: no step fits into an epoch, or the warm-up is longer than the run.
+    """
+
+    def __init__(self, cfg, num_batches: int, world_size: int):
+        self.steps_per_epoch = num_batches // cfg.gradient_acc
+        if self.steps_per_epoch == 0:
+            raise ValueError(
+                f"gradient_acc={cfg.gradient_acc} asks for more batches than an epoch's {num_batches}: "
+                "lower it, or batch_size"
+            )
+        self.total_steps = cfg.num_steps or cfg.num_epoch * self.steps_per_epoch
+        self.global_batch = cfg.batch_size * world_size * cfg.gradient_acc
+        self.base_lr = cfg.lr * (self.global_batch / (cfg.lr_reference_batch or self.global_batch))
+        self._learning_rate = functools.partial(
+            learning_rate,
+            base_lr=self.base_lr,
+            total_steps=self.total_steps,
+            warmup_steps=round(cfg.warmup_epoch * self.steps_per_epoch),
+            scheduler=cfg.scheduler,
+            power=cfg.poly_power,
+            milestones=[round(epoch * self.steps_per_epoch) for epoch in cfg.milestones],
+            decay=cfg.lr_decay,
+        )
+        self(0)  # raises where the schedule is impossible
+
+    def __call__(self, step: int) -> float:
+        return self._learning_rate(step)
+
+    def epoch(self, step: int) -> float:
+        """Passes over the data that are done when `step` begins, with fraction."""
+        return step / self.steps_per_epoch

@@ -15,10 +15,10 @@ from utils.errors import nearest
 class SparseRows:
     """Mix-in before a `torch.optim` class: its own step, applied to the rows that have a gradient.
 
-    A parameter with a sparse gradient is replaced, for the length of one step, by a dense block of its
+    A parameter with a sparse gradient is replaced, for the duration of one step, by a dense block of its
     sampled rows with their share of the state: weight decay, momentum and moments are those of the torch
-    optimiser. State without rows (AdamW's step count) belongs to the whole parameter, so a row that is
-    sampled rarely has the moments of few steps and the bias correction of all.
+    optimiser. State without rows (AdamW's step count) belongs to the whole parameter: a row that is sampled
+    rarely has moments of few steps, but their bias is corrected as for all steps.
 
     Cost: a copy of the sampled rows and of their state, there and back.
     """
@@ -95,7 +95,7 @@ def build_optimizer(cfg, backbone: nn.Module, head: nn.Module, lr: float) -> tor
     of_loss = set(head.loss.parameters())
     for name, module in (("backbone", backbone), ("head", head)):
         for parameter in module.parameters():
-            if parameter.requires_grad:  # insightface freezes the scale of its last norm
+            if parameter.requires_grad:  # insightface freezes the scale of its last BatchNorm
                 spared = cfg.no_decay_norm_bias and parameter.ndim <= 1
                 group = "loss" if parameter in of_loss else "no_decay" if spared else name
                 groups[group].append(parameter)
@@ -167,7 +167,7 @@ def make_scaler(precision: str, device: torch.device) -> ShardedGradScaler:
 
 
 def _layout(optimizer: torch.optim.Optimizer) -> dict:
-    """What has to be equal for state that is filed by position to fit."""
+    """What has to be equal in two runs so that the state of one, numbered by position, fits the other."""
     groups = {
         group.get("name", str(i)): len(group["params"]) for i, group in enumerate(optimizer.param_groups)
     }
@@ -175,6 +175,6 @@ def _layout(optimizer: torch.optim.Optimizer) -> dict:
 
 
 def _position(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> int:
-    """The number under which a state_dict files this parameter."""
+    """The number of this parameter in the optimiser's state_dict."""
     parameters = [id(p) for group in optimizer.param_groups for p in group["params"]]
     return parameters.index(id(parameter))

@@ -1,7 +1,8 @@
-"""Training curves of a run as one picture; and what pictures share: style, small multiples, animation."""
+"""Training curves of a run as one picture, and the style that all pictures share."""
 
 from itertools import cycle
 from pathlib import Path
+from typing import NamedTuple
 
 import matplotlib
 import numpy as np
@@ -34,6 +35,22 @@ STYLE = {
 }
 
 
+class Curve(NamedTuple):
+    """How a number of the training steps is drawn."""
+
+    key: str  # its name in metrics.jsonl
+    title: str
+    colour: str
+    form: str  # of the label at its end
+    smooth: bool = True
+    from_zero: bool = False
+
+
+LOSS = Curve("loss", "Loss", COLOURS[0], "{:.3f}")
+LEARNING_RATE = Curve("lr", "Learning rate", COLOURS[3], "{:.2g}", smooth=False, from_zero=True)
+SPEED = Curve("images_per_second", "Images per second", COLOURS[2], "{:,.0f}", from_zero=True)
+
+
 def plot_training_curves(metrics_jsonl: str | Path, png: str | Path) -> None:
     """Loss, verification accuracy, learning rate and throughput over the steps, in a PNG.
 
@@ -61,30 +78,26 @@ def plot_training_curves(metrics_jsonl: str | Path, png: str | Path) -> None:
             axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
             axes.xaxis.set_major_formatter(FuncFormatter(lambda step, _: f"{step:,.0f}"))
             axes.set_xlabel("step")
-        _curve(panels[0], train, "loss", "Loss", COLOURS[0], "{:.3f}")
+        _curve(panels[0], train, LOSS)
         _accuracies(panels[1], sets)
-        _curve(panels[2], train, "lr", "Learning rate", COLOURS[3], "{:.2g}", smooth=False, from_zero=True)
-        _curve(
-            panels[3], train, "images_per_second", "Images per second", COLOURS[2], "{:,.0f}", from_zero=True
-        )
+        _curve(panels[2], train, LEARNING_RATE)
+        _curve(panels[3], train, SPEED)
         figure.savefig(png)
 
 
-def _curve(
-    axes, train: list[dict], key: str, title: str, colour: str, form: str, smooth=True, from_zero=False
-):
+def _curve(axes, train: list[dict], curve: Curve) -> None:
     """One number of the training steps; smoothed, with the raw values faint behind it."""
     steps = np.array([line["step"] for line in train])
-    values = np.array([np.nan if line[key] is None else line[key] for line in train], dtype=float)
-    axes.set_title(title)
+    values = np.array([np.nan if line[curve.key] is None else line[curve.key] for line in train], dtype=float)
+    axes.set_title(curve.title)
     window = len(values) // 25
-    if smooth and window > 1:
-        axes.plot(steps, values, color=colour, alpha=0.25, linewidth=1)
+    if curve.smooth and window > 1:
+        axes.plot(steps, values, color=curve.colour, alpha=0.25, linewidth=1)
         values = _moving_mean(values, window)
-    axes.plot(steps, values, color=colour, linewidth=2)
-    if from_zero:
+    axes.plot(steps, values, color=curve.colour, linewidth=2)
+    if curve.from_zero:
         axes.set_ylim(bottom=0)
-    _mark_ends(axes, [(steps[-1], values[-1], form.format(values[-1]), colour)])
+    _mark_ends(axes, [(steps[-1], values[-1], curve.form.format(values[-1]), curve.colour)])
 
 
 def _accuracies(axes, sets: dict[str, list[dict]]) -> None:

@@ -25,7 +25,7 @@ class RecordIndex:
         self.path, self.rec_path, self.rec_size = Path(path), rec_path, rec_size
         table = _load(self.path)  # (N, 2)
         self.keys, offsets = (np.ascontiguousarray(column) for column in table.T)
-        if np.all(self.keys[1:] > self.keys[:-1]):  # the usual case: nothing to sort, nothing to hold twice
+        if np.all(self.keys[1:] > self.keys[:-1]):  # the usual case: no sorting, no second copy in memory
             self._sorted_keys, self._offsets = self.keys, offsets
         else:
             order = np.argsort(self.keys, kind="stable")
@@ -81,7 +81,7 @@ def _load(path: Path) -> np.ndarray:
     if path.stat().st_size == 0:
         raise RecordError(f"{path} is empty")
     try:
-        with warnings.catch_warnings(action="error", category=UserWarning):  # nothing but blank lines
+        with warnings.catch_warnings(action="error", category=UserWarning):  # raised for blank lines only
             table = np.loadtxt(path, dtype=np.int64, comments=None, ndmin=2)
     except (ValueError, UserWarning) as error:
         raise RecordError(

@@ -49,7 +49,7 @@ def count_classes(
 
     Args:
         keys, num_identities: what `image_keys` returned.
-        declared: the number of classes, and `source`: who says so; None where nobody does.
+        declared, source: the number of classes and where it is written; None where it is not.
     Raises:
         RecordError: a label is not an integer in the class range.
     """

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from utils.files import write_json
-from utils.frozen import as_plain
+from utils.frozen import to_builtin
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("torch", "torchvision", "numpy", "opencv-python-headless", "scipy", "scikit-learn")
@@ -34,14 +34,14 @@ def write_run_info(folder: str | os.PathLike, cfg: Mapping, **derived: Any) -> N
         "versions": versions(),
         "hardware": hardware(),
     }
-    write_json(folder / "config.json", as_plain(cfg))
-    write_json(folder / "run.json", run | as_plain(derived))
+    write_json(folder / "config.json", to_builtin(cfg))
+    write_json(folder / "run.json", run | to_builtin(derived))
 
 
 def git_state() -> dict[str, Any]:
     """Commit of the working tree, and whether its files differ from that commit; None outside a repository.
 
-    New files do not count: results that are written into the repository would make the next run another one.
+    New files do not count: a run that writes its results into the repository would make the next one dirty.
     """
     commit = _git("rev-parse", "HEAD")
     changes = _git("status", "--porcelain", "--untracked-files=no")
@@ -54,7 +54,7 @@ def versions() -> dict[str, str | None]:
     for package in PACKAGES:
         try:
             found[package] = version(package)
-        except PackageNotFoundError:  # another build of OpenCV, for one
+        except PackageNotFoundError:  # where another build of OpenCV is installed, for example
             found[package] = None
     return found
 
@@ -82,6 +82,6 @@ def _processor() -> str:
 def _git(*arguments: str) -> str | None:
     try:
         done = subprocess.run(["git", "-C", ROOT, *arguments], capture_output=True, text=True, timeout=30)
-    except (OSError, subprocess.TimeoutExpired):  # no git, or a very slow disk: no reason not to train
+    except (OSError, subprocess.TimeoutExpired):  # without git, or with a very slow disk, training goes on
         return None
     return done.stdout.strip() if done.returncode == 0 else None

@@ -1,4 +1,7 @@
-"""What the settings of configs/base.py may be, what follows from them, and what does not go together."""
+"""What the settings of configs/base.py may be, what follows from them, and what does not go together.
+
+utils/config.py calls it: `checked` and `absolute` for each value, then `derive`, then `check_together`.
+"""
 
 import os
 from pathlib import Path
@@ -7,24 +10,25 @@ from typing import Any
 from configs import base
 from utils import typed_values
 from utils.errors import nearest
-from utils.frozen import as_plain
+from utils.frozen import to_builtin
 from utils.precision import fast_precision
 from utils.run_info import ROOT
 
 KINDS = base.Settings.__annotations__
+DEFAULTS = to_builtin(base.config)  # a copy: a config file may change base.config
 PATH_SETTINGS = ("output", "rec", "val_targets", "val_root")
 
 
 def checked(key: str, value: Any) -> Any:
     """The value as its setting's type."""
-    if key in base.UNUSED or key in base.WANDB_ONLY:
+    if key in base.INSIGHTFACE_ONLY or key in base.WANDB_ONLY:
         return value
     if key not in KINDS:
         raise ValueError(f"unknown setting {key!r}{nearest(key, KINDS)}")
     if key == "warmup_epoch" and value == -1:
-        return 0.0  # insightface's "none"
+        return 0.0  # what insightface's -1 means
     try:
-        return as_plain(typed_values.convert(value, KINDS[key]))
+        return to_builtin(typed_values.convert(value, KINDS[key]))
     except typed_values.Mismatch:
         near = nearest(value, typed_values.choices(KINDS[key]))
         raise ValueError(f"{key}={value!r}: allowed is {typed_values.describe(KINDS[key])}{near}") from None
@@ -45,7 +49,7 @@ def _is_file_path(val_target: str) -> bool:
 
 
 def derive(values: dict) -> None:
-    """Fills in, in place, what base.py's None leaves to other settings."""
+    """Replace, in place, each None that stands for what follows from other settings."""
     values["output"] = values["output"] or str(ROOT / "work_dirs" / values["name"])
     both = None not in (values["fp16"], values["precision"])
     if both and values["fp16"] != (values["precision"] == "fp16"):
@@ -76,7 +80,7 @@ def derive(values: dict) -> None:
 
 
 def loss_of(values: dict) -> str:
-    """The name of the loss, which margin_list can say too."""
+    """The name of the loss; where `loss` is None, margin_list decides."""
     return values["loss"] or ("combined" if values["margin_list"] else "arcface")
 
 
@@ -91,7 +95,7 @@ def _name_and_hyper(term: str | dict | tuple[str, dict]) -> tuple[str, dict]:
 
 
 def check_together(values: dict) -> None:
-    """Raises ValueError where settings that are right on their own do not go together."""
+    """Raise ValueError where settings that are right on their own do not go together."""
     for argument in values["network_args"].keys() & base.NETWORK_SETTINGS.keys():
         setting = base.NETWORK_SETTINGS[argument]
         raise ValueError(f"network_args.{argument} is no argument of the network here: set {setting}")
@@ -114,10 +118,10 @@ def check_together(values: dict) -> None:
                 f"val_targets: {Path(target).stem!r} is there twice, results are known by that name"
             )
     for key, (other, needed) in base.USED_WITH.items():
-        if values[other] != needed and values[key] != as_plain(base.config[key]):
+        if values[other] != needed and values[key] != DEFAULTS[key]:
             raise ValueError(
                 f"{key}={values[key]!r} would be ignored: it counts only with {other}={needed!r}, not with "
-                f"{values[other]!r}; allowed is its default {base.config[key]!r}"
+                f"{values[other]!r}; allowed is its default {DEFAULTS[key]!r}"
             )
     if values["num_steps"] is None and values["warmup_epoch"] > values["num_epoch"]:
         raise ValueError(

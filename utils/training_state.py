@@ -69,12 +69,12 @@ class TrainingState:
                 f"the checkpoint in {folder} is of another network or loss than this config's: {reason}"
             ) from None
         restore_optimizer_state(self.optimizer, learnt(centres), shared["optimizer"], sharded)
-        if self.scaler.is_enabled() and shared["scaler"]:  # none in a run of another precision
+        if self.scaler.is_enabled() and shared["scaler"]:  # empty if that run had another precision
             self.scaler.load_state_dict(shared["scaler"])
 
 
 def learnt(parameters: dict[str, nn.Parameter]) -> dict[str, nn.Parameter]:
-    """Those that the optimiser moves; a regulariser may move its own by a formula."""
+    """The parameters that the optimiser updates; a regulariser may update its own ones by a formula."""
     return {name: parameter for name, parameter in parameters.items() if parameter.requires_grad}
 
 
@@ -83,7 +83,7 @@ def find_checkpoint(folder: Path, resume: bool) -> int:
 
     Raises:
         FileNotFoundError: there is none to resume from.
-        ValueError: there are checkpoints, and `resume` is off: a new run would bury them.
+        ValueError: there are checkpoints, and `resume` is off: a new run would delete them.
     """
     newest = checkpoint.latest_step(folder)
     if resume and newest is None:

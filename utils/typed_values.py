@@ -1,7 +1,8 @@
 """Values that fit an annotation: checked where they come from Python, read where they come as text.
 
-Annotations are those of configs/base.py: bool, int, float, str, dict, None, Literal, list[T], tuple[T, T, T],
-unions, and Annotated[number, "[0, 1)"] for an interval.
+utils/settings.py checks settings with it, utils/errors.py the arguments of losses and networks; it knows no
+setting itself. Annotations are those of configs/base.py: bool, int, float, str, dict, None, Literal, list[T],
+tuple[T, T, T], unions, and Annotated[number, "[0, 1)"] for an interval.
 """
 
 import numbers

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-# A vector that is shorter, or longer than its precision can say, has no direction: its cosines are 0 and it
+# A vector that is shorter than this, or whose squares overflow, has no direction: its cosines are 0 and it
 # gets no gradient.
 MIN_NORM = 1e-6
 
