@@ -40,7 +40,7 @@ from eval.ijb.protocol import (
 )
 from eval.readers.faces import CroppedFaces
 from eval.report import Report, in_percent
-from eval.script import arguments, complete_lists, evaluation
+from eval.run import arguments, complete_lists, evaluation
 from utils.command_line import run_script
 
 NOTES = [

@@ -47,7 +47,7 @@ from eval.ijbs.protocol import (
 from eval.readers.faces import AlignedFaces
 from eval.readers.image_sets import some
 from eval.report import Report, in_percent
-from eval.script import arguments, complete_lists, evaluation
+from eval.run import arguments, complete_lists, evaluation
 from utils.command_line import run_script
 
 PART = 100_000  # frames whose features are in memory at a time: at D = 512 0.4 GB, both views

@@ -40,7 +40,7 @@ from eval.robustness.curves import FAR, Correlation, Curve, Curves, correlation_
 from eval.robustness.pairs import read_pairs
 from eval.robustness.perturbations import PERTURBATIONS, parse_choices
 from eval.robustness.pictures import norm_figure, robustness_figure
-from eval.script import Evaluation, arguments, evaluation
+from eval.run import Evaluation, arguments, evaluation
 from utils.command_line import run_script
 
 FEWEST_PAIRS = 20  # two a fold

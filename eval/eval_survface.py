@@ -37,7 +37,7 @@ from prettytable import PrettyTable
 from eval.figures import cmc_figure, det_figure, roc_figure
 from eval.readers.faces import AlignedFaces
 from eval.report import Report, in_percent
-from eval.script import Evaluation, arguments, complete_lists, evaluation
+from eval.run import Evaluation, arguments, complete_lists, evaluation
 from eval.survface.data import ALIGNED, VERIFICATION_IMAGES, Pairs, Probes, read_tree
 from eval.survface.protocol import (
     CMC_RANKS,

@@ -34,7 +34,7 @@ from eval.metrics import cmc
 from eval.readers.faces import AlignedFaces
 from eval.readers.image_sets import check_enrolled, check_lists, identities, read_set
 from eval.report import in_percent
-from eval.script import arguments, complete_lists, evaluation
+from eval.run import arguments, complete_lists, evaluation
 from eval.templates import fuse
 from utils.command_line import run_script
 

@@ -28,7 +28,7 @@ from eval.figures import det_figure, roc_figure
 from eval.folds import count_accepted, fold_of_each, ratio, threshold_at_far
 from eval.metrics import check_unit, normalise
 from eval.readers.bin_sets import load_bin, require_bin
-from eval.script import arguments, evaluation
+from eval.run import arguments, evaluation
 from utils.command_line import run_script
 
 THRESHOLDS = np.arange(0, 4, 0.01)  # of the squared distance

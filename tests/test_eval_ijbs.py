@@ -13,7 +13,7 @@ from eval.ijbs.frames import sighting_of
 from eval.ijbs.protocol import RANKS, evaluate, sum_sightings, template_features
 from eval.metrics import normalise
 from eval.readers.faces import AlignedFaces
-from eval.script import Evaluation
+from eval.run import Evaluation
 from helpers.evaluation_runs import ROOT, run, save_small_model
 from helpers.ijbs_trees import frames, write_ijbs
 from helpers.tinysurv_trees import directions, write_image

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from eval.readers.bin_sets import load_bin
 from eval.readers.faces import AlignedFaces
 from eval.readers.image_sets import NUM_LISTED, find_images
-from eval.script import CACHE, Evaluation, arguments, complete_lists, evaluation
+from eval.run import CACHE, Evaluation, arguments, complete_lists, evaluation
 from helpers.evaluation_runs import BINS, png, save_small_model
 from helpers.ranks import run_ranks
 from utils.distributed import rank

@@ -16,7 +16,7 @@ import numpy as np
 from dataset import IMAGE_SUFFIXES
 from eval.readers.mat_lists import read_identities
 
-NUM_LISTED = 5  # names that an error spells out; `script.complete_lists` writes all of them to a file
+NUM_LISTED = 5  # names that an error spells out; `run.complete_lists` writes all of them to a file
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def some(names: Sequence[object]) -> str:
 
 
 def with_names(fault: Exception, names: Sequence[object]) -> Exception:
-    """The error, with everything that it lists: `script.complete_lists` asks for it."""
+    """The error, with everything that it lists: `run.complete_lists` asks for it."""
     fault.names = names
     return fault
 
