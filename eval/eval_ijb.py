@@ -40,7 +40,7 @@ from eval.ijb.protocol import (
 )
 from eval.readers.faces import CroppedFaces
 from eval.report import Report, in_percent
-from eval.run import arguments, complete_lists, evaluation
+from eval.run import arguments, evaluation, list_faults_in_file
 from utils.command_line import run_script
 
 NOTES = [
@@ -110,11 +110,11 @@ def main() -> None:
     args = parser.parse_args()
     conventions = {name: convention_of(name) for name in args.convention}
     titles = {name: name if name == str(c) else f"{name} {c}" for name, c in conventions.items()}
-    with complete_lists(args, "eval_ijb"):
+    with list_faults_in_file(args, "ijb"):
         benchmarks = [load_ijb(args.data, name) for name in ([args.only] if args.only else find(args.data))]
-    crops = [CroppedFaces(ijb.paths, ijb.landmarks) for ijb in benchmarks]
+        crops = [CroppedFaces(ijb.paths, ijb.landmarks) for ijb in benchmarks]
 
-    with evaluation(args, "eval_ijb", "IJB-B and IJB-C") as run:
+    with evaluation(args, "ijb", "IJB-B and IJB-C") as run:
         run.report.settings |= {
             "conventions": [*titles.values()],
             "interval": f"95 %, bootstrap over subjects, seed {args.seed}",

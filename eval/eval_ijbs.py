@@ -44,10 +44,10 @@ from eval.ijbs.protocol import (
     sum_sightings,
     template_features,
 )
+from eval.readers.errors import first_few
 from eval.readers.faces import AlignedFaces
-from eval.readers.image_sets import some
 from eval.report import Report, in_percent
-from eval.run import arguments, complete_lists, evaluation
+from eval.run import arguments, evaluation, list_faults_in_file
 from utils.command_line import run_script
 
 PART = 100_000  # frames whose features are in memory at a time: at D = 512 0.4 GB, both views
@@ -94,13 +94,13 @@ def main() -> None:
     )
     parser.add_argument("--flip", action="store_true", help="feature = f(x) + f(mirrored x)")
     args = parser.parse_args()
-    with complete_lists(args, "eval_ijbs"):
+    with list_faults_in_file(args, "ijbs"):
         ijbs = read_protocols(args.protocols or args.data)
         frames = read_frames(args.data, ijbs.sightings, args.list)
-    parts = [slice(at, at + PART) for at in range(0, len(frames.paths), PART)]
-    faces = [AlignedFaces(frames.paths[part]) for part in parts]
+        parts = [slice(at, at + PART) for at in range(0, len(frames.paths), PART)]
+        faces = [AlignedFaces(frames.paths[part]) for part in parts]
 
-    with evaluation(args, "eval_ijbs", "IJB-S") as run:
+    with evaluation(args, "ijbs", "IJB-S") as run:
         sums = 0
         for part, images in zip(parts, faces):
             plain, flip = run.features(images, mirror=args.flip)
@@ -127,7 +127,8 @@ def main() -> None:
         report.numbers("sizes", sizes | {"without_face": int(empty.sum())})
         report_numbers(report, ijbs.protocols, results, empty)
         for name, files in ijbs.unknown.items():
-            report.note(f"Left out of the probes, as {METADATA} has nobody in them, {name}: {some(files)}.")
+            left_out = f"{name}: {first_few(files)}"
+            report.note(f"Left out of the probes, as {METADATA} has nobody in them, {left_out}.")
         report.numbers("left_out", ijbs.unknown)
         curves = {protocol.name: (CMC_RANKS, result.cmc) for protocol, result in zip(ijbs.protocols, results)}
         report.picture("cmc", cmc_figure(curves, "IJB-S"), "Identified within so many ranks of G1 and G2")

@@ -230,7 +230,7 @@ def main() -> None:
     models, sets = names_of(args.model), names_of(args.data)
     data = {name: read_pairs(path, args.pairs, args.seed) for name, path in zip(sets, args.data)}
 
-    with evaluation(args, "eval_robustness", "Robustness") as run:
+    with evaluation(args, "robustness", "Robustness") as run:
         curves = measure(run, models, data, chosen)
         if run.is_main:
             tell(run, curves, {name: len(issame) for name, (_, issame) in data.items()})

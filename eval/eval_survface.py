@@ -37,7 +37,7 @@ from prettytable import PrettyTable
 from eval.figures import cmc_figure, det_figure, roc_figure
 from eval.readers.faces import AlignedFaces
 from eval.report import Report, in_percent
-from eval.run import Evaluation, arguments, complete_lists, evaluation
+from eval.run import Evaluation, arguments, evaluation, list_faults_in_file
 from eval.survface.data import ALIGNED, VERIFICATION_IMAGES, Pairs, Probes, read_tree
 from eval.survface.protocol import (
     CMC_RANKS,
@@ -110,10 +110,10 @@ def main() -> None:
     add("--verification-images", type=Path, help=f"112x112 faces; default: DATA/{VERIFICATION_IMAGES}")
     add("--aligned", type=Path, help=f"112x112 gallery and probes, three folders; default: DATA/{ALIGNED}")
     args = parser.parse_args()
-    with complete_lists(args, "eval_survface"):
+    with list_faults_in_file(args, "survface"):
         pairs, probes, missing = read_tree(args.data, args.verification_images, args.aligned)
 
-    with evaluation(args, "eval_survface", "QMUL-SurvFace") as run:
+    with evaluation(args, "survface", "QMUL-SurvFace") as run:
         report, name = run.report, run.models[0].name
         report.settings |= {
             "verification_images": args.verification_images or args.data / VERIFICATION_IMAGES,

@@ -1,13 +1,15 @@
 """What the evaluation scripts share: their arguments, a run with its networks, and features kept on disk.
 
     args = arguments(__doc__).parse_args()
-    with complete_lists(args, "eval_tinyface"):
-        protocol = read_protocol(args.data)           # mistakes are told before a network is loaded
-    with evaluation(args, "eval_tinyface") as run:
-        plain, flip = run.features(AlignedFaces(protocol.paths))    # on every rank
-        if run.is_main:
-            run.report.table(...)
-            run.report.write(run.out)
+    with list_faults_in_file(args, "tinyface"):
+        tree = read_tree(args.data)                  # a faulty tree is an error before a network is loaded
+        faces = AlignedFaces(tree.paths)
+    with evaluation(args, "tinyface", "TinyFace") as run:
+        plain, flip = run.features(faces)            # on every rank
+        if not run.is_main:
+            return
+        run.report.table(...)
+        run.report.write(run.out)
 
 Features are kept in `feature_cache/` beside the output folder, in files named by a hash of all that they
 follow from: content of the model file, images, precision, kind of device, version of the extraction. To
@@ -26,9 +28,9 @@ import torch
 
 from backbones import load_backbone
 from eval.features import check_settings, extract
-from eval.readers.image_sets import NUM_LISTED
+from eval.readers.errors import NUM_SHOWN, ListedError
 from eval.report import Report
-from utils.distributed import all_max, all_reduce, rank, start_process_group, stop_process_group, world_size
+from utils.distributed import broadcast, rank, start_process_group, stop_process_group, world_size
 from utils.files import whole_file
 from utils.precision import PRECISIONS
 
@@ -62,31 +64,28 @@ def arguments(
 
 
 def output_folder(args: argparse.Namespace, protocol: str) -> Path:
-    """`--out`, or a folder beside the (first) model, called after the script."""
+    """`--out`, or a folder beside the (first) model, called after the protocol."""
     model = args.model[0] if isinstance(args.model, list) else args.model
-    return args.out or Path(f"{model}.{protocol.removeprefix('eval_')}")
+    return args.out or Path(f"{model}.{protocol}")
 
 
 @contextmanager
-def complete_lists(args: argparse.Namespace, protocol: str) -> Iterator[None]:
-    """Where an error inside lists more names than it spells out, all go to OUT.faulty.txt, and it says so.
+def list_faults_in_file(args: argparse.Namespace, protocol: str) -> Iterator[None]:
+    """If a `ListedError` has more names than its message shows, write all to OUT.faulty.txt, which it names.
 
-    Where there is none, the file of an earlier error is removed. Every rank does this, with equal content.
+    Without an error, the file of an earlier one is removed. Every rank does this, with equal content.
     """
     path = Path(f"{output_folder(args, protocol)}.faulty.txt")
     try:
         yield
-    except (ValueError, FileNotFoundError) as fault:
-        names = getattr(fault, "names", ())
-        if len(names) <= NUM_LISTED:
-            raise
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with whole_file(path) as partial:
-                partial.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
-        except OSError:
-            raise fault from None
-        raise type(fault)(f"{fault}; all of them: {path}") from None
+    except ListedError as fault:
+        if len(fault.names) > NUM_SHOWN:
+            with suppress(OSError):  # a file that cannot be written must not hide the error itself
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with whole_file(path) as partial:
+                    partial.write_text("".join(f"{name}\n" for name in fault.names), encoding="utf-8")
+                fault.file = path
+        raise
     with suppress(OSError):
         path.unlink(missing_ok=True)
 
@@ -129,8 +128,8 @@ class Evaluation:
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """Raw features of faces and mirrored faces, each `(N, D)` float32, from the cache or the network.
 
-        Every rank calls it, and gets all of them. Rank 0 alone looks into the cache and decides for all: its
-        disk need not be theirs. One integer a rank crosses the network, and on a hit the features.
+        Every rank calls it, and gets all of them. Rank 0 alone looks into the cache and decides for all: the
+        ranks may have different disks. It sends one integer, and the features if the cache has them.
 
         Args:
             faces: an array `(N, 112, 112, 3)` or a sequence of `eval.readers.faces`, the same on every rank.
@@ -139,12 +138,12 @@ class Evaluation:
         """
         caching = self.is_main and not self.args.no_cache
         path = self.cache_file(faces, model) if caching else None
-        found = read_features(path, len(faces), mirror) if caching else None  # (1 or 2, N, D)
-        num_features = int(all_max(torch.tensor(0 if found is None else found.shape[2])))
+        kept = read_features(path, len(faces), mirror) if caching else None  # (1 or 2, N, D)
+        num_features = int(broadcast(torch.tensor(0 if kept is None else kept.shape[2])))
         if num_features:
-            if found is None:
-                found = np.zeros((1 + mirror, len(faces), num_features), dtype=np.float32)
-            plain, *flip = all_reduce(torch.from_numpy(found)).numpy()  # rank 0's plus zeros
+            if not self.is_main:
+                kept = np.empty((1 + mirror, len(faces), num_features), dtype=np.float32)
+            plain, *flip = broadcast(torch.from_numpy(kept)).numpy()
             return plain, flip[0] if mirror else None
         plain, flip = extract(
             self.backbones[model],
@@ -169,20 +168,20 @@ class Evaluation:
 
 
 @contextmanager
-def evaluation(args: argparse.Namespace, protocol: str, title: str | None = None) -> Iterator[Evaluation]:
+def evaluation(args: argparse.Namespace, protocol: str, title: str) -> Iterator[Evaluation]:
     """Join the process group, load the networks, leave the group.
 
     Args:
         args: what `arguments` parsed.
-        protocol: the script's name, such as "eval_tinyface"; the default output folder is called after it.
-        title: of the report; None: the script's name.
+        protocol: its short name, such as "tinyface"; the default output folder is called after it.
+        title: of the report, such as "TinyFace".
     Raises:
         ValueError, FileNotFoundError: settings that no network can run with, no such model.
     """
     device = start_process_group()
     alone = world_size() == 1
     try:
-        yield Evaluation(args, protocol, title or protocol, device)
+        yield Evaluation(args, protocol, title, device)
     except BaseException:
         if alone:  # otherwise run_script leaves at once: peers that fail never come to say goodbye
             stop_process_group()

@@ -99,9 +99,11 @@ def test_a_file_of_another_size_is_told_with_the_alignment_it_needs(paths):
 
 
 def test_missing_and_damaged_files_are_named(paths):
-    gone = [path.with_suffix(".jpg") for path in paths]
-    with pytest.raises(FileNotFoundError, match=r"4 of 5 images are missing: .*0\.jpg, .* and 1 more"):
+    gone = [paths[0].with_name(f"gone_{i}.jpg") for i in range(6)]
+    expected = r"of 7 images these are missing: 6 \(.*gone_0\.jpg, .*gone_4\.jpg, …\)$"
+    with pytest.raises(FileNotFoundError, match=expected) as error:
         AlignedFaces([*paths[:1], *gone])
+    assert error.value.names == [str(path) for path in gone]
     paths[1].write_bytes(png()[:-12])
     for faces in (AlignedFaces(paths[:3]), CroppedFaces(paths[:3], [TEMPLATE] * 3)):
         with pytest.raises(ValueError, match=r"1\.png: its \d+ bytes are no whole image"):

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from eval.readers.image_sets import some, with_names
+from eval.readers.errors import MissingFilesError
 from eval.readers.tables import Column, read_rows
 from utils.faces import coincide
 
@@ -158,12 +158,11 @@ def check_images(path: Path, names: Column, folder: Path) -> None:
     """Require that a folder holds the images of a list; one look at the folder, however many there are.
 
     Raises:
-        FileNotFoundError: some are not there (first few and count).
+        MissingFilesError: some are not there.
     """
     there = set(os.listdir(folder)) if folder.is_dir() else set()
     if lost := [f"{name} of line {line}" for line, name in enumerate(names, start=1) if name not in there]:
-        lacks = f"{path}: of its {len(names):,} images {folder} lacks {some(lost)}"
-        raise with_names(FileNotFoundError(lacks), lost)
+        raise MissingFilesError(f"{path}: of its {len(names):,} images {folder} lacks", lost)
 
 
 def check_rows(path: Path, right: np.ndarray, values: np.ndarray, fault: str, header: bool = False) -> None:

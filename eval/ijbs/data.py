@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from eval.readers.image_sets import some
+from eval.readers.errors import ListedError
 from eval.readers.tables import read_rows
 
 METADATA = "cs6_metadata.csv"
@@ -113,8 +113,8 @@ class Tables:
         if unknown := [file for where, file in media.items() if where not in self.seen]:
             self.unknown[name] = unknown
         if len(unknown) == len(media):
-            raise ValueError(
-                f"{self.folder / name}: {METADATA} has nobody in its {len(media)} files: {some(unknown)}"
+            raise ListedError(
+                f"{self.folder / name}: {METADATA} has nobody in its {len(media)} files:", unknown
             )
         return [self.template(subject, where) for where in media for subject in self.seen.get(where, ())]
 

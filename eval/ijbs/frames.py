@@ -12,7 +12,7 @@ import numpy as np
 
 from dataset import IMAGE_SUFFIXES
 from eval.ijbs.data import Sighting
-from eval.readers.image_sets import some, with_names
+from eval.readers.errors import MissingFilesError
 from eval.readers.tables import read_rows
 
 
@@ -100,8 +100,7 @@ def read_frames(root: str | Path, sightings: dict[Sighting, int], listed: str | 
         if number is not None:
             wanted.append((number, name))
     if missing:
-        lacks = f"{source}: of its {len(entries):,} frames {root} lacks {some(missing)}"
-        raise with_names(FileNotFoundError(lacks), missing)
+        raise MissingFilesError(f"{source}: of its {len(entries):,} frames {root} lacks", missing)
     if not wanted:
         raise FileNotFoundError(f"{source}: {len(entries):,} frames, none of them of a template")
     wanted.sort()

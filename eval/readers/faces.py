@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from eval.readers.errors import MissingFilesError
 from utils.faces import SIZE, align, coincide, decode_rgb, five_points
 
 
@@ -18,7 +19,7 @@ class FaceFiles:
     """Image files as a sequence of faces; a subclass says how one is read.
 
     Raises:
-        FileNotFoundError: files that are not there, before anything is read.
+        MissingFilesError: files that are not there, before anything is read.
     """
 
     def __init__(self, paths: Iterable[str | Path]):
@@ -31,10 +32,7 @@ class FaceFiles:
             except FileNotFoundError:
                 missing.append(path)
         if missing:
-            more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-            raise FileNotFoundError(
-                f"{len(missing)} of {len(self.paths)} images are missing: {', '.join(missing[:3])}{more}"
-            )
+            raise MissingFilesError(f"of {len(self.paths):,} images these are missing:", missing)
 
     def __len__(self) -> int:
         return len(self.paths)
