@@ -149,7 +149,6 @@ class Evaluation:
             self.backbones[model],
             faces,
             batch_size=self.args.batch_size,
-            device=self.device,
             precision=self.args.precision,
             mirror=mirror,
             progress=self.models[model].name,

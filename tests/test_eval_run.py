@@ -1,5 +1,6 @@
 """What evaluation scripts share: features kept on disk under what they follow from, runs on several ranks."""
 
+import ast
 import hashlib
 import os
 from pathlib import Path
@@ -14,9 +15,11 @@ from eval.readers.errors import NUM_SHOWN, ListedError
 from eval.readers.faces import AlignedFaces
 from eval.readers.image_sets import find_images
 from eval.run import CACHE, Evaluation, arguments, evaluation, list_faults_in_file
-from helpers.evaluation_runs import BINS, png, save_small_model
+from helpers.evaluation_runs import BINS, ROOT, png, save_small_model
 from helpers.ranks import run_ranks
 from utils.distributed import rank
+
+EVAL = ROOT / "eval"
 
 
 @pytest.fixture(scope="module")
@@ -214,6 +217,18 @@ def test_several_models_have_features_of_their_own(tmp_path, model, folder):
     assert np.array_equal(first, features(model, AlignedFaces(folder), tmp_path / "out")[0])
     assert np.array_equal(second, features(other, AlignedFaces(folder), tmp_path / "out")[0])
     assert not np.allclose(first, second)
+
+
+def test_only_the_scripts_know_how_they_are_run_and_nobody_imports_a_script():
+    files = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in EVAL.rglob("*.py")}
+    scripts = {name for name, path in files.items() if "run_script(main)" in path.read_text()}
+    assert {"eval.verification", "eval.eval_ijb"} < scripts
+    for name, path in files.items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom):
+                imported = {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+                assert not imported & scripts, name
+                assert name in scripts or "eval.run" not in imported, name
 
 
 def test_what_no_run_can_use_is_told_before_it_starts_and_leaves_no_group(tmp_path, model):

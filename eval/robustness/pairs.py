@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 
 from dataset import FolderDataset
+from eval.kfold import load_set
 from eval.readers.bin_sets import require_bin
 from eval.readers.faces import AlignedFaces
-from eval.verification import load_set
 
 
 def read_pairs(path: Path, num_pairs: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

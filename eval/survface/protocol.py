@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from eval import verification
 from eval.bootstrap import bootstrap_mean, bootstrap_tar
 from eval.folds import mixed_order
 from eval.identification import search
+from eval.kfold import evaluate
 from eval.metrics import CURVE_FPIRS, auc, cmc, dir_at_far, roc, tar_at_far
 
 FARS = np.array([0.3, 0.1, 0.01, 0.001])
@@ -77,7 +77,7 @@ def evaluate_pairs(
         far=at_far.far,
         threshold=at_far.threshold,
         auc=auc(scores, same),
-        fold_accuracy=verification.evaluate(both, same[order], NUM_FOLDS).accuracy,
+        fold_accuracy=evaluate(both, same[order], NUM_FOLDS).accuracy,
         curve=(far, tar),
     )
 
