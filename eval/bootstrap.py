@@ -47,6 +47,11 @@ def bootstrap_mean(values: np.ndarray, identity: np.ndarray, seed: int = 0, resa
     return float(half_width(means))
 
 
+def bootstrap_means(rows: np.ndarray, identity: np.ndarray, seed: int = 0) -> np.ndarray:
+    """`bootstrap_mean` of each row of `(R, N)`, all over the same draws: `(R,)`."""
+    return np.array([bootstrap_mean(row, identity, seed) for row in rows])
+
+
 def bootstrap_tar(
     scores: np.ndarray,
     same: np.ndarray,

@@ -171,8 +171,12 @@ def of_correlation(correlation: Correlation) -> dict:
     return {"norm_quality_correlation": correlation.rho, "norm_quality_interval": correlation.half_width}
 
 
-def tell(run: Evaluation, curves: Curves, num_pairs: Mapping[str, int]) -> None:
-    """Fill the report and write it."""
+def write_report(run: Evaluation, curves: Curves, num_pairs: Mapping[str, int]) -> None:
+    """Tables, pictures and numbers of all curves.
+
+    Args:
+        num_pairs: set -> number of its pairs.
+    """
     report, seed = run.report, run.args.seed
     clean = {
         model: {name: next(iter(kinds.values())).clean_norms for name, kinds in sets.items()}
@@ -232,8 +236,9 @@ def main() -> None:
 
     with evaluation(args, "robustness", "Robustness") as run:
         curves = measure(run, models, data, chosen)
-        if run.is_main:
-            tell(run, curves, {name: len(issame) for name, (_, issame) in data.items()})
+        if not run.is_main:
+            return
+        write_report(run, curves, {name: len(issame) for name, (_, issame) in data.items()})
 
 
 if __name__ == "__main__":

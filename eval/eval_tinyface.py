@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 from prettytable import PrettyTable
 
-from eval.bootstrap import bootstrap_mean
+from eval.bootstrap import bootstrap_means
 from eval.figures import cmc_figure
 from eval.identification import search
 from eval.metrics import cmc
@@ -108,7 +108,7 @@ def evaluate(
     found = search(probes, gallery, probe_ids, gallery_ids)
     return TinyFaceResult(
         rate=cmc(found, RANKS),
-        interval=np.array([bootstrap_mean(found.mate_rank <= rank, probe_ids, seed) for rank in RANKS]),
+        interval=bootstrap_means(found.mate_rank <= RANKS[:, None], probe_ids, seed),
         cmc=cmc(found, CMC_RANKS),
     )
 

@@ -10,7 +10,7 @@ from eval import eval_ijbs
 from eval.features import extract
 from eval.ijbs.data import Protocol, read_protocols
 from eval.ijbs.frames import sighting_of
-from eval.ijbs.protocol import RANKS, evaluate, sum_sightings, template_features
+from eval.ijbs.protocol import RANKS, evaluate, sum_sightings, templates_of_sightings
 from eval.metrics import normalise
 from eval.readers.faces import AlignedFaces
 from eval.run import Evaluation
@@ -141,7 +141,7 @@ def test_a_template_is_the_unit_mean_of_its_frames():
     for cut in (0, 1, 17, 40):  # in two parts, as a run that goes part by part
         halves = (slice(0, cut), slice(cut, 40))
         sums = sum(sum_sightings(features[half], sighting[half], 6) for half in halves)
-        found = template_features(sums, parts, starts)
+        found = templates_of_sightings(sums, parts, starts)
         for template, members in zip(found, ([0], [1, 3], [2], [4, 2], [5])):
             chosen = features[np.isin(sighting, members)].astype(np.float64)
             mean = chosen.mean(axis=0) if len(chosen) else np.zeros(8)

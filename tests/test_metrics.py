@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from eval.metrics import CURVE_FPIRS, Search, auc, check_unit, normalise, open_set_curve, roc, tar_at_far
+from eval.metrics import CURVE_FPIRS, Search, SortedScores, auc, check_unit, normalise, roc, tar_at_far
+from eval.open_set import open_set_curve
 
 
 def test_a_row_of_zeros_stays_zero_and_all_others_get_length_one():
@@ -63,6 +64,19 @@ def test_the_rounded_threshold_accepts_what_a_loop_accepts(items, wanted):
     assert got.threshold == threshold
     assert got.tar == pytest.approx(np.mean(scores[same] >= threshold))
     assert got.far == pytest.approx(np.mean(scores[~same] >= threshold))
+
+
+@settings(max_examples=60)
+@given(pairs, st.sampled_from(["nearest", "rounded"]))
+def test_scores_that_are_sorted_once_say_what_each_function_says(items, rule):
+    scores, same = (np.array(column) for column in zip(*items))
+    ascending = SortedScores(scores, same)
+    assert ascending.auc == auc(scores, same)
+    for got, expected in zip(ascending.roc, roc(scores, same), strict=True):
+        assert np.array_equal(got, expected)
+    fars = [0, 0.1, 1 / 3, 1]
+    for got, expected in zip(ascending.tar_at_far(fars, rule), tar_at_far(scores, same, fars, rule)):
+        assert np.array_equal(got, expected)
 
 
 def test_equally_near_rates_give_the_larger_tar():
