@@ -37,7 +37,7 @@ import numpy as np
 from prettytable import PrettyTable
 
 from eval.robustness.curves import FAR, Correlation, Curve, Curves, correlation_between, robustness_curve
-from eval.robustness.pairs import read_pairs
+from eval.robustness.pairs import choose_pairs
 from eval.robustness.perturbations import PERTURBATIONS, parse_choices
 from eval.robustness.pictures import norm_figure, robustness_figure
 from eval.run import Evaluation, arguments, evaluation
@@ -77,7 +77,7 @@ def measure(
 
     Args:
         models: names, in the order of the run's.
-        data: set -> images and issame, as of `read_pairs`.
+        data: set -> images and issame, as of `choose_pairs`.
         chosen: perturbation -> amounts, the clean one first.
     """
     perturbed = np.s_[1::2] if run.args.one_side else np.s_[:]
@@ -232,7 +232,7 @@ def main() -> None:
         raise ValueError(f"--best-first orders several sets, --data has one: {args.data[0]}")
     chosen = parse_choices(args.only)
     models, sets = names_of(args.model), names_of(args.data)
-    data = {name: read_pairs(path, args.pairs, args.seed) for name, path in zip(sets, args.data)}
+    data = {name: choose_pairs(path, args.pairs, args.seed) for name, path in zip(sets, args.data)}
 
     with evaluation(args, "robustness", "Robustness") as run:
         curves = measure(run, models, data, chosen)

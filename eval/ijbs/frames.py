@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from dataset import IMAGE_SUFFIXES
 from eval.ijbs.data import Sighting
 from eval.readers.errors import MissingFilesError
 from eval.readers.tables import read_rows
+from utils.faces import IMAGE_SUFFIXES
 
 
 @dataclass(frozen=True)

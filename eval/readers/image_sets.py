@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from dataset import IMAGE_SUFFIXES
 from eval.readers.errors import ListedError, MissingFilesError
 from eval.readers.mat_lists import read_identities
+from utils.faces import IMAGE_SUFFIXES
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from eval.readers.image_sets import check_enrolled, check_lists, find_images, identities, read_set
-from eval.readers.mat_lists import read_pairs
+from eval.readers.mat_lists import read_name_pairs
 
 PAIR_LISTS = Path("QMUL-SurvFace") / "Face_Verification_Test_Set"
 ORIGINALS = Path("QMUL-SurvFace") / "Face_Identification_Test_Set"
@@ -89,7 +89,7 @@ def read_verification(lists: Path, images: Path) -> Pairs:
         ValueError: a malformed list, a pair whose names contradict its list, two images of one name.
     """
     positive, negative = (
-        read_pairs(lists / f"{key}.mat", key) for key in ("positive_pairs_names", "negative_pairs_names")
+        read_name_pairs(lists / f"{key}.mat", key) for key in ("positive_pairs_names", "negative_pairs_names")
     )
     same = np.repeat([True, False], [len(positive), len(negative)])
     stems = np.array([[Path(name).stem for name in pair] for pair in positive + negative])  # (P, 2)
