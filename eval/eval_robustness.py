@@ -97,7 +97,7 @@ def measure(
     return curves
 
 
-# ---------------------------------------------------------------------------------------------- what is said
+# ------------------------------------------------------------------------------------ tables, words, numbers
 
 
 def accuracy_table(curves: Curves, kind: str) -> PrettyTable:
@@ -167,7 +167,7 @@ def numbers(curve: Curve) -> dict:
 
 
 def of_correlation(correlation: Correlation) -> dict:
-    """And of a correlation."""
+    """What results.json keeps of a correlation."""
     return {"norm_quality_correlation": correlation.rho, "norm_quality_interval": correlation.half_width}
 
 

@@ -95,7 +95,7 @@ def extract(
         raise ValueError(f"the backbone's input_order is {input_order!r}, allowed: RGB, BGR")
     device = next((parameter.device for parameter in backbone.parameters()), torch.device("cpu"))
     first, last = (len(images) * r // world_size() for r in (rank(), rank() + 1))
-    # A rank without images runs one and keeps nothing of it: it has to learn D to join the gather.
+    # A rank without images runs one too, to learn the D that the gather needs; it keeps no feature of it.
     start, end = (first, last) if first < last else (0, 1)
     parts = [slice(at, min(at + batch_size, end)) for at in range(start, end, batch_size)]
     shown = progress is not None and rank() == 0

@@ -54,7 +54,7 @@ PAGE = """<!DOCTYPE html>
 
 
 class Report:
-    """Collects what a script has to say, in its order; `write` then writes and prints all of it.
+    """Collects tables, notes, pictures and numbers, in order; `write` then writes and prints all of them.
 
     Args:
         title: of the page, such as the name of the protocol.

@@ -11,10 +11,10 @@
         run.report.table(...)
         run.report.write(run.out)
 
-Features are kept in `feature_cache/` beside the output folder, in files named by a hash of all that they
-follow from: content of the model file, images, precision, kind of device, version of the extraction. To
-evaluate again costs no pass of the network; a changed model or image makes a new file. Delete the folder at
-will; `--no-cache` neither reads nor writes it.
+Features are kept in `feature_cache/` beside the output folder, in files named by a hash of all that
+determines them: content of the model file, images, precision, kind of device, version of the extraction. A
+second evaluation needs no pass of the network; a changed model or image makes a new file. The folder may be
+deleted at any time; `--no-cache` neither reads nor writes it.
 """
 
 import argparse
@@ -54,7 +54,7 @@ def arguments(
     weights = "weights: this project's, insightface's .pt/.pth or AdaFace's .ckpt"
     for name, text in (("model", weights), ("data", data)):
         add(f"--{name}", type=Path, required=True, nargs="+" if name in several else None, help=text)
-    add("--network", help="name of the network, where the file does not tell it")
+    add("--network", help="name of the network, where the file does not say it")
     add("--out", type=Path, help="folder to write to; default: MODEL.PROTOCOL, beside the model")
     add("--batch-size", type=int, default=64, help="images a forward pass, on each rank (default 64)")
     add("--precision", default="fp32", help=f"{', '.join(PRECISIONS)} (default fp32)")
@@ -158,8 +158,9 @@ class Evaluation:
         return plain, flip
 
     def cache_file(self, faces: Sequence, model: int) -> Path:
-        """Where the features of these faces are, or would be, kept."""
-        # The report names the device. Batch size and ranks change only last bits: not worth a pass.
+        """The file that keeps, or would keep, the features of these faces."""
+        # Batch size and number of ranks are left out: they change the last bits only, which is not worth
+        # another pass. The device is in, since the report names the one that computed the features.
         settings = (self.args.precision, self.device.type)
         parts = (EXTRACTION, self.hashes[model], fingerprint(faces), *settings)
         key = hashlib.sha256(" ".join(map(str, parts)).encode()).hexdigest()
@@ -182,14 +183,16 @@ def evaluation(args: argparse.Namespace, protocol: str, title: str) -> Iterator[
     try:
         yield Evaluation(args, protocol, title, device)
     except BaseException:
-        if alone:  # otherwise run_script leaves at once: peers that fail never come to say goodbye
+        if (
+            alone
+        ):  # with several ranks it would wait for those that failed; run_script ends the process instead
             stop_process_group()
         raise
     stop_process_group()
 
 
 def fingerprint(faces: Sequence) -> str:
-    """A hash that tells these faces from others: their own, or that of the array."""
+    """A hash of these faces: a sequence makes its own, an array is hashed whole."""
     if not isinstance(faces, np.ndarray):
         return faces.fingerprint()
     return hashlib.sha256(np.ascontiguousarray(faces).reshape(-1)).hexdigest()
@@ -219,7 +222,7 @@ def read_features(path: Path, num_faces: int, mirror: bool) -> np.ndarray | None
 
 
 def write_features(path: Path, *views: np.ndarray | None) -> None:
-    """Keep features, in a file that is there whole or not at all; those of mirrored faces where there are."""
+    """Write features to a file, whole or not at all; a view that is None is left out."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as partial, open(partial, "wb") as file:
         np.savez(file, **{name: view for name, view in zip(VIEWS, views) if view is not None})

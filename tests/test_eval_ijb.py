@@ -219,11 +219,11 @@ def test_the_script_writes_the_same_numbers_twice_each_beside_its_convention(tmp
     assert printed.count(" too few pairs |") == 5 * 8  # but at FAR .1: of two runs, benchmarks, conventions
     assert found["IJBC"]["N0D0F0"]["1:N"].keys() == {"legacy", "probe"}
     for text in (" ".join(printed.split()), (results.parent / "report.html").read_text()):
-        for told in ("N1: ", "D1: ", "F1: ", "legacy: ", "probe: ", "too few pairs: ", "± "):
-            assert told in text
+        for note in ("N1: ", "D1: ", "F1: ", "legacy: ", "probe: ", "too few pairs: ", "± "):
+            assert note in text
 
 
-def test_mistakes_are_told_before_the_network_is_loaded(tmp_path, monkeypatch):
+def test_mistakes_are_reported_before_the_network_is_loaded(tmp_path, monkeypatch):
     arguments = ("--model", "none.pt", "--data", write_ijb(tmp_path / "data"))
     with pytest.raises(ValueError, match="did you mean 'adaface'"):
         run_here(monkeypatch, eval_ijb.main, *arguments, "--convention", "adafase")

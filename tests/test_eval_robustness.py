@@ -216,7 +216,7 @@ def test_the_first_pairs_of_a_set_are_balanced_and_all_of_them_keep_their_order(
 
 @pytest.fixture
 def folder(tmp_path):
-    """Three people with 5, 4 and 1 images; the colour of each pixel tells person and image."""
+    """Three people with 5, 4 and 1 images; the colour of each pixel shows person and image."""
     for person, count in enumerate((5, 4, 1)):
         (tmp_path / "faces" / f"p{person}").mkdir(parents=True)
         for image in range(count):
@@ -237,7 +237,7 @@ def test_pairs_of_a_folder_are_distinct_balanced_and_drawn_by_seed(folder):
     assert not np.array_equal(choose_pairs(folder, 32, seed=1)[0], images)
 
 
-def test_a_folder_that_cannot_make_the_pairs_is_told(folder):
+def test_a_folder_that_cannot_make_the_pairs_is_reported(folder):
     with pytest.raises(ValueError, match="faces has 16 pairs of one person, 34 pairs take 17 of them"):
         choose_pairs(folder, 34, seed=0)
     cv2.imwrite(str(folder / "p0" / "0.png"), np.zeros((96, 96, 3), np.uint8))
@@ -273,12 +273,12 @@ def test_names_are_as_short_as_tells_them_apart(paths, names):
         (["--data", "{bins}"], "neither train.rec nor images"),
     ],
 )
-def test_mistakes_are_told_before_a_network_is_loaded(bins, monkeypatch, more, message):
+def test_mistakes_are_reported_before_a_network_is_loaded(bins, monkeypatch, more, message):
     command = ["eval_robustness.py", "--model", "there_is_none.pt", "--data", f"{bins}/good.bin"]
     monkeypatch.setattr(sys, "argv", command + [word.format(bins=bins) for word in more])
-    with pytest.raises((ValueError, FileNotFoundError), match=message) as told:
+    with pytest.raises((ValueError, FileNotFoundError), match=message) as error:
         eval_robustness.main()
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(error.value)
 
 
 def test_the_script_writes_what_the_features_say_and_the_same_again(tmp_path, bins):

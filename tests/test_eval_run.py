@@ -124,7 +124,7 @@ def test_a_damaged_cache_is_made_again(tmp_path, model, folder):
     (kept,) = (tmp_path / CACHE).iterdir()
     whole = kept.read_bytes()
     changed = bytearray(whole)
-    changed[300] ^= 1  # within the features: only the archive's checksum tells
+    changed[300] ^= 1  # within the features: only the archive's checksum shows it
     for damage in (b"", whole[: len(whole) // 2], whole[:-1], bytes(changed), b"not an archive"):
         kept.write_bytes(damage)
         found, _, calls = features(model, faces, tmp_path / "out")
@@ -231,7 +231,7 @@ def test_only_the_scripts_know_how_they_are_run_and_nobody_imports_a_script():
                 assert name in scripts or "eval.run" not in imported, name
 
 
-def test_what_no_run_can_use_is_told_before_it_starts_and_leaves_no_group(tmp_path, model):
+def test_what_no_run_can_use_is_reported_before_it_starts_and_leaves_no_group(tmp_path, model):
     (tmp_path / "file").write_text("")
     for more, message in (
         (["--precision", "pf16"], "did you mean 'fp16'"),

@@ -49,7 +49,7 @@ def test_names_and_ids_are_read_however_matlab_nested_them(tmp_path):
         ({"gallery_set": cells([("1_1.jpg", np.nan)])}, "row 1: nan is no identity"),
     ],
 )
-def test_a_malformed_list_is_told_with_file_and_row(tmp_path, variables, message):
+def test_a_malformed_list_is_reported_with_file_and_row(tmp_path, variables, message):
     path = write(tmp_path / "list.mat", **variables)
     with pytest.raises(ValueError, match=message) as caught:
         read_identities(path, "gallery_set", "gallery_ids")
@@ -66,7 +66,7 @@ def test_pairs_have_two_names_a_row(tmp_path):
         read_name_pairs(write(tmp_path / "a.mat", pairs=cells([("1_a.jpg", 3)])), "pairs")
 
 
-def test_files_of_other_formats_are_told(tmp_path):
+def test_files_of_other_formats_are_reported(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no list .*none.mat"):
         read_name_pairs(tmp_path / "none.mat", "pairs")
     # What MATLAB writes with -v7.3: its own header of 128 bytes, version 2, in front of HDF5.

@@ -248,7 +248,7 @@ def test_a_second_run_writes_the_same_files_and_nothing_else(tmp_path, monkeypat
     assert {path.name for path in tmp_path.iterdir()} == {"model.pt", "model.pt.verification"}
 
 
-def test_the_script_tells_a_mistake_in_one_line(tmp_path, model):
+def test_the_script_reports_a_mistake_in_one_line(tmp_path, model):
     (tmp_path / "evil.bin").write_bytes(b"cos\nsystem\n(S'touch broken-in'\ntR.")
     for name, message in (("evil.bin", "os.system"), ("evill.bin", "did you mean 'evil.bin'?")):
         failed = run(ROOT / "eval" / "verification.py", "--model", model, "--data", name, cwd=tmp_path)

@@ -123,7 +123,7 @@ def load_ijb(root: str | Path, name: str) -> IJB:
 def load_enrolment(
     path: Path, known: np.ndarray, subjects: np.ndarray | None = None
 ) -> tuple[Enrolment, np.ndarray]:
-    """A 1:N list, and the line where each template is first met, `(G,)`.
+    """A 1:N list, and the first line of each template, `(G,)`.
 
     Args:
         known: ids of the templates that have images.
@@ -142,7 +142,7 @@ def load_enrolment(
 
 
 def check_same_names(file: Path, names: Column, other: Path, other_names: Column) -> None:
-    """Require that two files tell of the same images in the same order.
+    """Require that two files list the same images in the same order.
 
     Raises:
         ValueError: naming the first row that differs.
@@ -155,7 +155,7 @@ def check_same_names(file: Path, names: Column, other: Path, other_names: Column
 
 
 def check_images(path: Path, names: Column, folder: Path) -> None:
-    """Require that a folder holds the images of a list; one look at the folder, however many there are.
+    """Require that a folder holds the images of a list. One listing is faster than a look for each image.
 
     Raises:
         MissingFilesError: some are not there.

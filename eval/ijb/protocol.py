@@ -145,7 +145,7 @@ def verify(ijb: IJB, templates: Templates, seed: int = 0) -> Verification:
 
 
 def subjects_of(ijb: IJB, num_templates: int, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Who is on both sides of each pair, `(P, 2)`: the 1:1 lists tell it only through their genuine pairs.
+    """The subjects of each pair, `(P, 2)`. The list does not name them, but a genuine pair shares one.
 
     Args:
         first, second: `(P,)`, indices of templates.

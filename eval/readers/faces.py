@@ -1,4 +1,4 @@
-"""What a network is shown: aligned faces, 112x112, read from files when they are needed.
+"""The input of a network: aligned faces, 112x112, read from files when they are needed.
 
 A sequence of faces has a length, slices `faces[a:b]` that are `(n, 112, 112, 3)` uint8 RGB arrays, and a
 `fingerprint()`, which changes when the images may have changed: it is the data's part of the cache's key.

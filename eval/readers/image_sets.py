@@ -1,8 +1,9 @@
 """Sets of test images: a folder of originals says who belongs to a set, a second one holds the aligned faces.
 
-TinyFace and QMUL-SurvFace are published as loose faces. What a network sees is their aligned copies, found
-by set folder and stem (the file name without its extension), so that an alignment which lost images, or wrote
-one twice, is an error and never a quieter gallery. Extensions count in any case, sub-folders are searched.
+TinyFace and QMUL-SurvFace are published as loose faces. A network gets their aligned copies, which are
+found by set folder and stem (the file name without its extension): an alignment that lost images, or wrote
+one twice, is an error and never a smaller gallery. Extensions may be in upper case, and sub-folders are
+searched.
 
 The identity of an image is the first field of its name (12_3.jpg, 10002_cam3_1.jpg), as in the public code.
 """
@@ -111,7 +112,7 @@ def check_enrolled(probes: ImageSet, probe_ids: np.ndarray, gallery_ids: np.ndar
 
 
 def check_lists(sets: Iterable[tuple[ImageSet, Path, str, str]]) -> list[str]:
-    """Compare folders with the published lists, where these are there.
+    """Compare folders with the published lists that exist.
 
     A list has to name exactly the images of its folder, and its identities have to group the images as the
     file names do: one identity of the lists for one of the names, over all lists together. The numbers
@@ -120,7 +121,7 @@ def check_lists(sets: Iterable[tuple[ImageSet, Path, str, str]]) -> list[str]:
     Args:
         sets: for each list: images, its file, its variables of names and of identities.
     Returns:
-        The names of the lists that were there.
+        The names of the lists that exist.
     Raises:
         ValueError: a mismatch, or see `mat_lists.read_identities`.
     """

@@ -43,7 +43,7 @@ class Probes:
     lists: list[str]  # the .mat files that were there, and agree
 
 
-def is_there(*folders: Path) -> bool:
+def exist(*folders: Path) -> bool:
     return all(folder.is_dir() for folder in folders)
 
 
@@ -52,8 +52,8 @@ def read_tree(
 ) -> tuple[Pairs | None, Probes | None, list[str]]:
     """Find and check everything that both protocols need.
 
-    A half is left out where one of its two folders is not there at all; a folder that was asked for by name
-    has to be there, and a half that is not left out has to be complete.
+    A half is left out if one of its two folders does not exist. A folder that was asked for by name has to
+    exist, and a half that is not left out has to be complete.
 
     Args:
         root: folder that holds `QMUL-SurvFace/`.
@@ -67,12 +67,12 @@ def read_tree(
     pairs = probes = None
     missing = []
     lists, images = root / PAIR_LISTS, verification_images or root / VERIFICATION_IMAGES
-    if verification_images or is_there(lists, images):
+    if verification_images or exist(lists, images):
         pairs = read_verification(lists, images)
     else:
         missing.append(f"verification is left out: it needs {lists} and {images}")
     originals, folder = root / ORIGINALS, aligned or root / ALIGNED
-    if aligned or is_there(originals, folder):
+    if aligned or exist(originals, folder):
         probes = read_identification(originals, folder)
     else:
         missing.append(f"identification is left out: it needs {originals} and {folder}")
