@@ -17,12 +17,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from utils.augment import Augmentation
-from utils.faces import SIZE, decode_rgb
+from utils.faces import IMAGE_SUFFIXES, SIZE, decode_rgb
 from utils.loader import DistributedSampler, FaceLoader
 from utils.record_layout import check_labels, count_classes, image_keys, read_property
 from utils.recordio import IndexedRecordReader, RecordError
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
 def decode(encoded: bytes, name: str) -> np.ndarray:

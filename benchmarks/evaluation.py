@@ -26,7 +26,7 @@ import numpy as np
 from sklearn.metrics import roc_curve
 
 from benchmarks.common import in_own_process, report
-from eval import verification
+from eval import kfold
 from eval.bootstrap import bootstrap_tar
 from eval.identification import search
 from eval.metrics import cmc, dir_at_far, normalise, tar_at_far
@@ -130,7 +130,7 @@ def bootstrap_part(random, method, scale):
 
 def kfold_part(random, method, scale):
     embeddings, same = unit(random, 12_000 // scale), np.arange(6_000 // scale) % 2 == 0
-    return lambda: verification.evaluate(embeddings, same).accuracy
+    return lambda: kfold.evaluate(embeddings, same).accuracy
 
 
 def tinyface_part(random, method, scale):

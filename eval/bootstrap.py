@@ -47,6 +47,11 @@ def bootstrap_mean(values: np.ndarray, identity: np.ndarray, seed: int = 0, resa
     return float(half_width(means))
 
 
+def bootstrap_means(rows: np.ndarray, identity: np.ndarray, seed: int = 0) -> np.ndarray:
+    """`bootstrap_mean` of each row of `(R, N)`, all over the same draws: `(R,)`."""
+    return np.array([bootstrap_mean(row, identity, seed) for row in rows])
+
+
 def bootstrap_tar(
     scores: np.ndarray,
     same: np.ndarray,
@@ -77,24 +82,8 @@ def bootstrap_tar(
     """
     scores, same, identity = np.asarray(scores), np.asarray(same).astype(bool), np.asarray(identity)
     fars = check_rates(fars)
-    if scores.ndim != 1 or scores.shape != same.shape or identity.shape != (len(scores), 2):
-        raise ValueError(
-            f"scores {scores.shape}, same {same.shape} and identity {identity.shape} do not fit: "
-            "expected (P,), (P,), (P, 2)"
-        )
-    if same.all() or not same.any():
-        raise ValueError(f"all {len(same)} pairs are of one kind, expected both")
-    if (mixed := same & (identity[:, 0] != identity[:, 1])).any():
-        pair = int(mixed.argmax())
-        raise ValueError(f"pair {pair} is of the same person, but of identities {identity[pair].tolist()}")
-    own = np.flatnonzero(same)
-    own = own[np.argsort(-scores[own], kind="stable")]
-    other = np.flatnonzero(~same)
-    other = other[np.argsort(-scores[other], kind="stable")]
-    step = max(1, (len(other) - EXACT) // SAMPLED)
-    stands_for = np.append(np.ones(min(EXACT, len(other))), np.full(len(other[EXACT::step]), step))
-    other = np.append(other[:EXACT], other[EXACT::step])
-
+    _check_pairs(scores, same, identity)
+    own, other, stands_for = _by_falling_score(scores, same)
     names, index = np.unique(identity[np.append(own, other)], return_inverse=True)
     own_person, (first, second) = index[: len(own), 0], index[len(own) :].T
     # How many same-person pairs score above the first negative that is rejected; all, where none is.
@@ -114,3 +103,32 @@ def bootstrap_tar(
         last = np.searchsorted(other_weight, other_weight[upper - lower_is_nearer], side="right") - 1
         rates[r] = own_weight[own_above[last]] / own_weight[-1]
     return half_width(rates)
+
+
+def _check_pairs(scores: np.ndarray, same: np.ndarray, identity: np.ndarray) -> None:
+    """Require what `bootstrap_tar` can weigh.
+
+    Raises:
+        ValueError: see there.
+    """
+    if scores.ndim != 1 or scores.shape != same.shape or identity.shape != (len(scores), 2):
+        raise ValueError(
+            f"scores {scores.shape}, same {same.shape} and identity {identity.shape} do not fit: "
+            "expected (P,), (P,), (P, 2)"
+        )
+    if same.all() or not same.any():
+        raise ValueError(f"all {len(same)} pairs are of one kind, expected both")
+    if (mixed := same & (identity[:, 0] != identity[:, 1])).any():
+        pair = int(mixed.argmax())
+        raise ValueError(f"pair {pair} is of the same person, but of identities {identity[pair].tolist()}")
+
+
+def _by_falling_score(scores: np.ndarray, same: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Indices of the same-person pairs; of the other pairs that are kept; how many pairs each of those is."""
+    own = np.flatnonzero(same)
+    own = own[np.argsort(-scores[own], kind="stable")]
+    other = np.flatnonzero(~same)
+    other = other[np.argsort(-scores[other], kind="stable")]
+    step = max(1, (len(other) - EXACT) // SAMPLED)
+    stands_for = np.append(np.ones(min(EXACT, len(other))), np.full(len(other[EXACT::step]), step))
+    return own, np.append(other[:EXACT], other[EXACT::step]), stands_for

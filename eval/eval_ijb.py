@@ -12,8 +12,7 @@ aligned here, by the five landmarks of the lists.
 A network gets other numbers under other conventions; each number stands beside its own. F1: the features of
 image and mirrored image are summed. N1: the norm of that sum is kept, and weighs the images of a template.
 D1: the detector's score weighs them too. `insightface` is N1D1F1 (its own scripts print N1D1F2), `adaface`
-N1D0F1, `cvlface` N0D1F1. Definitions and ties: see ijb/protocol.py. ±: 95 % interval over subjects drawn with
-replacement; 1:N with the thresholds as they are, and both galleries taken as independent.
+N1D0F1, `cvlface` N0D1F1. Rates, ties and intervals: see ijb/protocol.py.
 """
 
 import sys
@@ -33,14 +32,17 @@ from eval.ijb.protocol import (
     FARS,
     FPIRS,
     RANKS,
+    Convention,
+    Identification,
+    Verification,
     build_templates,
     convention_of,
     identify,
     verify,
 )
 from eval.readers.faces import CroppedFaces
-from eval.report import Report, in_percent
-from eval.script import arguments, complete_lists, evaluation
+from eval.report import Report, in_percent, numbers_of
+from eval.run import Evaluation, arguments, evaluation, list_faults_in_file
 from utils.command_line import run_script
 
 NOTES = [
@@ -52,50 +54,66 @@ NOTES = [
     """± half the 95 % interval over subjects drawn with replacement. too few pairs: fewer than 1 / FAR are of
     different people, so that no threshold has this rate.""",
 ]
+Results = Mapping[str, tuple[Verification, Identification]]  # convention, as printed -> 1:1, 1:N
 
 
-def add_to(report: Report, ijb: IJB, found: Mapping[str, dict]) -> None:
-    """Tables, numbers and pictures of one benchmark.
+def evaluate_benchmark(
+    run: Evaluation, ijb: IJB, crops: CroppedFaces, conventions: Mapping[str, Convention]
+) -> None:
+    """Run the network on one benchmark, on every rank; rank 0 reports the numbers of every convention.
 
     Args:
-        found: convention, as printed -> what `verify` and `identify` return, under "1:1" and "1:N".
+        conventions: name, as printed -> convention.
     """
-    verification = PrettyTable(["convention", *(f"{far:.0e}" for far in FARS), "AUC %"], align="r")
-    identification = PrettyTable(
-        [
-            "convention",
-            "definition",
-            *(f"rank-{k} %" for k in RANKS),
-            *(f"TPIR % @FPIR={f:g}" for f in FPIRS),
-        ],
-        align="r",
+    mirror = any(convention.flip_sum for convention in conventions.values())
+    plain, flip = run.features(crops, mirror=mirror)
+    if not run.is_main:
+        return
+    results = {}
+    for name, convention in conventions.items():
+        templates = build_templates(ijb, plain, flip, convention)
+        results[name] = verify(ijb, templates, run.args.seed), identify(ijb, templates, run.args.seed)
+    report_tables(run.report, ijb, results)
+    run.report.numbers(
+        ijb.name,
+        {name: {"1:1": numbers_of(one), "1:N": numbers_of(many)} for name, (one, many) in results.items()},
     )
-    for name, both in found.items():
-        one = both["1:1"]
-        rates = in_percent(one["tar"], one["tar_interval"])
-        tars = [rate if enough else "too few pairs" for rate, enough in zip(rates, one["enough_pairs"])]
-        verification.add_row([name, *tars, f"{100 * one['auc']:.4f}"])
-        for definition, many in both["1:N"].items():
-            rates = (in_percent(many[rate], many[f"{rate}_interval"]) for rate in ("rank", "tpir"))
-            identification.add_row([name, definition, *chain(*rates)])
+    report_curves(run.report, ijb.name, results)
+
+
+def report_tables(report: Report, ijb: IJB, results: Results) -> None:
+    """A row for each convention, and for each definition of 1:N."""
+    verification = PrettyTable(["convention", *(f"{far:.0e}" for far in FARS), "AUC %"], align="r")
+    ranks, tpirs = (f"rank-{k} %" for k in RANKS), (f"TPIR % @FPIR={fpir:g}" for fpir in FPIRS)
+    identification = PrettyTable(["convention", "definition", *ranks, *tpirs], align="r")
+    for name, (one, many) in results.items():
+        rates = zip(in_percent(one.tar, one.tar_interval), one.enough_pairs)
+        tars = [rate if enough else "too few pairs" for rate, enough in rates]
+        verification.add_row([name, *tars, f"{100 * one.auc:.4f}"])
+        for definition, of in (("legacy", many.legacy), ("probe", many.probe)):
+            shares = chain(in_percent(of.rank, of.rank_interval), in_percent(of.tpir, of.tpir_interval))
+            identification.add_row([name, definition, *shares])
     report.table(verification, f"{ijb.name} 1:1, TAR % at FAR, of {len(ijb.same):,} pairs")
     report.table(identification, f"{ijb.name} 1:N, of {len(ijb.probes.templates):,} probes")
-    rocs = {name: both["1:1"].pop("roc") for name, both in found.items()}
-    open_set = {name: both["1:N"]["probe"].pop("open_set") for name, both in found.items()}
+
+
+def report_curves(report: Report, benchmark: str, results: Results) -> None:
+    """A picture for each kind of curve, with a line for each convention."""
+    stem, one_to_one, one_to_many = benchmark.lower(), f"{benchmark} 1:1", f"{benchmark} 1:N"
+    rocs = {name: one.curve for name, (one, _) in results.items()}
+    report.picture(f"{stem}_roc", roc_figure(rocs, one_to_one), f"{benchmark}, accepted pairs")
+    report.picture(f"{stem}_det", det_figure(rocs, one_to_one), f"{benchmark}, both errors")
+    open_sets = {name: many.curve for name, (_, many) in results.items()}
+    figure = det_figure(open_sets, f"{one_to_many}, probe", "FPIR", "1 − TPIR")
+    caption = f"{benchmark}, open-set identification, mean of both galleries"
+    report.picture(f"{stem}_open_set", figure, caption)
     cmcs = {
-        f"{name}, {definition}": (CMC_RANKS, many["cmc"])
-        for name, both in found.items()
-        for definition, many in both["1:N"].items()
+        f"{name}, {definition}": (CMC_RANKS, of.cmc)
+        for name, (_, many) in results.items()
+        for definition, of in (("legacy", many.legacy), ("probe", many.probe))
     }
-    report.numbers(ijb.name, found)
-    stem = ijb.name.lower()
-    report.picture(f"{stem}_roc", roc_figure(rocs, f"{ijb.name} 1:1"), f"{ijb.name}, accepted pairs")
-    report.picture(f"{stem}_det", det_figure(rocs, f"{ijb.name} 1:1"), f"{ijb.name}, both errors")
-    figure = det_figure(open_set, f"{ijb.name} 1:N, probe", "FPIR", "1 − TPIR")
-    report.picture(f"{stem}_open_set", figure, f"{ijb.name}, open-set identification, mean of both galleries")
-    report.picture(
-        f"{stem}_cmc", cmc_figure(cmcs, f"{ijb.name} 1:N"), f"{ijb.name}, found within so many ranks"
-    )
+    figure = cmc_figure(cmcs, one_to_many)
+    report.picture(f"{stem}_cmc", figure, f"{benchmark}, found within so many ranks")
 
 
 def main() -> None:
@@ -108,34 +126,26 @@ def main() -> None:
         help=f"{', '.join(CONVENTIONS)}, or switches such as N1D0F1; several are several rows",
     )
     args = parser.parse_args()
-    conventions = {name: convention_of(name) for name in args.convention}
-    titles = {name: name if name == str(c) else f"{name} {c}" for name, c in conventions.items()}
-    with complete_lists(args, "eval_ijb"):
+    conventions = {}
+    for name in args.convention:
+        convention = convention_of(name)
+        conventions[name if name == str(convention) else f"{name} {convention}"] = convention
+    with list_faults_in_file(args, "ijb"):
         benchmarks = [load_ijb(args.data, name) for name in ([args.only] if args.only else find(args.data))]
-    crops = [CroppedFaces(ijb.paths, ijb.landmarks) for ijb in benchmarks]
+        crops = [CroppedFaces(ijb.paths, ijb.landmarks) for ijb in benchmarks]
 
-    with evaluation(args, "eval_ijb", "IJB-B and IJB-C") as run:
+    with evaluation(args, "ijb", "IJB-B and IJB-C") as run:
         run.report.settings |= {
-            "conventions": [*titles.values()],
+            "conventions": [*conventions],
             "interval": f"95 %, bootstrap over subjects, seed {args.seed}",
         }
-        mirror = any(convention.flip_sum for convention in conventions.values())
         for ijb, faces in zip(benchmarks, crops):
-            plain, flip = run.features(faces, mirror=mirror)
-            if run.is_main:
-                found = {}
-                for name, convention in conventions.items():
-                    templates = build_templates(ijb, plain, flip, convention)
-                    numbers = {
-                        "1:1": verify(ijb, templates, args.seed),
-                        "1:N": identify(ijb, templates, args.seed),
-                    }
-                    found[titles[name]] = numbers
-                add_to(run.report, ijb, found)
-        if run.is_main:
-            for text in NOTES:
-                run.report.note(text)
-            run.report.write(run.out)
+            evaluate_benchmark(run, ijb, faces, conventions)
+        if not run.is_main:
+            return
+        for text in NOTES:
+            run.report.note(text)
+        run.report.write(run.out)
 
 
 if __name__ == "__main__":

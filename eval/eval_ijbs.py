@@ -9,22 +9,12 @@ N. D. Kalka et al., IJB-S: IARPA Janus Surveillance Video Benchmark, BTAS 2018
 Tree: DATA/<subject>/{videos_<video>_<frame>,img_<image>}.jpg, faces of 112x112; DATA/cs6_*.csv and
 DATA/galleries/cs6_*.csv as published, or in the folder --protocols. Without --list every image is a frame.
 
-The protocols are those of Probabilistic Face Embeddings' and AdaFace's code. Feature of a frame = f(x), raw,
-without the mirror image (--flip adds it); of a template = unit(mean over its frames), so frames count by
-their norms; score = cosine. A template without a face (none was found in its frames) is zero, scores 0 with
-all, and stays in the count.
-
-rank-k: of the probes that have a mate in G1 and G2 taken together. TPIR at an FPIR: in G1 and in G2,
-averaged; of the probes that have a mate, those whose mate comes first and scores at least the threshold,
-which is the n-th largest among the best scores of the probes that have none; n = FPIR x their number, rounded
-down; where n is 0, 1e-8 above the largest. Ties go against the probe: another template that scores as high as
-the mate stands before it (the public code leaves this to an unstable sort).
-
-±: 95 % interval over people drawn with replacement, thresholds held fixed; the TPIRs in G1 and G2 are taken
-as independent.
+Feature of a frame = f(x), raw, without the mirror image (--flip adds it). Templates, rates, ties and
+intervals: see ijbs/protocol.py.
 """
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -33,8 +23,8 @@ import numpy as np
 from prettytable import PrettyTable
 
 from eval.figures import cmc_figure, det_figure
-from eval.ijbs.data import METADATA, Protocol, read_protocols
-from eval.ijbs.frames import read_frames
+from eval.ijbs.data import IJBS, METADATA, read_protocols
+from eval.ijbs.frames import Frames, read_frames
 from eval.ijbs.protocol import (
     CMC_RANKS,
     FPIRS,
@@ -42,20 +32,30 @@ from eval.ijbs.protocol import (
     IJBSResult,
     evaluate,
     sum_sightings,
-    template_features,
+    templates_of_sightings,
 )
+from eval.readers.errors import first_few
 from eval.readers.faces import AlignedFaces
-from eval.readers.image_sets import some
 from eval.report import Report, in_percent
-from eval.script import arguments, complete_lists, evaluation
+from eval.run import Evaluation, arguments, evaluation, list_faults_in_file
 from utils.command_line import run_script
 
 PART = 100_000  # frames whose features are in memory at a time: at D = 512 0.4 GB, both views
 
 
-def report_numbers(
-    report: Report, protocols: list[Protocol], results: list[IJBSResult], empty: np.ndarray
-) -> None:
+def sums_of_sightings(run: Evaluation, ijbs: IJBS, frames: Frames, faces: list[AlignedFaces]) -> np.ndarray:
+    """Run the network, part by part; sums of features over the frames of each sighting, `(S, D)`."""
+    sums, start = 0, 0
+    for part in faces:
+        plain, flip = run.features(part, mirror=run.args.flip)
+        features = plain + flip if run.args.flip else plain
+        sighting = frames.sighting[start : start + len(part)]
+        sums = sums + sum_sightings(features, sighting, len(ijbs.sightings))
+        start += len(part)
+    return sums
+
+
+def report_rates(report: Report, ijbs: IJBS, results: list[IJBSResult], empty: np.ndarray) -> None:
     """A row of the table, and an entry of results.json, for each protocol.
 
     Args:
@@ -65,7 +65,7 @@ def report_numbers(
     rates = [*(f"rank-{rank} %" for rank in RANKS), *(f"TPIR at FPIR {100 * fpir:g} %" for fpir in FPIRS)]
     table = PrettyTable(["protocol", *counts, *rates], align="r")
     table.align["protocol"] = "l"
-    for protocol, result in zip(protocols, results):
+    for protocol, result in zip(ijbs.protocols, results):
         sizes = [len(protocol.probes), result.num_mated, *map(len, protocol.galleries)]
         faceless = [int(empty[of].sum()) for of in (protocol.probes, np.concatenate(protocol.galleries))]
         shares = in_percent(result.rate, result.rate_interval) + in_percent(result.tpir, result.tpir_interval)
@@ -86,30 +86,41 @@ def report_numbers(
     report.table(table, "IJB-S; no face: probes + gallery templates without one, which score 0")
 
 
+def report_left_out(report: Report, unknown: Mapping[str, list[str]]) -> None:
+    """The files of the lists of probes in which nobody is known."""
+    for name, files in unknown.items():
+        left_out = f"{name}: {first_few(files)}"
+        report.note(f"Left out of the probes, as {METADATA} has nobody in them, {left_out}.")
+    report.numbers("left_out", unknown)
+
+
+def report_curves(report: Report, names: list[str], results: list[IJBSResult]) -> None:
+    """A picture for each kind of curve, with a line for each protocol."""
+    curves = {name: (CMC_RANKS, result.cmc) for name, result in zip(names, results)}
+    report.picture("cmc", cmc_figure(curves, "IJB-S"), "Identified within so many ranks of G1 and G2")
+    curves = {name: result.curve for name, result in zip(names, results)}
+    figure = det_figure(curves, "IJB-S, open-set identification", "FPIR", "1 − TPIR")
+    report.picture("open_set", figure, "Open-set identification, mean of G1 and G2")
+
+
 def main() -> None:
     parser = arguments(__doc__, data="folder of the subjects' folders of aligned faces")
-    parser.add_argument("--protocols", type=Path, help="folder of the csv files; default: DATA")
-    parser.add_argument(
-        "--list", type=Path, help="frames to use (csv: number, path; otherwise a path a line)"
-    )
-    parser.add_argument("--flip", action="store_true", help="feature = f(x) + f(mirrored x)")
+    add = parser.add_argument
+    add("--protocols", type=Path, help="folder of the csv files; default: DATA")
+    add("--list", type=Path, help="frames to use (csv: number, path; otherwise a path a line)")
+    add("--flip", action="store_true", help="feature = f(x) + f(mirrored x)")
     args = parser.parse_args()
-    with complete_lists(args, "eval_ijbs"):
+    with list_faults_in_file(args, "ijbs"):
         ijbs = read_protocols(args.protocols or args.data)
         frames = read_frames(args.data, ijbs.sightings, args.list)
-    parts = [slice(at, at + PART) for at in range(0, len(frames.paths), PART)]
-    faces = [AlignedFaces(frames.paths[part]) for part in parts]
+        starts = range(0, len(frames.paths), PART)
+        faces = [AlignedFaces(frames.paths[start : start + PART]) for start in starts]
 
-    with evaluation(args, "eval_ijbs", "IJB-S") as run:
-        sums = 0
-        for part, images in zip(parts, faces):
-            plain, flip = run.features(images, mirror=args.flip)
-            if run.is_main:
-                features = plain + flip if args.flip else plain
-                sums = sums + sum_sightings(features, frames.sighting[part], len(ijbs.sightings))
+    with evaluation(args, "ijbs", "IJB-S") as run:
+        sums = sums_of_sightings(run, ijbs, frames, faces)
         if not run.is_main:
             return
-        features = template_features(sums, ijbs.parts, ijbs.starts)
+        features = templates_of_sightings(sums, ijbs.parts, ijbs.starts)
         results = [evaluate(features, ijbs.subjects, protocol, args.seed) for protocol in ijbs.protocols]
 
         report = run.report
@@ -125,15 +136,9 @@ def main() -> None:
         empty = np.add.reduceat(num_frames[ijbs.parts], ijbs.starts) == 0  # (T,) templates without a face
         sizes = {"frames": len(frames.paths), "unused": frames.num_unused, "templates": len(empty)}
         report.numbers("sizes", sizes | {"without_face": int(empty.sum())})
-        report_numbers(report, ijbs.protocols, results, empty)
-        for name, files in ijbs.unknown.items():
-            report.note(f"Left out of the probes, as {METADATA} has nobody in them, {name}: {some(files)}.")
-        report.numbers("left_out", ijbs.unknown)
-        curves = {protocol.name: (CMC_RANKS, result.cmc) for protocol, result in zip(ijbs.protocols, results)}
-        report.picture("cmc", cmc_figure(curves, "IJB-S"), "Identified within so many ranks of G1 and G2")
-        curves = {protocol.name: result.curve for protocol, result in zip(ijbs.protocols, results)}
-        figure = det_figure(curves, "IJB-S, open-set identification", "FPIR", "1 − TPIR")
-        report.picture("open_set", figure, "Open-set identification, mean of G1 and G2")
+        report_rates(report, ijbs, results, empty)
+        report_left_out(report, ijbs.unknown)
+        report_curves(report, [protocol.name for protocol in ijbs.protocols], results)
         report.write(run.out)
 
 

@@ -37,10 +37,10 @@ import numpy as np
 from prettytable import PrettyTable
 
 from eval.robustness.curves import FAR, Correlation, Curve, Curves, correlation_between, robustness_curve
-from eval.robustness.pairs import read_pairs
+from eval.robustness.pairs import choose_pairs
 from eval.robustness.perturbations import PERTURBATIONS, parse_choices
 from eval.robustness.pictures import norm_figure, robustness_figure
-from eval.script import Evaluation, arguments, evaluation
+from eval.run import Evaluation, arguments, evaluation
 from utils.command_line import run_script
 
 FEWEST_PAIRS = 20  # two a fold
@@ -77,7 +77,7 @@ def measure(
 
     Args:
         models: names, in the order of the run's.
-        data: set -> images and issame, as of `read_pairs`.
+        data: set -> images and issame, as of `choose_pairs`.
         chosen: perturbation -> amounts, the clean one first.
     """
     perturbed = np.s_[1::2] if run.args.one_side else np.s_[:]
@@ -97,7 +97,7 @@ def measure(
     return curves
 
 
-# ---------------------------------------------------------------------------------------------- what is said
+# ------------------------------------------------------------------------------------ tables, words, numbers
 
 
 def accuracy_table(curves: Curves, kind: str) -> PrettyTable:
@@ -167,12 +167,16 @@ def numbers(curve: Curve) -> dict:
 
 
 def of_correlation(correlation: Correlation) -> dict:
-    """And of a correlation."""
+    """What results.json keeps of a correlation."""
     return {"norm_quality_correlation": correlation.rho, "norm_quality_interval": correlation.half_width}
 
 
-def tell(run: Evaluation, curves: Curves, num_pairs: Mapping[str, int]) -> None:
-    """Fill the report and write it."""
+def write_report(run: Evaluation, curves: Curves, num_pairs: Mapping[str, int]) -> None:
+    """Tables, pictures and numbers of all curves.
+
+    Args:
+        num_pairs: set -> number of its pairs.
+    """
     report, seed = run.report, run.args.seed
     clean = {
         model: {name: next(iter(kinds.values())).clean_norms for name, kinds in sets.items()}
@@ -228,12 +232,13 @@ def main() -> None:
         raise ValueError(f"--best-first orders several sets, --data has one: {args.data[0]}")
     chosen = parse_choices(args.only)
     models, sets = names_of(args.model), names_of(args.data)
-    data = {name: read_pairs(path, args.pairs, args.seed) for name, path in zip(sets, args.data)}
+    data = {name: choose_pairs(path, args.pairs, args.seed) for name, path in zip(sets, args.data)}
 
-    with evaluation(args, "eval_robustness", "Robustness") as run:
+    with evaluation(args, "robustness", "Robustness") as run:
         curves = measure(run, models, data, chosen)
-        if run.is_main:
-            tell(run, curves, {name: len(issame) for name, (_, issame) in data.items()})
+        if not run.is_main:
+            return
+        write_report(run, curves, {name: len(issame) for name, (_, issame) in data.items()})
 
 
 if __name__ == "__main__":

@@ -27,14 +27,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 from prettytable import PrettyTable
 
-from eval.bootstrap import bootstrap_mean
+from eval.bootstrap import bootstrap_means
 from eval.figures import cmc_figure
 from eval.identification import search
 from eval.metrics import cmc
 from eval.readers.faces import AlignedFaces
 from eval.readers.image_sets import check_enrolled, check_lists, identities, read_set
 from eval.report import in_percent
-from eval.script import arguments, complete_lists, evaluation
+from eval.run import arguments, evaluation, list_faults_in_file
 from eval.templates import fuse
 from utils.command_line import run_script
 
@@ -108,7 +108,7 @@ def evaluate(
     found = search(probes, gallery, probe_ids, gallery_ids)
     return TinyFaceResult(
         rate=cmc(found, RANKS),
-        interval=np.array([bootstrap_mean(found.mate_rank <= rank, probe_ids, seed) for rank in RANKS]),
+        interval=bootstrap_means(found.mate_rank <= RANKS[:, None], probe_ids, seed),
         cmc=cmc(found, CMC_RANKS),
     )
 
@@ -117,11 +117,12 @@ def main() -> None:
     parser = arguments(__doc__, data="folder that holds tinyface/ as published")
     parser.add_argument("--aligned", type=Path, help=f"folder of the aligned images; default: DATA/{ALIGNED}")
     args = parser.parse_args()
-    with complete_lists(args, "eval_tinyface"):
+    with list_faults_in_file(args, "tinyface"):
         tree = read_tree(args.data, args.aligned)
+        faces = AlignedFaces(tree.paths)
 
-    with evaluation(args, "eval_tinyface", "TinyFace") as run:
-        plain, flip = run.features(AlignedFaces(tree.paths))
+    with evaluation(args, "tinyface", "TinyFace") as run:
+        plain, flip = run.features(faces)
         if not run.is_main:
             return
         unit = fuse(plain, flip, keep_norm=False)

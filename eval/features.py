@@ -65,12 +65,11 @@ def extract(
     images: Sequence,
     *,
     batch_size: int = 64,
-    device: torch.device | str | None = None,
     precision: str = "fp32",
     mirror: bool = True,
     progress: str | None = None,
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Raw features of the images and of their mirror images.
+    """Raw features of the images and of their mirror images, on the device where the backbone is.
 
     Each rank of the group takes a consecutive part of the images; the features cross the network, and every
     rank returns all of them. Without a group this process does everything.
@@ -80,7 +79,6 @@ def extract(
         images: `(N, 112, 112, 3)` uint8, RGB, the same on every rank: an array, or a sequence whose slices
             are such arrays (`eval.readers.faces`), of which only a few batches are ever in memory.
         batch_size: images a forward pass, on each rank.
-        device: where to run; None: where the backbone is.
         precision: "fp32", "bf16" or "fp16" (autocast).
         mirror: also of the mirror images, which costs as much again.
         progress: what rank 0's progress bar is called, on a terminal; None: no bar.
@@ -95,12 +93,9 @@ def extract(
     input_order = getattr(backbone, "input_order", "RGB")
     if input_order not in ("RGB", "BGR"):
         raise ValueError(f"the backbone's input_order is {input_order!r}, allowed: RGB, BGR")
-    if device is None:
-        device = next((parameter.device for parameter in backbone.parameters()), "cpu")
-    device = torch.device(device)
-
+    device = next((parameter.device for parameter in backbone.parameters()), torch.device("cpu"))
     first, last = (len(images) * r // world_size() for r in (rank(), rank() + 1))
-    # A rank without images runs one and keeps nothing of it: it has to learn D to join the gather.
+    # A rank without images runs one too, to learn the D that the gather needs; it keeps no feature of it.
     start, end = (first, last) if first < last else (0, 1)
     parts = [slice(at, min(at + batch_size, end)) for at in range(start, end, batch_size)]
     shown = progress is not None and rank() == 0

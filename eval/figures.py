@@ -49,7 +49,7 @@ def cmc_figure(curves: Curves, title: str = "CMC") -> Figure:
 
 
 def _error_rates(axes: Axes, *names: str) -> None:
-    """Rates on log axes, "x", "y" or both, of a decade at least (less has hardly a number), none above 1."""
+    """Make axes logarithmic, "x", "y" or both: at least a decade, so that it has ticks, and not beyond 1."""
     for name in names:
         getattr(axes, f"set_{name}scale")("log")
         low, high = getattr(axes, f"get_{name}lim")()
@@ -60,7 +60,7 @@ def _error_rates(axes: Axes, *names: str) -> None:
 
 
 def _in_percent(axes: Axes) -> None:
-    """Rates upwards, and none above 100 %, where curves are that stay there."""
+    """Show y in percent; the axis ends just above 100 %, so that a curve that stays there is seen."""
     axes.yaxis.set_major_formatter(PercentFormatter(1))
     axes.set_ylim(top=min(axes.get_ylim()[1], 1.005))
 
@@ -75,14 +75,14 @@ def _axes(curves: Curves, title: str, x: str, y: str, y_above: float = -np.inf):
         for (name, curve), colour, dash in looks:
             points = np.array(curve, dtype=float)  # (2, N)
             points = _thinned(points[:, (points[0] > 0) & (points[1] > y_above)])
-            dot = {"marker": "o", "clip_on": False} if points.shape[1] == 1 else {}  # no line would be seen
-            label = name if points.size else f"{name} (no error to show)"  # off the log axes: one is always 0
+            dot = {"marker": "o", "clip_on": False} if points.shape[1] == 1 else {}  # a line needs two points
+            label = name if points.size else f"{name} (no error to show)"  # log axes have no place for 0
             axes.plot(*points, label=label, color=colour, linestyle=dash, linewidth=1.8, **dot)
         axes.legend(frameon=False)
     return figure, axes
 
 
 def _thinned(points: np.ndarray) -> np.ndarray:
-    """Without those on which their successor would fall: an ROC has a corner for each of its scores."""
+    """Leave out each point whose successor is drawn at the same spot: an ROC has a point for each score."""
     spot = np.stack([np.rint(500 * np.log10(points[0])), np.rint(10_000 * points[1])])
     return points[:, np.diff(spot, append=np.nan).any(axis=0)]  # NaN counts as a difference: the last stays

@@ -4,7 +4,7 @@
 tie is decided by a rule.
 """
 
-from collections.abc import Iterable
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -45,23 +45,64 @@ class TarAtFar(NamedTuple):
     threshold: np.ndarray  # a pair is accepted where score >= threshold
 
 
-def split_scores(scores: np.ndarray, same: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The scores of different people and of the same person, float64, each ascending.
+class SortedScores:
+    """The scores of pairs, sorted once: for a protocol that wants the ROC, the AUC and several rates of them.
 
+    Args:
+        scores: `(P,)`, higher is more alike.
+        same: `(P,)`, true where both are the same person.
     Raises:
         ValueError: shapes that differ, a score that is not finite, one kind of pair only.
     """
-    scores, same = np.asarray(scores, dtype=np.float64), np.asarray(same).astype(bool)
-    if scores.ndim != 1 or scores.shape != same.shape:
-        raise ValueError(f"scores {scores.shape} and same {same.shape} do not fit: expected (P,) and (P,)")
-    if not (finite := np.isfinite(scores)).all():
-        raise ValueError(
-            f"{(~finite).sum()} of {len(scores)} scores are not finite: pair {finite.argmin()} is the first"
-        )
-    if same.all() or not same.any():
-        kind = "the same person" if same.all() else "different people"
-        raise ValueError(f"all {len(same)} pairs are of {kind}, expected both kinds")
-    return np.sort(scores[~same]), np.sort(scores[same])
+
+    def __init__(self, scores: np.ndarray, same: np.ndarray):
+        scores, same = np.asarray(scores, dtype=np.float64), np.asarray(same).astype(bool)
+        if scores.ndim != 1 or scores.shape != same.shape:
+            raise ValueError(
+                f"scores {scores.shape} and same {same.shape} do not fit: expected (P,) and (P,)"
+            )
+        if not (finite := np.isfinite(scores)).all():
+            number, first = (~finite).sum(), finite.argmin()
+            raise ValueError(f"{number} of {len(scores)} scores are not finite: pair {first} is the first")
+        if same.all() or not same.any():
+            kind = "the same person" if same.all() else "different people"
+            raise ValueError(f"all {len(same)} pairs are of {kind}, expected both kinds")
+        self.other, self.own = np.sort(scores[~same]), np.sort(scores[same])  # ascending
+
+    @cached_property
+    def roc(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What the function `roc` returns."""
+        other, own = self.other, self.own
+        every = np.sort(np.concatenate([other, own]), kind="stable")[::-1]  # merges what is sorted already
+        last = np.flatnonzero(np.append(every[1:] != every[:-1], True))  # (U,) of each run of equal scores
+        thresholds = every[last]
+        accepted_own = len(own) - np.searchsorted(own, thresholds)  # (U,)
+        accepted_other = last + 1 - accepted_own
+        kept = np.ones(len(last), dtype=bool)  # both ends always
+        kept[1:-1] = (np.diff(accepted_own, 2) != 0) | (np.diff(accepted_other, 2) != 0)
+        far = np.append(0, accepted_other[kept]) / len(other)
+        tar = np.append(0, accepted_own[kept]) / len(own)
+        return far, tar, np.append(np.inf, thresholds[kept])
+
+    @property
+    def auc(self) -> float:
+        """What the function `auc` returns."""
+        wins = sum(np.searchsorted(self.other, self.own, side).sum() for side in ("left", "right"))
+        return float(wins / (2 * len(self.own) * len(self.other)))
+
+    def tar_at_far(self, fars: np.ndarray, rule: str = "nearest") -> TarAtFar:
+        """What the function `tar_at_far` returns."""
+        fars = check_rates(fars)
+        if rule == "nearest":
+            far, tar, thresholds = self.roc
+            chosen = np.array([len(far) - 1 - np.abs(far[::-1] - wanted).argmin() for wanted in fars])
+            return TarAtFar(tar[chosen], far[chosen], thresholds[chosen])
+        if rule != "rounded":
+            raise ValueError(f"rule {rule!r}: allowed are 'nearest' and 'rounded'")
+        count = np.round(fars * len(self.other)).astype(int)  # (F,)
+        threshold = np.append(self.other, self.other[-1] + 1e-8)[len(self.other) - count]
+        tar, far = (share_accepted(kind, threshold) for kind in (self.own, self.other))
+        return TarAtFar(tar, far, threshold)
 
 
 def roc(scores: np.ndarray, same: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -76,19 +117,9 @@ def roc(scores: np.ndarray, same: np.ndarray) -> tuple[np.ndarray, np.ndarray, n
     Returns:
         far, tar, thresholds: `(K,)` each; a pair is accepted where score >= threshold.
     Raises:
-        ValueError: see `split_scores`.
+        ValueError: see `SortedScores`.
     """
-    other, own = split_scores(scores, same)
-    every = np.sort(np.concatenate([other, own]))[::-1]
-    last = np.flatnonzero(np.append(every[1:] != every[:-1], True))  # (U,) of each run of equal scores
-    thresholds = every[last]
-    accepted_own = len(own) - np.searchsorted(own, thresholds)  # (U,)
-    accepted_other = last + 1 - accepted_own
-    kept = np.ones(len(last), dtype=bool)  # both ends always
-    kept[1:-1] = (np.diff(accepted_own, 2) != 0) | (np.diff(accepted_other, 2) != 0)
-    far = np.append(0, accepted_other[kept]) / len(other)
-    tar = np.append(0, accepted_own[kept]) / len(own)
-    return far, tar, np.append(np.inf, thresholds[kept])
+    return SortedScores(scores, same).roc
 
 
 def auc(scores: np.ndarray, same: np.ndarray) -> float:
@@ -96,9 +127,7 @@ def auc(scores: np.ndarray, same: np.ndarray) -> float:
 
     Counted in integers (Mann-Whitney), so that it is exact. Arguments and errors as `roc`.
     """
-    other, own = split_scores(scores, same)
-    wins = np.searchsorted(other, own, side="left").sum() + np.searchsorted(other, own, side="right").sum()
-    return float(wins / (2 * len(own) * len(other)))
+    return SortedScores(scores, same).auc
 
 
 def tar_at_far(scores: np.ndarray, same: np.ndarray, fars: np.ndarray, rule: str = "nearest") -> TarAtFar:
@@ -114,19 +143,9 @@ def tar_at_far(scores: np.ndarray, same: np.ndarray, fars: np.ndarray, rule: str
         fars: `(F,)`, in [0, 1].
         rule: "nearest" or "rounded".
     Raises:
-        ValueError: see `split_scores`; a rate outside [0, 1]; an unknown rule.
+        ValueError: see `SortedScores`; a rate outside [0, 1]; an unknown rule.
     """
-    fars = check_rates(fars)
-    if rule == "nearest":
-        far, tar, thresholds = roc(scores, same)
-        chosen = np.array([len(far) - 1 - np.abs(far[::-1] - wanted).argmin() for wanted in fars])
-        return TarAtFar(tar[chosen], far[chosen], thresholds[chosen])
-    if rule != "rounded":
-        raise ValueError(f"rule {rule!r}: allowed are 'nearest' and 'rounded'")
-    other, own = split_scores(scores, same)
-    count = np.round(fars * len(other)).astype(int)  # (F,)
-    threshold = np.append(other, other[-1] + 1e-8)[len(other) - count]
-    return TarAtFar(share_accepted(own, threshold), share_accepted(other, threshold), threshold)
+    return SortedScores(scores, same).tar_at_far(fars, rule)
 
 
 def share_accepted(ascending: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
@@ -165,6 +184,7 @@ class DirAtFar(NamedTuple):
     dir: np.ndarray  # (F, R) share of the mated probes that are identified
     threshold: np.ndarray  # (F,)
     far: np.ndarray  # (F,) share of the unmated probes that really raise an alarm
+    identified: np.ndarray  # (F, R, M) bool, which of the mated probes are
 
 
 def cmc(found: Search, ranks: np.ndarray) -> np.ndarray:
@@ -173,18 +193,18 @@ def cmc(found: Search, ranks: np.ndarray) -> np.ndarray:
     Raises:
         ValueError: no probe has a mate.
     """
-    return _identified(found, ranks, np.array([-np.inf]), strict=False)[0]
+    return _identified(found, ranks, np.array([-np.inf]), strict=False)[0].mean(axis=1)
 
 
 def _identified(found: Search, ranks: np.ndarray, thresholds: np.ndarray, strict: bool) -> np.ndarray:
-    """`(F, R)`: the share of the mated probes with a mate of at most this rank that scores enough."""
+    """`(F, R, M)` bool: which of the mated probes have a mate of at most this rank that scores enough."""
     score, rank = found.mate_score[found.mated], found.mate_rank[found.mated]
     if not len(score):
         raise ValueError("no probe has a mate in the gallery")
     enough = np.greater if strict else np.greater_equal
     accepted = enough(score, thresholds[:, None])  # (F, M)
     ranked = rank <= np.atleast_1d(ranks)[:, None]  # (R, M)
-    return np.array([(accepted_at & ranked).mean(axis=1) for accepted_at in accepted])
+    return accepted[:, None] & ranked
 
 
 def dir_at_far(
@@ -221,17 +241,5 @@ def dir_at_far(
     threshold = np.append(top[0] + margin, top)[count]
     strict = rule == "ijb"
     alarms = top > threshold[:, None] if strict else top >= threshold[:, None]
-    return DirAtFar(_identified(mated, ranks, threshold, strict), threshold, alarms.mean(axis=1))
-
-
-def open_set_curve(galleries: Iterable[Search], rule: str) -> tuple[np.ndarray, np.ndarray]:
-    """False positive and true positive identification rate at rank 1, `(61,)` each, mean over the galleries.
-
-    Args:
-        galleries: a search in each, of probes with and without a mate.
-        rule: as for `dir_at_far`.
-    """
-    rates = [
-        dir_at_far(found, found.top_other[~found.mated], CURVE_FPIRS, [1], rule=rule) for found in galleries
-    ]
-    return np.mean([at.far for at in rates], axis=0), np.mean([at.dir[:, 0] for at in rates], axis=0)
+    identified = _identified(mated, ranks, threshold, strict)
+    return DirAtFar(identified.mean(axis=2), threshold, alarms.mean(axis=1), identified)

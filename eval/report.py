@@ -10,6 +10,7 @@ import json
 import math
 import textwrap
 from collections.abc import Mapping
+from dataclasses import asdict
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,7 @@ PAGE = """<!DOCTYPE html>
 
 
 class Report:
-    """Collects what a script has to say, in its order; `write` then writes and prints all of it.
+    """Collects tables, notes, pictures and numbers, in order; `write` then writes and prints all of them.
 
     Args:
         title: of the page, such as the name of the protocol.
@@ -124,6 +125,11 @@ def pictures_of_earlier(out: Path) -> set[str]:
         return {name for name in names if Path(name).name == name}  # never in another folder
     except (FileNotFoundError, ValueError, TypeError, KeyError):
         return set()
+
+
+def numbers_of(result: Any) -> dict[str, Any]:
+    """What results.json keeps of a protocol's result, a dataclass: all fields but `curve`, which is drawn."""
+    return {name: value for name, value in asdict(result).items() if name != "curve"}
 
 
 def as_json(value: Any) -> Any:

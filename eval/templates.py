@@ -11,8 +11,8 @@ from scipy.sparse import csr_array
 
 from eval.metrics import normalise
 
-CHUNK_TEMPLATES = 256  # their medias stay in the cache, and in memory that is used again
-CHUNK_PAIRS = 256  # their templates stay in the cache
+CHUNK_TEMPLATES = 256  # so few that the means of their medias stay in the processor's cache
+CHUNK_PAIRS = 256  # so few that their templates stay in the processor's cache
 
 
 def row_norms(features: np.ndarray) -> np.ndarray:

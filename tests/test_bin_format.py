@@ -72,7 +72,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_forbidden_name_is_refused_and_told(tmp_path, monkeypatch, name):
+def test_a_forbidden_name_is_refused_and_named(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     Path("evil.bin").write_bytes(HOSTILE[name])
     with pytest.raises(ValueError, match=f"evil.bin .* {name}"):
@@ -151,14 +151,14 @@ def test_square_images_of_another_size_are_resized(tmp_path):
         ([True] * 12, "all 12 pairs are of the same person"),
     ],
 )
-def test_a_set_that_cannot_be_scored_is_told_when_it_is_loaded(tmp_path, issame, message):
+def test_a_set_that_cannot_be_scored_is_reported_when_it_is_loaded(tmp_path, issame, message):
     save_bin(tmp_path / "few.bin", [png()] * (2 * len(issame)), issame)
     with pytest.raises(ValueError, match=f"few.bin: {message}"):
         load_set(tmp_path / "few.bin")
     assert len(load_bin(tmp_path / "few.bin")[1]) == len(issame)
 
 
-def test_a_missing_set_is_told_with_what_is_there(tmp_path):
+def test_a_missing_set_is_reported_with_what_is_there(tmp_path):
     save_bin(tmp_path / "agedb_30.bin", [png()] * 2, [True])
     with pytest.raises(FileNotFoundError, match=r"did you mean 'agedb_30.bin'\? .* holds agedb_30.bin"):
         load_bin(tmp_path / "agedb30.bin")

@@ -55,14 +55,14 @@ def templates(features) -> Templates:
 def test_perfect_features_score_100_percent_everywhere():
     ijb, features = benchmark(6), templates(np.concatenate([np.eye(6)] * 2))
     one, many = verify(ijb, features), identify(ijb, features)
-    assert one["tar"].tolist() == [1] * 6
-    assert one["auc"] == 1
-    assert one["tar_interval"].tolist() == [0] * 6
-    for definition in ("legacy", "probe"):
-        assert many[definition]["rank"].tolist() == [1, 1, 1]
-        assert many[definition]["rank_interval"].tolist() == [0, 0, 0]
-        assert many[definition]["tpir"].tolist() == [1, 1]
-        assert many[definition]["tpir_interval"].tolist() == [0, 0]
+    assert one.tar.tolist() == [1] * 6
+    assert one.auc == 1
+    assert one.tar_interval.tolist() == [0] * 6
+    for rates in (many.legacy, many.probe):
+        assert rates.rank.tolist() == [1, 1, 1]
+        assert rates.rank_interval.tolist() == [0, 0, 0]
+        assert rates.tpir.tolist() == [1, 1]
+        assert rates.tpir_interval.tolist() == [0, 0]
 
 
 def test_partly_wrong_features_score_what_is_worked_out_by_hand():
@@ -71,35 +71,35 @@ def test_partly_wrong_features_score_what_is_worked_out_by_hand():
     ijb = benchmark(4)
     features = templates(directions([0, 40, 80, 120, 2, 41, 45, 123]))
     many = identify(ijb, features)
-    assert many["legacy"]["rank"].tolist() == [0.75, 1, 1]
+    assert many.legacy.rank.tolist() == [0.75, 1, 1]
     # The highest score with another person is cos 5°, of probe 2: above it are mates at 2°, 1° and 3°.
-    assert many["legacy"]["tpir"].tolist() == [0.75, 0.75]
+    assert many.legacy.tpir.tolist() == [0.75, 0.75]
     # The same probes as at rank 1.
-    assert many["legacy"]["tpir_interval"].tolist() == [many["legacy"]["rank_interval"][0]] * 2
+    assert many.legacy.tpir_interval.tolist() == [many.legacy.rank_interval[0]] * 2
     # Each in its own gallery: probe 2 is 35° from its mate, 75° from subject 3.
-    assert many["probe"]["rank"].tolist() == [1, 1, 1]
+    assert many.probe.rank.tolist() == [1, 1, 1]
     # G1 does not know probes 2 and 3: threshold cos 5°, both mates above. G2 does not know probes 0 and 1:
     # 78° and 39°, threshold cos 39°, mates at 35° and 3°.
-    assert many["probe"]["tpir"].tolist() == [1, 1]
+    assert many.probe.tpir.tolist() == [1, 1]
 
     # Of the 28 pairs, four are genuine, at 2°, 1°, 35° and 3°; of the others 4° (probes 1 and 2) and 5° are
     # the nearest, then 37°: before any false accept three genuine ones are found, the fourth after two.
     one = verify(ijb, features)
-    assert one["tar"].tolist() == [0.75] * 5 + [1]
-    assert one["enough_pairs"].tolist() == [False] * 5 + [True]  # of 24 none is a hundredth
-    assert one["far"].tolist() == pytest.approx([0] * 5 + [2 / 24])
-    assert one["auc"] == pytest.approx((3 * 24 + 22) / 96)
+    assert one.tar.tolist() == [0.75] * 5 + [1]
+    assert one.enough_pairs.tolist() == [False] * 5 + [True]  # of 24 none is a hundredth
+    assert one.far.tolist() == pytest.approx([0] * 5 + [2 / 24])
+    assert one.auc == pytest.approx((3 * 24 + 22) / 96)
 
 
 def test_a_mate_that_only_meets_the_threshold_does_not_count():
     ijb = benchmark(4)
     # Probe 0 is 5° from its enrolment on one side, probe 2 on the other: highest score with another person.
     many = identify(ijb, templates(directions([0, 40, 80, 120, -5, 41, 5, 123])))
-    assert many["legacy"]["tpir"].tolist() == [0.5, 0.5]  # probes 1 and 3
-    assert many["probe"]["tpir"].tolist() == [0.5, 0.5]  # probe 1 of two in G1, probe 3 of two in G2
+    assert many.legacy.tpir.tolist() == [0.5, 0.5]  # probes 1 and 3
+    assert many.probe.tpir.tolist() == [0.5, 0.5]  # probe 1 of two in G1, probe 3 of two in G2
     half = bootstrap_mean([0, 1], [0, 1])
-    assert many["probe"]["tpir_interval"].tolist() == [np.hypot(half, half) / 2] * 2
-    assert many["legacy"]["tpir_interval"].tolist() == [bootstrap_mean([0, 1, 0, 1], np.arange(4))] * 2
+    assert many.probe.tpir_interval.tolist() == [np.hypot(half, half) / 2] * 2
+    assert many.legacy.tpir_interval.tolist() == [bootstrap_mean([0, 1, 0, 1], np.arange(4))] * 2
 
 
 def published_steps(ijb: IJB, features: np.ndarray) -> dict:
@@ -147,18 +147,18 @@ def test_random_features_score_what_the_published_steps_give(noise):
     features = templates(people + noise * rng.normal(size=people.shape))
     expected = published_steps(ijb, features.features)
     one, many = verify(ijb, features), identify(ijb, features)
-    assert np.allclose(one["tar"], expected["tar"])
-    for definition in ("legacy", "probe"):
-        assert np.allclose(many[definition]["rank"], expected[f"{definition} rank"])
-        assert np.allclose(many[definition]["tpir"], expected[f"{definition} tpir"])
-    assert np.allclose(many["probe"]["tpir_interval"], expected["probe interval"])
-    assert 0 < many["legacy"]["rank_interval"].max() < 0.3
+    assert np.allclose(one.tar, expected["tar"])
+    for definition, rates in (("legacy", many.legacy), ("probe", many.probe)):
+        assert np.allclose(rates.rank, expected[f"{definition} rank"])
+        assert np.allclose(rates.tpir, expected[f"{definition} tpir"])
+    assert np.allclose(many.probe.tpir_interval, expected["probe interval"])
+    assert 0 < many.legacy.rank_interval.max() < 0.3
 
 
 def test_a_dead_network_identifies_nobody():
     many = identify(benchmark(30), templates(np.ones((60, 3))))
-    assert many["legacy"]["tpir"].tolist() == many["probe"]["tpir"].tolist() == [0, 0]
-    assert many["legacy"]["rank"].tolist() == many["probe"]["rank"].tolist() == [0, 0, 0]
+    assert many.legacy.tpir.tolist() == many.probe.tpir.tolist() == [0, 0]
+    assert many.legacy.rank.tolist() == many.probe.rank.tolist() == [0, 0, 0]
 
 
 def test_subjects_are_what_genuine_pairs_join():
@@ -219,11 +219,11 @@ def test_the_script_writes_the_same_numbers_twice_each_beside_its_convention(tmp
     assert printed.count(" too few pairs |") == 5 * 8  # but at FAR .1: of two runs, benchmarks, conventions
     assert found["IJBC"]["N0D0F0"]["1:N"].keys() == {"legacy", "probe"}
     for text in (" ".join(printed.split()), (results.parent / "report.html").read_text()):
-        for told in ("N1: ", "D1: ", "F1: ", "legacy: ", "probe: ", "too few pairs: ", "± "):
-            assert told in text
+        for note in ("N1: ", "D1: ", "F1: ", "legacy: ", "probe: ", "too few pairs: ", "± "):
+            assert note in text
 
 
-def test_mistakes_are_told_before_the_network_is_loaded(tmp_path, monkeypatch):
+def test_mistakes_are_reported_before_the_network_is_loaded(tmp_path, monkeypatch):
     arguments = ("--model", "none.pt", "--data", write_ijb(tmp_path / "data"))
     with pytest.raises(ValueError, match="did you mean 'adaface'"):
         run_here(monkeypatch, eval_ijb.main, *arguments, "--convention", "adafase")

@@ -10,10 +10,10 @@ from eval import eval_ijbs
 from eval.features import extract
 from eval.ijbs.data import Protocol, read_protocols
 from eval.ijbs.frames import sighting_of
-from eval.ijbs.protocol import RANKS, evaluate, sum_sightings, template_features
+from eval.ijbs.protocol import RANKS, evaluate, sum_sightings, templates_of_sightings
 from eval.metrics import normalise
 from eval.readers.faces import AlignedFaces
-from eval.script import Evaluation
+from eval.run import Evaluation
 from helpers.evaluation_runs import ROOT, run, save_small_model
 from helpers.ijbs_trees import frames, write_ijbs
 from helpers.tinysurv_trees import directions, write_image
@@ -141,7 +141,7 @@ def test_a_template_is_the_unit_mean_of_its_frames():
     for cut in (0, 1, 17, 40):  # in two parts, as a run that goes part by part
         halves = (slice(0, cut), slice(cut, 40))
         sums = sum(sum_sightings(features[half], sighting[half], 6) for half in halves)
-        found = template_features(sums, parts, starts)
+        found = templates_of_sightings(sums, parts, starts)
         for template, members in zip(found, ([0], [1, 3], [2], [4, 2], [5])):
             chosen = features[np.isin(sighting, members)].astype(np.float64)
             mean = chosen.mean(axis=0) if len(chosen) else np.zeros(8)
@@ -206,10 +206,10 @@ def test_the_script_writes_what_its_features_say_and_the_same_again(tmp_path, tr
     assert (out / "report.html").exists()
     for protocol in ijbs.protocols:
         row = next(line for line in first.stdout.splitlines() if f"| {protocol.name} " in line)
-        told = results[protocol.name]
-        assert f"{100 * told['rank']['5']:.2f} ± {100 * told['rank_interval']['5']:.2f}" in row
-        assert f"{100 * told['tpir']['0.1']:.2f} ± {100 * told['tpir_interval']['0.1']:.2f}" in row
-        assert "{probes} + {galleries}".format(**told["without_face"]) in row
+        written = results[protocol.name]
+        assert f"{100 * written['rank']['5']:.2f} ± {100 * written['rank_interval']['5']:.2f}" in row
+        assert f"{100 * written['tpir']['0.1']:.2f} ± {100 * written['tpir_interval']['0.1']:.2f}" in row
+        assert "{probes} + {galleries}".format(**written["without_face"]) in row
 
     run_main(*arguments)
     assert numbers(out) == results
@@ -233,15 +233,15 @@ def test_mirror_images_are_seen_by_the_network_only_where_they_count(tmp_path, t
 
 def test_going_part_by_part_changes_nothing(tmp_path, tree, run_main, monkeypatch):
     model = save_small_model(tmp_path / "model.pt")
-    told = []
+    written = []
     for size in (100, 7):
         monkeypatch.setattr(eval_ijbs, "PART", size)
         run_main("--model", model, "--data", tree, "--no-cache", "--batch-size", 1)
-        told.append(numbers(tmp_path / "model.pt.ijbs"))
-    assert told[0] == told[1]
+        written.append(numbers(tmp_path / "model.pt.ijbs"))
+    assert written[0] == written[1]
 
 
-def test_mistakes_are_told_before_a_network_is_loaded(tmp_path, tree, run_main):
+def test_mistakes_are_reported_before_a_network_is_loaded(tmp_path, tree, run_main):
     probes = tree / "cs6_uav_to_single-booking_probe.csv"
     sound = probes.read_text()
     probes.write_text("FILENAME\nvideo/77.mp4\n")
@@ -271,7 +271,7 @@ def test_what_is_left_out_of_the_probes_is_said_on_screen_and_page(tmp_path, tre
     assert numbers(out)["UAV-surveillance-to-booking"]["probes"] == 3
 
 
-def test_an_unaligned_frame_is_told(tmp_path, tree, run_main):
+def test_an_unaligned_frame_is_reported(tmp_path, tree, run_main):
     write_image(tree / "10" / "img_90.jpg", 96, seed=0)
     model = save_small_model(tmp_path / "model.pt")
     with pytest.raises(ValueError, match=r"img_90.jpg is 96x96, expected an aligned face"):

@@ -17,7 +17,7 @@ from eval.features import extract
 from eval.metrics import normalise
 from eval.readers.bin_sets import load_bin, save_bin
 from eval.robustness.curves import Correlation, Curve, robustness_curve
-from eval.robustness.pairs import read_pairs
+from eval.robustness.pairs import choose_pairs
 from eval.robustness.perturbations import PERTURBATIONS
 from eval.verification import score
 from helpers.evaluation_runs import ROOT, run, save_small_model
@@ -111,7 +111,7 @@ def test_the_clean_point_is_what_verification_says(bins):
 
 
 def test_a_network_that_knows_places_suffers_from_every_shift(bins):
-    data = {"good": read_pairs(bins / "good.bin", NUM_PAIRS, 0)}
+    data = {"good": choose_pairs(bins / "good.bin", NUM_PAIRS, 0)}
     curves = measure(stub_run(patch_means), ["m"], data, {"shift": (0, 0.1, 0.5), "noise": (0, 5)})
     shifted, noisy = curves["m"]["good"]["shift"], curves["m"]["good"]["noise"]
     assert shifted.accuracy[0] >= 0.95
@@ -121,7 +121,7 @@ def test_a_network_that_knows_places_suffers_from_every_shift(bins):
 
 
 def test_the_sign_of_the_correlation_is_that_of_the_network(bins):
-    data = {"good": read_pairs(bins / "good.bin", NUM_PAIRS, 0)}
+    data = {"good": choose_pairs(bins / "good.bin", NUM_PAIRS, 0)}
 
     def honest(faces):
         return normalise(patch_means(faces)) * sharpness(faces)
@@ -161,7 +161,7 @@ def test_sets_whose_norms_grow_as_quality_falls_are_warned_of():
 
 
 def test_all_networks_see_the_same_faces_and_one_side_leaves_the_first_image_alone(bins):
-    data = {"good": read_pairs(bins / "good.bin", NUM_PAIRS, 0)}
+    data = {"good": choose_pairs(bins / "good.bin", NUM_PAIRS, 0)}
     images = data["good"][0]
     both, one = (stub_run(patch_means, patch_means, one_side=choice) for choice in (False, True))
     curves = measure(both, ["a", "b"], data, {"rotation": (0, 20)})
@@ -181,7 +181,7 @@ def test_all_networks_see_the_same_faces_and_one_side_leaves_the_first_image_alo
 
 
 def test_one_side_counts_the_norms_of_perturbed_images_alone(bins):
-    data = {"good": read_pairs(bins / "good.bin", NUM_PAIRS, 0)}
+    data = {"good": choose_pairs(bins / "good.bin", NUM_PAIRS, 0)}
 
     def honest(faces):
         return normalise(patch_means(faces)) * sharpness(faces)
@@ -203,20 +203,20 @@ def test_the_first_pairs_of_a_set_are_balanced_and_all_of_them_keep_their_order(
     encoded = encoded_pairs(0, num_pairs=60)
     save_bin(tmp_path / "blocks.bin", encoded, issame)
     images, _ = load_bin(tmp_path / "blocks.bin")
-    found, kind = read_pairs(tmp_path / "blocks.bin", 21, seed=0)
+    found, kind = choose_pairs(tmp_path / "blocks.bin", 21, seed=0)
     assert kind.tolist() == [True, False] * 10 + [True]
     rows = np.array(
         [[2 * (15 * (i % 2) * 2 + i // 2), 2 * (15 * (i % 2) * 2 + i // 2) + 1] for i in range(21)]
     )
     assert np.array_equal(found, images[rows.ravel()])
-    everything, kind = read_pairs(tmp_path / "blocks.bin", 60, seed=0)
+    everything, kind = choose_pairs(tmp_path / "blocks.bin", 60, seed=0)
     assert np.array_equal(everything, images)
     assert np.array_equal(kind, issame)
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """Three people with 5, 4 and 1 images; the colour of each pixel tells person and image."""
+    """Three people with 5, 4 and 1 images; the colour of each pixel shows person and image."""
     for person, count in enumerate((5, 4, 1)):
         (tmp_path / "faces" / f"p{person}").mkdir(parents=True)
         for image in range(count):
@@ -226,23 +226,23 @@ def folder(tmp_path):
 
 
 def test_pairs_of_a_folder_are_distinct_balanced_and_drawn_by_seed(folder):
-    images, issame = read_pairs(folder, 32, seed=0)  # all 16 pairs of one person that there are
+    images, issame = choose_pairs(folder, 32, seed=0)  # all 16 pairs of one person that there are
     colours = images[:, 0, 0, 0].reshape(-1, 2)
     assert np.array_equal(colours[:, 0] // 10 == colours[:, 1] // 10, issame)
     assert issame.tolist() == [True, False] * 16
     assert len({tuple(sorted(pair)) for pair in colours.tolist()}) == 32
     assert (colours[:, 0] != colours[:, 1]).all()
     assert 2 in colours // 10
-    assert np.array_equal(read_pairs(folder, 32, seed=0)[0], images)
-    assert not np.array_equal(read_pairs(folder, 32, seed=1)[0], images)
+    assert np.array_equal(choose_pairs(folder, 32, seed=0)[0], images)
+    assert not np.array_equal(choose_pairs(folder, 32, seed=1)[0], images)
 
 
-def test_a_folder_that_cannot_make_the_pairs_is_told(folder):
+def test_a_folder_that_cannot_make_the_pairs_is_reported(folder):
     with pytest.raises(ValueError, match="faces has 16 pairs of one person, 34 pairs take 17 of them"):
-        read_pairs(folder, 34, seed=0)
+        choose_pairs(folder, 34, seed=0)
     cv2.imwrite(str(folder / "p0" / "0.png"), np.zeros((96, 96, 3), np.uint8))
     with pytest.raises(ValueError, match=r"0\.png is 96x96, expected an aligned face"):
-        read_pairs(folder, 32, seed=0)
+        choose_pairs(folder, 32, seed=0)
 
 
 # ------------------------------------------------------------------------------------------------- the script
@@ -273,12 +273,12 @@ def test_names_are_as_short_as_tells_them_apart(paths, names):
         (["--data", "{bins}"], "neither train.rec nor images"),
     ],
 )
-def test_mistakes_are_told_before_a_network_is_loaded(bins, monkeypatch, more, message):
+def test_mistakes_are_reported_before_a_network_is_loaded(bins, monkeypatch, more, message):
     command = ["eval_robustness.py", "--model", "there_is_none.pt", "--data", f"{bins}/good.bin"]
     monkeypatch.setattr(sys, "argv", command + [word.format(bins=bins) for word in more])
-    with pytest.raises((ValueError, FileNotFoundError), match=message) as told:
+    with pytest.raises((ValueError, FileNotFoundError), match=message) as error:
         eval_robustness.main()
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(error.value)
 
 
 def test_the_script_writes_what_the_features_say_and_the_same_again(tmp_path, bins):

@@ -255,11 +255,11 @@ GOOD = ("1_cam1_1.jpg", "1_cam2_1.jpg")
         (lambda root: shutil.rmtree(root / "surv_align" / "unmated_probe"), "no folder .*unmated_probe"),
     ],
 )
-def test_a_broken_tree_is_told_in_one_line(tree, change, message):
+def test_a_broken_tree_is_reported_in_one_line(tree, change, message):
     change(tree)
-    with pytest.raises((ValueError, FileNotFoundError), match=message) as told:
+    with pytest.raises((ValueError, FileNotFoundError), match=message) as error:
         read_tree(tree)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(error.value)
 
 
 # ------------------------------------------------------------------------------------------------- the script

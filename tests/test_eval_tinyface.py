@@ -145,14 +145,14 @@ def relist(key="probe_set", ids=(1, 1, 2, 30), names=TINYFACE["Probe"]):
         ),
     ],
 )
-def test_a_broken_tree_is_told_in_one_line(tree, change, message):
+def test_a_broken_tree_is_reported_in_one_line(tree, change, message):
     change(tree)
-    with pytest.raises((ValueError, FileNotFoundError), match=message) as told:
+    with pytest.raises((ValueError, FileNotFoundError), match=message) as error:
         read_tree(tree)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(error.value)
 
 
-def test_a_probe_of_nobody_in_the_gallery_is_told(tree):
+def test_a_probe_of_nobody_in_the_gallery_is_reported(tree):
     add("Probe/9_1.jpg")(tree)
     (tree / "tinyface/Testing_Set/probe_img_ID_pairs.mat").unlink()
     with pytest.raises(ValueError, match=r"Probe: .* no image in .*Gallery_Match: 1 \(9_1\)"):
@@ -185,7 +185,7 @@ def test_the_script_writes_what_its_features_say_and_the_same_again(tmp_path, tr
         assert f"{100 * share:.2f} ± {100 * results['interval'][rank]:.2f}" in first.stdout
 
 
-def test_the_script_tells_an_unaligned_image(tmp_path, tree, monkeypatch):
+def test_the_script_reports_an_unaligned_image(tmp_path, tree, monkeypatch):
     write_image(tree / "aligned_pad_0.1_pad_high/Probe/1_1.png", 96, seed=0)
     model = save_small_model(tmp_path / "model.pt")
     with pytest.raises(ValueError, match=r"1_1\.png is 96x96, expected an aligned face"):

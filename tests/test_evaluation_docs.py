@@ -12,7 +12,7 @@ import pytest
 from backbones import MODEL_NAMES
 from eval.ijb.protocol import CONVENTIONS, convention_of
 from eval.robustness.perturbations import PERTURBATIONS, parse_choices
-from eval.script import arguments
+from eval.run import arguments
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "docs" / "evaluation.md").read_text()
@@ -98,7 +98,7 @@ def test_the_table_of_options_is_complete():
 
 def test_every_option_that_is_named_is_one_of_some_script():
     named = set(re.findall(r"`(--[a-z-]+)`", TEXT))
-    known = {word for script in [ROOT / "eval" / "script.py", *SCRIPTS] for word in options_in(script)}
+    known = {word for script in [ROOT / "eval" / "run.py", *SCRIPTS] for word in options_in(script)}
     assert "--flip" in named
     assert named <= known
 

@@ -1,4 +1,4 @@
-"""Aligned faces: the transform against a float64 reference, files read when needed and told when unusable."""
+"""Aligned faces: the transform against a float64 reference; files that are read late, unusable ones named."""
 
 import os
 
@@ -90,7 +90,7 @@ def test_aligned_files_are_a_sequence_of_rgb_faces(paths):
     assert faces[3:].shape == (0, 112, 112, 3)
 
 
-def test_a_file_of_another_size_is_told_with_the_alignment_it_needs(paths):
+def test_a_file_of_another_size_is_reported_with_the_alignment_it_needs(paths):
     faces = AlignedFaces(paths)
     with pytest.raises(
         ValueError, match=r"3\.png is 112x96, expected .* 112x112: its five landmarks .* templ"
@@ -99,9 +99,11 @@ def test_a_file_of_another_size_is_told_with_the_alignment_it_needs(paths):
 
 
 def test_missing_and_damaged_files_are_named(paths):
-    gone = [path.with_suffix(".jpg") for path in paths]
-    with pytest.raises(FileNotFoundError, match=r"4 of 5 images are missing: .*0\.jpg, .* and 1 more"):
+    gone = [paths[0].with_name(f"gone_{i}.jpg") for i in range(6)]
+    expected = r"of 7 images these are missing: 6 \(.*gone_0\.jpg, .*gone_4\.jpg, …\)$"
+    with pytest.raises(FileNotFoundError, match=expected) as error:
         AlignedFaces([*paths[:1], *gone])
+    assert error.value.names == [str(path) for path in gone]
     paths[1].write_bytes(png()[:-12])
     for faces in (AlignedFaces(paths[:3]), CroppedFaces(paths[:3], [TEMPLATE] * 3)):
         with pytest.raises(ValueError, match=r"1\.png: its \d+ bytes are no whole image"):
@@ -121,7 +123,7 @@ def test_loose_crops_are_aligned_when_they_are_read(tmp_path):
         assert np.array_equal(CroppedFaces([tmp_path / "face.png"], given_points)[0:1], expected[None])
 
 
-def test_landmarks_that_cannot_be_used_are_told(paths):
+def test_landmarks_that_cannot_be_used_are_reported(paths):
     good = np.stack([TEMPLATE] * 3)
     with pytest.raises(ValueError, match=r"landmarks are \(2, 5, 2\) for 3 images"):
         CroppedFaces(paths[:3], good[:2])

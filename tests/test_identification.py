@@ -156,7 +156,7 @@ def test_unmated_probes_do_not_count_among_the_mated():
     assert np.array_equal(got.dir, expected.dir)
 
 
-def test_what_cannot_be_scored_is_told():
+def test_what_cannot_be_scored_is_reported():
     nobody = Search(np.array([-np.inf]), np.array([4]), np.array([0.5]))
     with pytest.raises(ValueError, match="no probe has a mate"):
         cmc(nobody, [1])
@@ -172,7 +172,7 @@ def test_what_cannot_be_scored_is_told():
         search(np.eye(2), np.eye(3), np.arange(2), np.arange(3))
 
 
-def test_a_feature_that_is_not_a_number_is_told():
+def test_a_feature_that_is_not_a_number_is_reported():
     broken = np.eye(3)
     broken[1, 2] = np.nan
     with pytest.raises(ValueError, match="the feature of gallery entry 1 is not finite"):

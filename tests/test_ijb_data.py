@@ -1,4 +1,4 @@
-"""IJB's metadata: read as published, and every fault told in one line with file and line."""
+"""IJB's metadata: read as published, and every fault reported in one line with file and line."""
 
 import re
 import shutil
@@ -88,12 +88,12 @@ def put(line: int, text: str):
 def test_a_fault_is_one_line_with_file_and_line(tree, file, change, message):
     path = tree / "IJBC" / "meta" / file
     path.write_text("".join(f"{line}\n" for line in change(path.read_text().splitlines())))
-    with pytest.raises(ValueError, match=message) as told:
+    with pytest.raises(ValueError, match=message) as error:
         load_ijb(tree, "IJBC")
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(error.value)
 
 
-def test_missing_images_are_told_with_their_lines(tree):
+def test_missing_images_are_reported_with_their_lines(tree):
     images = tree / "IJBC" / "loose_crop"
     (images / "3.jpg").unlink()
     names = [line.split()[0] for line in (tree / "IJBC" / "meta" / IMAGES).read_text().splitlines()]

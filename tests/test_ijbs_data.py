@@ -139,7 +139,7 @@ META = "cs6_metadata.csv"
         ),
     ],
 )
-def test_a_mistake_in_a_csv_file_is_told_in_one_line(tmp_path, name, old, new, message):
+def test_a_mistake_in_a_csv_file_is_reported_in_one_line(tmp_path, name, old, new, message):
     write_csv_files(tmp_path)
     text = csv_files()[name]
     assert old in text
@@ -151,7 +151,7 @@ def test_a_mistake_in_a_csv_file_is_told_in_one_line(tmp_path, name, old, new, m
 
 
 @pytest.mark.parametrize("name", csv_files())
-def test_a_csv_file_that_is_not_there_is_told(tmp_path, name):
+def test_a_csv_file_that_is_not_there_is_reported(tmp_path, name):
     write_csv_files(tmp_path)
     (tmp_path / name).unlink()
     with pytest.raises(FileNotFoundError, match=f"no file .*{name}"):
@@ -205,7 +205,7 @@ def test_frames_are_those_of_the_sightings_listed_or_found(tmp_path):
     assert sorted(without) == sorted({sighting_of(name) for name in FACELESS})
 
 
-def test_mistakes_among_frames_are_told(tmp_path):
+def test_mistakes_among_frames_are_reported(tmp_path):
     ijbs = read_protocols(write_csv_files(tmp_path))
     with pytest.raises(FileNotFoundError, match=": 0 frames, none of them of a template"):
         read_frames(tmp_path, ijbs.sightings)

@@ -54,7 +54,7 @@ def test_missing_images_are_counted_and_the_first_few_listed(tmp_path):
         find_images(stems[:2], folder, "the list", {"1_0": "row 6", "1_1": "row 7"})
 
 
-def test_folders_that_are_empty_or_not_there_are_told(tmp_path):
+def test_folders_that_are_empty_or_not_there_are_reported(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no folder .*Probe"):
         index_images(tmp_path / "Probe")
     with pytest.raises(FileNotFoundError, match="holds no images"):

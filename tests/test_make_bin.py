@@ -65,7 +65,7 @@ def test_a_crop_is_cut_out_of_larger_images(faces):
         ("pairs.csv", "a.png,b.png,maybe\n", "line 1: 'a.png,b.png,maybe', expected path1,path2,issame"),
     ],
 )
-def test_a_list_that_does_not_fit_is_told_with_its_line(faces, name, text, message):
+def test_a_list_that_does_not_fit_is_reported_with_its_line(faces, name, text, message):
     (faces / name).write_text(text)
     failed = make_bin(faces, name)
     assert (failed.returncode, failed.stderr.count("\n")) == (1, 1)

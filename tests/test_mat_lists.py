@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
-from eval.readers.mat_lists import read_identities, read_pairs
+from eval.readers.mat_lists import read_identities, read_name_pairs
 from helpers.tinysurv_trees import cells
 
 
@@ -49,7 +49,7 @@ def test_names_and_ids_are_read_however_matlab_nested_them(tmp_path):
         ({"gallery_set": cells([("1_1.jpg", np.nan)])}, "row 1: nan is no identity"),
     ],
 )
-def test_a_malformed_list_is_told_with_file_and_row(tmp_path, variables, message):
+def test_a_malformed_list_is_reported_with_file_and_row(tmp_path, variables, message):
     path = write(tmp_path / "list.mat", **variables)
     with pytest.raises(ValueError, match=message) as caught:
         read_identities(path, "gallery_set", "gallery_ids")
@@ -59,23 +59,23 @@ def test_a_malformed_list_is_told_with_file_and_row(tmp_path, variables, message
 
 def test_pairs_have_two_names_a_row(tmp_path):
     pairs = [("1_a.jpg", "1_b.jpg"), ("2_a.jpg", "3_b.jpg")]
-    assert read_pairs(write(tmp_path / "a.mat", pairs=cells(pairs)), "pairs") == pairs
+    assert read_name_pairs(write(tmp_path / "a.mat", pairs=cells(pairs)), "pairs") == pairs
     with pytest.raises(ValueError, match="'pairs' is 2 x 1, expected P x 2"):
-        read_pairs(write(tmp_path / "a.mat", pairs=cells(["1_a.jpg", "b"])), "pairs")
+        read_name_pairs(write(tmp_path / "a.mat", pairs=cells(["1_a.jpg", "b"])), "pairs")
     with pytest.raises(ValueError, match="row 1: 3 is no file name"):
-        read_pairs(write(tmp_path / "a.mat", pairs=cells([("1_a.jpg", 3)])), "pairs")
+        read_name_pairs(write(tmp_path / "a.mat", pairs=cells([("1_a.jpg", 3)])), "pairs")
 
 
-def test_files_of_other_formats_are_told(tmp_path):
+def test_files_of_other_formats_are_reported(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no list .*none.mat"):
-        read_pairs(tmp_path / "none.mat", "pairs")
+        read_name_pairs(tmp_path / "none.mat", "pairs")
     # What MATLAB writes with -v7.3: its own header of 128 bytes, version 2, in front of HDF5.
     header = b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM" + b"\x00" * 384 + b"\x89HDF\r\n\x1a\n"
     (tmp_path / "new.mat").write_bytes(header)
     with pytest.raises(ValueError, match=r"MATLAB 7\.3 file: save it again with `save -v7`"):
-        read_pairs(tmp_path / "new.mat", "pairs")
+        read_name_pairs(tmp_path / "new.mat", "pairs")
     good = write(tmp_path / "good.mat", pairs=cells([("a.jpg", "b.jpg")])).read_bytes()
     for name, content in (("text.mat", b"1_1.jpg 1\n"), ("none.mat", b""), ("cut.mat", good[:200])):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(ValueError, match=f"{name} is no MATLAB file"):
-            read_pairs(tmp_path / name, "pairs")
+            read_name_pairs(tmp_path / name, "pairs")

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from eval.metrics import CURVE_FPIRS, Search, auc, check_unit, normalise, open_set_curve, roc, tar_at_far
+from eval.metrics import SortedScores, auc, check_unit, normalise, roc, tar_at_far
 
 
 def test_a_row_of_zeros_stays_zero_and_all_others_get_length_one():
@@ -65,6 +65,19 @@ def test_the_rounded_threshold_accepts_what_a_loop_accepts(items, wanted):
     assert got.far == pytest.approx(np.mean(scores[~same] >= threshold))
 
 
+@settings(max_examples=60)
+@given(pairs, st.sampled_from(["nearest", "rounded"]))
+def test_scores_that_are_sorted_once_say_what_each_function_says(items, rule):
+    scores, same = (np.array(column) for column in zip(*items))
+    ascending = SortedScores(scores, same)
+    assert ascending.auc == auc(scores, same)
+    for got, expected in zip(ascending.roc, roc(scores, same), strict=True):
+        assert np.array_equal(got, expected)
+    fars = [0, 0.1, 1 / 3, 1]
+    for got, expected in zip(ascending.tar_at_far(fars, rule), tar_at_far(scores, same, fars, rule)):
+        assert np.array_equal(got, expected)
+
+
 def test_equally_near_rates_give_the_larger_tar():
     scores, same = np.array([4, 3, 2, 1.0]), np.array([False, True, False, True])
     got = tar_at_far(scores, same, [0.25])  # 0 and 0.5 are equally near
@@ -90,14 +103,3 @@ def test_scores_that_cannot_be_ranked_are_refused():
         tar_at_far(np.zeros(2), np.array([True, False]), [0.1], rule="nearst")
     with pytest.raises(ValueError, match="rate -1: allowed are 0 to 1"):
         tar_at_far(np.zeros(2), np.array([True, False]), [-1])
-
-
-def test_an_open_set_curve_is_the_mean_over_the_galleries():
-    # Ten strangers score .01 to .10; of the mates that come first all, or half, score above all of them.
-    strangers = np.arange(1, 11) / 100
-    top, rank = np.append(np.zeros(4), strangers), np.array([1, 1, 1, 2] + [1] * 10)
-    good = Search(np.append([0.5, 0.5, 0.5, 0.5], np.full(10, -np.inf)), rank, top)
-    bad = Search(np.append([0.5, 0.5, 0.045, 0.5], np.full(10, -np.inf)), rank, top)
-    fpir, tpir = open_set_curve([good, bad], rule="round")
-    assert fpir == pytest.approx(np.round(10 * CURVE_FPIRS) / 10)
-    assert tpir == pytest.approx(np.where(fpir > 0.65, 3 / 4, (3 / 4 + 2 / 4) / 2))

@@ -46,17 +46,17 @@ def test_the_clean_amount_changes_no_bit(name, faces):
 @pytest.mark.parametrize("name", NAMES)
 def test_images_keep_shape_and_type_and_the_given_ones_stay_as_they_are(name, faces):
     before = faces.copy()
-    spoilt = apply(name, faces, PERTURBATIONS[name].amounts[-1])
-    assert (spoilt.shape, spoilt.dtype) == (faces.shape, np.uint8)
+    perturbed = apply(name, faces, PERTURBATIONS[name].amounts[-1])
+    assert (perturbed.shape, perturbed.dtype) == (faces.shape, np.uint8)
     assert np.array_equal(faces, before)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_image_is_spoilt_in_the_same_way_in_any_company(name, faces):
+def test_an_image_is_perturbed_in_the_same_way_whatever_images_come_with_it(name, faces):
     amount = PERTURBATIONS[name].amounts[1]
-    spoilt = apply(name, faces, amount)
-    assert np.array_equal(apply(name, faces, amount), spoilt)
-    assert np.array_equal(apply(name, faces[:2], amount), spoilt[:2])
+    perturbed = apply(name, faces, amount)
+    assert np.array_equal(apply(name, faces, amount), perturbed)
+    assert np.array_equal(apply(name, faces[:2], amount), perturbed[:2])
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -72,10 +72,10 @@ def test_a_larger_amount_leads_further_from_the_image(name, faces):
 @pytest.mark.parametrize("name", ["rotation", "scale", "shift", "noise"])
 def test_images_and_seeds_have_directions_of_their_own(name, faces):
     same = np.stack([faces[0]] * 40)
-    spoilt = apply(name, same, PERTURBATIONS[name].amounts[-1])
-    kinds = {image.tobytes() for image in spoilt}
+    perturbed = apply(name, same, PERTURBATIONS[name].amounts[-1])
+    kinds = {image.tobytes() for image in perturbed}
     assert len(kinds) == (2 if name in ("rotation", "scale") else 40)
-    assert not np.array_equal(apply(name, same, PERTURBATIONS[name].amounts[-1], seed=1), spoilt)
+    assert not np.array_equal(apply(name, same, PERTURBATIONS[name].amounts[-1], seed=1), perturbed)
 
 
 def test_a_quarter_turn_is_that_of_numpy_one_way_or_the_other(faces):
@@ -184,7 +184,7 @@ def test_amounts_are_sorted_from_mild_to_severe_and_counted_once():
         (["jpeg=101"], "amount 101: jpeg takes whole numbers from 1 to 100"),
     ],
 )
-def test_a_wrong_choice_is_told_in_one_line(choice, message):
-    with pytest.raises(ValueError, match=message) as told:
+def test_a_wrong_choice_is_reported_in_one_line(choice, message):
+    with pytest.raises(ValueError, match=message) as error:
         parse_choices(choice)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(error.value)

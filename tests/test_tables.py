@@ -88,7 +88,7 @@ def test_integers_take_the_quick_path_and_read_the_same(tmp_path, monkeypatch):
     ],
 )
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])
-def test_a_malformed_row_is_told_by_file_and_line(tmp_path, text, message, newline):
+def test_a_malformed_row_is_reported_by_file_and_line(tmp_path, text, message, newline):
     path = write(tmp_path / "pairs.txt", text, newline)
     with pytest.raises(ValueError, match=message) as caught:
         read_rows(path, PAIRS)
@@ -109,7 +109,7 @@ def test_a_malformed_row_is_told_by_file_and_line(tmp_path, text, message, newli
         ("N T S\na.jpg 1 0.5\n", "line 1: 1 columns, expected 3"),
     ],
 )
-def test_a_malformed_csv_is_told_by_file_and_line(tmp_path, text, message):
+def test_a_malformed_csv_is_reported_by_file_and_line(tmp_path, text, message):
     path = write(tmp_path / "faces.csv", text)
     with pytest.raises(ValueError, match=message) as caught:
         read_rows(path, FACES, header=True, delimiter=",")
@@ -117,7 +117,7 @@ def test_a_malformed_csv_is_told_by_file_and_line(tmp_path, text, message):
     assert "\n" not in str(caught.value)
 
 
-def test_what_is_no_text_is_told(tmp_path):
+def test_what_is_no_text_is_reported(tmp_path):
     (tmp_path / "a.csv").write_bytes(b"\x80\x04\x95 1\n")  # a pickle
     for columns in (PAIRS, FACES):
         with pytest.raises(ValueError, match=r"a.csv is no text in UTF-8 \(invalid start byte at byte 0\)"):

@@ -54,7 +54,7 @@ def test_views_are_joined_in_the_four_ways_of_adaface(fusion):
     assert np.array_equal(fuse(plain, flip, fusion=fusion), join_views(plain, flip, fusion))
 
 
-def test_an_unknown_fusion_is_told_which_there_are():
+def test_an_unknown_fusion_is_an_error_that_names_the_known_ones():
     with pytest.raises(ValueError, match="fusion 'sum': allowed are 'pre_norm_vector_add'"):
         join_views(np.ones((1, 2)), np.ones((1, 2)), "sum")
 

@@ -13,7 +13,7 @@ from sklearn.model_selection import KFold
 from eval.features import extract
 from eval.metrics import normalise
 from eval.readers.bin_sets import load_bin
-from eval.verification import evaluate, main, verify
+from eval.verification import evaluate, load_set, main, summary, verify
 from helpers.evaluation_runs import BINS, GOLDENS, ROOT, Fake, run, save_small_model
 
 
@@ -171,6 +171,20 @@ def test_verify_is_evaluate_on_the_sum_of_both_views():
     assert expected.xnorm is None
 
 
+def test_the_summary_of_several_sets_is_a_table_with_their_mean():
+    files = {name: BINS / f"{name}.bin" for name in ("py2", "py3")}
+    sets = {name: load_set(path) for name, path in files.items()}
+    results = {name: verify(Fake(), *pairs) for name, pairs in sets.items()}
+    lines = summary(results, files, sets).splitlines()
+    for name, line in zip(files, lines[3:5], strict=True):
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        accuracy = f"{100 * results[name].mean:.2f} ± {100 * results[name].std:.2f}"
+        assert cells[:3] == [name, str(len(sets[name][1])), accuracy]
+    mean = np.mean([result.mean for result in results.values()])
+    assert [cell.strip() for cell in lines[5].split("|")[1:4]] == ["mean", "", f"{100 * mean:.2f}"]
+    assert summary({}, {}, {}) == ""
+
+
 def test_thresholds_at_far_are_cosines_that_let_in_that_share_of_different_pairs(lfw):
     embeddings, issame, _ = lfw
     cosine = np.sum(embeddings[0::2] * embeddings[1::2], axis=1)[~issame]
@@ -234,7 +248,7 @@ def test_a_second_run_writes_the_same_files_and_nothing_else(tmp_path, monkeypat
     assert {path.name for path in tmp_path.iterdir()} == {"model.pt", "model.pt.verification"}
 
 
-def test_the_script_tells_a_mistake_in_one_line(tmp_path, model):
+def test_the_script_reports_a_mistake_in_one_line(tmp_path, model):
     (tmp_path / "evil.bin").write_bytes(b"cos\nsystem\n(S'touch broken-in'\ntR.")
     for name, message in (("evil.bin", "os.system"), ("evill.bin", "did you mean 'evil.bin'?")):
         failed = run(ROOT / "eval" / "verification.py", "--model", model, "--data", name, cwd=tmp_path)

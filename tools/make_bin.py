@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import cv2
 
 from eval.readers.bin_sets import save_bin
-from eval.readers.pair_lists import read_csv_pairs, read_lfw_pairs
+from eval.readers.pair_lists import read_pairs
 from utils.command_line import run_script
 from utils.faces import SIZE, decode_rgb
 
@@ -76,10 +76,7 @@ def main() -> None:
         help="square to cut out, pixels",
     )
     args = parser.parse_args()
-    read_pairs = read_csv_pairs if args.pairs.suffix.lower() == ".csv" else read_lfw_pairs
     pairs = read_pairs(args.pairs, args.images)
-    if not pairs:
-        raise ValueError(f"{args.pairs} lists no pairs")
     encoded = {}  # an image that occurs in several pairs is read, and stored, once
     for path in (path for pair in pairs for path in pair[:2]):
         if path not in encoded:

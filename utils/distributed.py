@@ -80,6 +80,16 @@ def all_max(tensor: Tensor) -> Tensor:
     return all_reduce(tensor, dist.ReduceOp.MAX)
 
 
+def broadcast(tensor: Tensor) -> Tensor:
+    """Fill `tensor` with rank 0's values, in place; also returns it. No gradient.
+
+    Every rank brings a tensor of the same shape and type; the values of the other ranks do not matter.
+    """
+    if world_size() > 1:
+        dist.broadcast(tensor, src=0)
+    return tensor
+
+
 def row_counts(num_rows: int) -> list[int]:
     """How many rows each rank brings. One integer a rank crosses the network, on the CPU: no GPU waits."""
     if world_size() == 1:

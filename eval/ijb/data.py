@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from eval.readers.image_sets import some, with_names
+from eval.readers.errors import MissingFilesError
 from eval.readers.tables import Column, read_rows
 from utils.faces import coincide
 
@@ -123,7 +123,7 @@ def load_ijb(root: str | Path, name: str) -> IJB:
 def load_enrolment(
     path: Path, known: np.ndarray, subjects: np.ndarray | None = None
 ) -> tuple[Enrolment, np.ndarray]:
-    """A 1:N list, and the line where each template is first met, `(G,)`.
+    """A 1:N list, and the first line of each template, `(G,)`.
 
     Args:
         known: ids of the templates that have images.
@@ -142,7 +142,7 @@ def load_enrolment(
 
 
 def check_same_names(file: Path, names: Column, other: Path, other_names: Column) -> None:
-    """Require that two files tell of the same images in the same order.
+    """Require that two files list the same images in the same order.
 
     Raises:
         ValueError: naming the first row that differs.
@@ -155,15 +155,14 @@ def check_same_names(file: Path, names: Column, other: Path, other_names: Column
 
 
 def check_images(path: Path, names: Column, folder: Path) -> None:
-    """Require that a folder holds the images of a list; one look at the folder, however many there are.
+    """Require that a folder holds the images of a list. One listing is faster than a look for each image.
 
     Raises:
-        FileNotFoundError: some are not there (first few and count).
+        MissingFilesError: some are not there.
     """
     there = set(os.listdir(folder)) if folder.is_dir() else set()
     if lost := [f"{name} of line {line}" for line, name in enumerate(names, start=1) if name not in there]:
-        lacks = f"{path}: of its {len(names):,} images {folder} lacks {some(lost)}"
-        raise with_names(FileNotFoundError(lacks), lost)
+        raise MissingFilesError(f"{path}: of its {len(names):,} images {folder} lacks", lost)
 
 
 def check_rows(path: Path, right: np.ndarray, values: np.ndarray, fault: str, header: bool = False) -> None:

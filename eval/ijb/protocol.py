@@ -13,20 +13,23 @@ threshold is the max(int(n·FPIR), 1)-th largest of the best scores of the n pro
 know; a probe counts whose mate is the best and scores above it. Ranks are over all probes, each in the
 gallery that knows it.
 
-Ties go against the probe.
+Ties go against the probe. Intervals: 95 %, over subjects drawn with replacement; those of 1:N hold the
+thresholds fixed, and take both galleries as independent.
 """
 
 import re
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from eval.bootstrap import bootstrap_mean, bootstrap_tar
+from eval.bootstrap import bootstrap_means, bootstrap_tar
 from eval.identification import legacy_tpir, search
 from eval.ijb.data import IJB, Enrolment
-from eval.metrics import Search, auc, cmc, dir_at_far, open_set_curve, roc, tar_at_far
+from eval.metrics import Search, SortedScores
+from eval.open_set import open_set, open_set_curve
 from eval.templates import fuse, pair_scores, template_features
 from utils.errors import nearest
 
@@ -52,6 +55,39 @@ CONVENTIONS = {
     "adaface": Convention(keep_norm=True, use_detector=False, flip_sum=True),
     "cvlface": Convention(keep_norm=False, use_detector=True, flip_sum=True),
 }
+
+
+@dataclass(frozen=True)
+class Verification:
+    """1:1; shares in [0, 1]."""
+
+    tar: np.ndarray  # (6,) at FARS
+    tar_interval: np.ndarray  # (6,) half width of the 95 % interval
+    far: np.ndarray  # (6,) really met
+    enough_pairs: np.ndarray  # (6,) bool: of 1,000 pairs of different people none is a millionth
+    cosine_threshold: np.ndarray  # (6,)
+    auc: float
+    curve: tuple[np.ndarray, np.ndarray]  # FAR, TAR
+
+
+@dataclass(frozen=True)
+class Rates:
+    """1:N in one definition; shares of the probes, in [0, 1]."""
+
+    rank: np.ndarray  # (3,) identified at RANKS
+    rank_interval: np.ndarray  # (3,) half width of the 95 % interval
+    tpir: np.ndarray  # (2,) at FPIRS
+    tpir_interval: np.ndarray  # (2,)
+    cmc: np.ndarray  # (50,) identified at CMC_RANKS
+
+
+@dataclass(frozen=True)
+class Identification:
+    """1:N in both definitions."""
+
+    legacy: Rates
+    probe: Rates
+    curve: tuple[np.ndarray, np.ndarray]  # FPIR, TPIR of the definition "probe"
 
 
 class Templates(NamedTuple):
@@ -90,26 +126,26 @@ def build_templates(ijb: IJB, plain: np.ndarray, flip: np.ndarray, convention: C
     )
 
 
-def verify(ijb: IJB, templates: Templates, seed: int = 0) -> dict:
-    """1:1: TAR at FARS with intervals, AUC, and the ROC as arrays."""
+def verify(ijb: IJB, templates: Templates, seed: int = 0) -> Verification:
+    """1:1, all pairs that the benchmark lists."""
     first, second = (np.searchsorted(templates.ids, side) for side in ijb.pairs.T)
     scores = pair_scores(templates.features, first, second)
-    found = tar_at_far(scores, ijb.same, FARS)
+    ascending = SortedScores(scores, ijb.same)
+    found = ascending.tar_at_far(FARS)
     subjects = subjects_of(ijb, len(templates.ids), first, second)
-    far, tar, _ = roc(scores, ijb.same)
-    return {
-        "tar": found.tar,
-        "tar_interval": bootstrap_tar(scores, ijb.same, subjects, fars=FARS, seed=seed),
-        "far": found.far,
-        "enough_pairs": FARS * np.sum(~ijb.same) >= 1,  # of 1,000 pairs none is a millionth
-        "cosine_threshold": found.threshold,
-        "auc": auc(scores, ijb.same),
-        "roc": (far, tar),
-    }
+    return Verification(
+        tar=found.tar,
+        tar_interval=bootstrap_tar(scores, ijb.same, subjects, fars=FARS, seed=seed),
+        far=found.far,
+        enough_pairs=FARS * np.sum(~ijb.same) >= 1,
+        cosine_threshold=found.threshold,
+        auc=ascending.auc,
+        curve=ascending.roc[:2],
+    )
 
 
 def subjects_of(ijb: IJB, num_templates: int, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Who is on both sides of each pair, `(P, 2)`: the 1:1 lists tell it only through their genuine pairs.
+    """The subjects of each pair, `(P, 2)`. The list does not name them, but a genuine pair shares one.
 
     Args:
         first, second: `(P,)`, indices of templates.
@@ -120,47 +156,34 @@ def subjects_of(ijb: IJB, num_templates: int, first: np.ndarray, second: np.ndar
     return np.stack([subject[first], subject[second]], axis=1)
 
 
-def identify(ijb: IJB, templates: Templates, seed: int = 0) -> dict[str, dict]:
-    """1:N in both definitions: rates at RANKS, TPIR at FPIRS, with intervals; CMC and open-set curve."""
-    probes = templates.of(ijb.probes.templates)
+def identify(ijb: IJB, templates: Templates, seed: int = 0) -> Identification:
+    """1:N in both definitions."""
+    probes, subjects = templates.of(ijb.probes.templates), ijb.probes.subjects
     together = Enrolment(*(np.concatenate(both) for both in zip(*ijb.galleries)))
 
     def search_in(gallery: Enrolment) -> Search:
-        return search(probes, templates.of(gallery.templates), ijb.probes.subjects, gallery.subjects)
+        return search(probes, templates.of(gallery.templates), subjects, gallery.subjects)
 
-    legacy = search_in(together)
-    pairs = probes, templates.of(together.templates), ijb.probes.subjects, together.subjects
-    searches = [search_in(gallery) for gallery in ijb.galleries]
-    # Of the two ranks of a probe one is that in the gallery of its mate; in the other it has none.
-    own_rank = np.where(searches[0].mated, searches[0].mate_rank, searches[1].mate_rank)
-    by_pairs = legacy_tpir(*pairs, FPIRS)
-    above = legacy.mate_score > by_pairs.threshold[:, None]  # (2, Q)
-    halves = np.array([open_set(found, ijb.probes.subjects, seed) for found in searches])
-    tpir, interval = halves.transpose(1, 0, 2)  # (2 galleries, 2 FPIRs) each
-    return {
-        "legacy": ranked(legacy.mate_rank, ijb.probes.subjects, seed)
-        | {"tpir": by_pairs.tpir, "tpir_interval": intervals(above, ijb.probes.subjects, seed)}
-        | {"cmc": cmc(legacy, CMC_RANKS)},
-        "probe": ranked(own_rank, ijb.probes.subjects, seed)
-        | {"tpir": tpir.mean(axis=0), "tpir_interval": np.hypot(*interval) / 2}
-        | {"cmc": (own_rank <= CMC_RANKS[:, None]).mean(axis=1)}
-        | {"open_set": open_set_curve(searches, rule="ijb")},
-    }
+    both = search_in(together)
+    by_pairs = legacy_tpir(probes, templates.of(together.templates), subjects, together.subjects, FPIRS)
+    above = both.mate_score > by_pairs.threshold[:, None]  # (2, Q)
+    each = [search_in(gallery) for gallery in ijb.galleries]
+    # A probe has a rank in each gallery: that in the gallery which knows it counts.
+    own_rank = np.where(each[0].mated, each[0].mate_rank, each[1].mate_rank)
+    at = open_set(each, subjects, FPIRS, rule="ijb", seed=seed)
 
+    def rates(rank: np.ndarray, tpir: np.ndarray, interval: np.ndarray) -> Rates:
+        within = rank <= RANKS[:, None]  # (3, Q)
+        return Rates(
+            rank=within.mean(axis=1),
+            rank_interval=bootstrap_means(within, subjects, seed),
+            tpir=tpir,
+            tpir_interval=interval,
+            cmc=(rank <= CMC_RANKS[:, None]).mean(axis=1),
+        )
 
-def open_set(found: Search, subjects: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """TPIR at FPIRS in one gallery, and its intervals with the thresholds as they are, `(2,)` each."""
-    at = dir_at_far(found, found.top_other[~found.mated], FPIRS, np.array([1]), rule="ijb")
-    hits = (found.mate_rank == 1) & (found.mate_score > at.threshold[:, None])  # (2, Q)
-    return at.dir[:, 0], intervals(hits[:, found.mated], subjects[found.mated], seed)
-
-
-def ranked(rank: np.ndarray, subjects: np.ndarray, seed: int) -> dict:
-    """The share of the probes `(Q,)` within each of RANKS, with its interval."""
-    within = rank <= RANKS[:, None]  # (3, Q)
-    return {"rank": within.mean(axis=1), "rank_interval": intervals(within, subjects, seed)}
-
-
-def intervals(hits: np.ndarray, subjects: np.ndarray, seed: int) -> np.ndarray:
-    """Half width of the 95 % interval of the mean of each row of hits `(R, Q)`, `(R,)`."""
-    return np.array([bootstrap_mean(row, subjects, seed) for row in hits])
+    return Identification(
+        legacy=rates(both.mate_rank, by_pairs.tpir, bootstrap_means(above, subjects, seed)),
+        probe=rates(own_rank, at.tpir, at.interval),
+        curve=open_set_curve(each, rule="ijb"),
+    )

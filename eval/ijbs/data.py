@@ -1,8 +1,8 @@
 """IJB-S: templates and protocols from the official csv files.
 
-What was filmed is a medium: `videos/4012.mp4`, `img/17.jpg`. A person in a medium is a sighting. Templates
-are made of sightings: one of a video, all booking photographs of a person, all videos of a person. As they
-share them, features are summed over the frames of each sighting, once.
+A medium is a video or a photograph: `videos/4012.mp4`, `img/17.jpg`. A person in a medium is a sighting. A
+template is made of sightings: one, all booking photographs of a person, or all videos of a person. Templates
+share sightings, so features are summed over the frames of each sighting once.
 
 The csv files, by column, below a header of any wording:
 
@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from eval.readers.image_sets import some
+from eval.readers.errors import ListedError
 from eval.readers.tables import read_rows
 
 METADATA = "cs6_metadata.csv"
@@ -44,19 +44,19 @@ class IJBS:
 
     protocols: list[Protocol]
     subjects: np.ndarray  # (T,) int64
-    parts: np.ndarray  # (M,) numbers of sightings, a template's together
-    starts: np.ndarray  # (T,) where a template's begin; it has one at least
+    parts: np.ndarray  # (M,) numbers of sightings, those of a template side by side
+    starts: np.ndarray  # (T,) where in `parts` those of each template begin; it has one at least
     sightings: dict[Sighting, int]  # their numbers
     unknown: dict[str, list[str]]  # list of probes -> files in it in which the metadata have nobody
 
 
 class Tables:
-    """The csv files, and the templates met in them. Whatever is wrong is told with file and line."""
+    """The csv files, and the templates that they name. Every error has file and line."""
 
     def __init__(self, folder: Path):
         self.folder = folder
         self.templates: dict[tuple[int, tuple[str, ...]], int] = {}  # subject, media -> number
-        # A row a box, so millions of them, but few people in few media.
+        # The file has a row for each box around a face: millions of rows, of few pairs of subject and medium.
         rows = self.rows(METADATA, {"subject": int}, distinct=True)
         self.metadata = {(subject, where) for _, subject, where in rows}
         self.unknown: dict[str, list[str]] = {}  # list of probes -> files
@@ -86,7 +86,7 @@ class Tables:
         return self.templates.setdefault((subject, media), len(self.templates))
 
     def gallery(self, kind: str, half: str) -> list[tuple[str, int]]:
-        """The templates of a gallery, each behind the place where it is first met, such as "FILE line 2"."""
+        """The templates of a gallery: place of the first row, such as "FILE line 2", and number of each."""
         name = GALLERY.format(kind, half)
         groups = {}
         for line, _, subject, where in self.rows(name, {"template": str, "subject": int}):
@@ -95,7 +95,7 @@ class Tables:
                 raise ValueError(f"{place}: {METADATA} does not know subject {subject} in {where}")
             key = {"single": line, "booking": subject, "surveillance": (subject, where)}[kind]
             _, _, media = groups.setdefault(key, (place, subject, {}))
-            media[where] = True  # once, in the order of the file
+            media[where] = True  # an ordered set
         return [(place, self.template(subject, *media)) for place, subject, media in groups.values()]
 
     def probes(self, kind: str) -> list[int]:
@@ -109,17 +109,17 @@ class Tables:
             raise ValueError(f"{self.folder / name} line 1: expected a header, got {header!r}")
         if not files:
             raise ValueError(f"{self.folder / name} holds no rows")
-        media = {self.medium(name, line, file): file for line, file in enumerate(files, start=2)}  # each once
+        media = {self.medium(name, line, file): file for line, file in enumerate(files, start=2)}
         if unknown := [file for where, file in media.items() if where not in self.seen]:
             self.unknown[name] = unknown
         if len(unknown) == len(media):
-            raise ValueError(
-                f"{self.folder / name}: {METADATA} has nobody in its {len(media)} files: {some(unknown)}"
+            raise ListedError(
+                f"{self.folder / name}: {METADATA} has nobody in its {len(media)} files:", unknown
             )
         return [self.template(subject, where) for where in media for subject in self.seen.get(where, ())]
 
     def multi_view(self, templates: list[int]) -> list[int]:
-        """For each person of some templates one of all their videos, listed as probes or not."""
+        """For each person of these templates one template of all their videos, listed as probes or not."""
         keys = list(self.templates)
         videos = defaultdict(list)
         for subject, where in sorted(self.metadata):
@@ -130,10 +130,10 @@ class Tables:
 
 
 def read_protocols(folder: str | Path) -> IJBS:
-    """All five.
+    """Read and check all five protocols.
 
     Args:
-        folder: holds cs6_metadata.csv and what the head of this file lists.
+        folder: holds cs6_metadata.csv and the other files that the head of this module lists.
     Raises:
         FileNotFoundError: a file is not there.
         ValueError: in one line, with file and line: a malformed row; gallery files that the metadata do not

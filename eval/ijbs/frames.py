@@ -1,4 +1,4 @@
-"""IJB-S: the frames in which a face was found and aligned, by who is seen where.
+"""IJB-S: the frames in which a face was found and aligned, each with its sighting.
 
 A frame is `<subject>/videos_<video>_<frame>.jpg` or `<subject>/img_<image>.jpg`, as in AdaFace's list. A
 sighting in which no face was found has no frame, and adds nothing to its templates.
@@ -10,15 +10,15 @@ from pathlib import Path
 
 import numpy as np
 
-from dataset import IMAGE_SUFFIXES
 from eval.ijbs.data import Sighting
-from eval.readers.image_sets import some, with_names
+from eval.readers.errors import MissingFilesError
 from eval.readers.tables import read_rows
+from utils.faces import IMAGE_SUFFIXES
 
 
 @dataclass(frozen=True)
 class Frames:
-    """N aligned faces, a sighting's together."""
+    """N aligned faces, those of a sighting side by side."""
 
     paths: list[Path]
     sighting: np.ndarray  # (N,) numbers, ascending
@@ -26,7 +26,7 @@ class Frames:
 
 
 def sighting_of(frame: str) -> Sighting:
-    """Who is seen where.
+    """The person and the medium of a frame, by its path.
 
     Raises:
         ValueError: the path has neither form.
@@ -43,7 +43,7 @@ def sighting_of(frame: str) -> Sighting:
 
 
 def listed_frames(path: Path) -> list[tuple[str, str]]:
-    """The entries of a list: place, such as " line 2", and name.
+    """The frames of a list, each as place, such as " line 2", and name.
 
     A `.csv` has a header and the columns number, path, ... as AdaFace's; other files have a path a line.
 
@@ -63,7 +63,7 @@ def listed_frames(path: Path) -> list[tuple[str, str]]:
 
 
 def found_frames(root: Path) -> list[tuple[str, str]]:
-    """Every image in the folders of `root` that are called by a number: no place, name."""
+    """Every image in the folders of `root` that have a number for a name: "" for the place, and name."""
     folders = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and entry.name.isdecimal())
     return [
         ("", f"{folder}/{name}")
@@ -74,7 +74,7 @@ def found_frames(root: Path) -> list[tuple[str, str]]:
 
 
 def read_frames(root: str | Path, sightings: dict[Sighting, int], listed: str | Path | None = None) -> Frames:
-    """The frames of the sightings that templates are made of; in what order they are found does not matter.
+    """The frames of the sightings that templates are made of, in an order that does not depend on the disk.
 
     Args:
         root: folder of `<subject>/…jpg`.
@@ -100,8 +100,7 @@ def read_frames(root: str | Path, sightings: dict[Sighting, int], listed: str | 
         if number is not None:
             wanted.append((number, name))
     if missing:
-        lacks = f"{source}: of its {len(entries):,} frames {root} lacks {some(missing)}"
-        raise with_names(FileNotFoundError(lacks), missing)
+        raise MissingFilesError(f"{source}: of its {len(entries):,} frames {root} lacks", missing)
     if not wanted:
         raise FileNotFoundError(f"{source}: {len(entries):,} frames, none of them of a template")
     wanted.sort()

@@ -1,13 +1,28 @@
-"""The protocols of IJB-S on features: NumPy only."""
+"""The protocols of IJB-S on features, those of Probabilistic Face Embeddings' and AdaFace's code: NumPy only.
+
+The feature of a frame is raw, so frames count by their norms; that of a template is unit(mean over its
+frames); score = cosine. A template without a face (none was found in its frames) is zero, scores 0 with
+all, and stays in the count.
+
+rank-k: of the probes that have a mate in G1 and G2 taken together. TPIR at an FPIR: in G1 and in G2,
+averaged; of the probes that have a mate, those whose mate comes first and scores at least the threshold.
+The threshold is the n-th largest among the best scores of the probes that have no mate; n = FPIR x their
+number, rounded down; where n is 0, it is 1e-8 above the largest.
+
+Ties go against the probe: another template that scores as high as the mate stands before it (the public
+code leaves this to an unstable sort). Intervals: 95 %, over people drawn with replacement; those of TPIR
+hold the thresholds fixed, and take G1 and G2 as independent.
+"""
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from eval.bootstrap import bootstrap_mean
+from eval.bootstrap import bootstrap_means
 from eval.identification import search
 from eval.ijbs.data import Protocol
-from eval.metrics import Search, cmc, dir_at_far, normalise, open_set_curve
+from eval.metrics import Search, cmc, normalise
+from eval.open_set import open_set, open_set_curve
 
 RANKS = np.array([1, 5, 10])
 FPIRS = np.array([0.01, 0.1])
@@ -41,8 +56,8 @@ def sum_sightings(features: np.ndarray, sighting: np.ndarray, num_sightings: int
     return sums
 
 
-def template_features(sums: np.ndarray, parts: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """Unit means over the frames of templates, `(T, D)`: as a mean is a sum but for its length, of the sums.
+def templates_of_sightings(sums: np.ndarray, parts: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """Unit features of templates, `(T, D)`: the sum of a template's sightings has the direction of the mean.
 
     Args:
         sums: `(S, D)` of each sighting.
@@ -67,28 +82,14 @@ def evaluate(features: np.ndarray, subjects: np.ndarray, protocol: Protocol, see
     both = find(np.concatenate(protocol.galleries))
     ranks, mated = both.mate_rank[both.mated], people[both.mated]
     each = [find(gallery) for gallery in protocol.galleries]
-    halves = [open_set(found, people, seed) for found in each]
-    tpir, interval, fpir = np.array(halves).transpose(1, 0, 2)  # (2 halves, 2 FPIRs) each
+    at = open_set(each, people, FPIRS, rule="truncate", seed=seed)
     return IJBSResult(
         num_mated=len(mated),
         rate=cmc(both, RANKS),
-        rate_interval=np.array([bootstrap_mean(ranks <= rank, mated, seed) for rank in RANKS]),
-        tpir=tpir.mean(axis=0),
-        tpir_interval=np.hypot(*interval) / 2,
-        fpir=fpir.mean(axis=0),
+        rate_interval=bootstrap_means(ranks <= RANKS[:, None], mated, seed),
+        tpir=at.tpir,
+        tpir_interval=at.interval,
+        fpir=at.fpir,
         cmc=cmc(both, CMC_RANKS),
         curve=open_set_curve(each, rule="truncate"),
     )
-
-
-def open_set(found: Search, people: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """TPIR at rank 1, half width of its interval, and the FPIR it really has: `(2,)` each, at FPIRS.
-
-    Args:
-        found: a search in one gallery, of probes with and without a mate.
-        people: `(P,)` identities of the probes.
-    """
-    at = dir_at_far(found, found.top_other[~found.mated], FPIRS, ranks=[1], rule="truncate")
-    first = found.mate_rank == 1
-    hits = [(first & (found.mate_score >= threshold))[found.mated] for threshold in at.threshold]
-    return at.dir[:, 0], np.array([bootstrap_mean(h, people[found.mated], seed) for h in hits]), at.far

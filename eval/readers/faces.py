@@ -1,4 +1,4 @@
-"""What a network is shown: aligned faces, 112x112, read from files when they are needed.
+"""The input of a network: aligned faces, 112x112, read from files when they are needed.
 
 A sequence of faces has a length, slices `faces[a:b]` that are `(n, 112, 112, 3)` uint8 RGB arrays, and a
 `fingerprint()`, which changes when the images may have changed: it is the data's part of the cache's key.
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from eval.readers.errors import MissingFilesError
 from utils.faces import SIZE, align, coincide, decode_rgb, five_points
 
 
@@ -18,7 +19,7 @@ class FaceFiles:
     """Image files as a sequence of faces; a subclass says how one is read.
 
     Raises:
-        FileNotFoundError: files that are not there, before anything is read.
+        MissingFilesError: files that are not there, before anything is read.
     """
 
     def __init__(self, paths: Iterable[str | Path]):
@@ -31,10 +32,7 @@ class FaceFiles:
             except FileNotFoundError:
                 missing.append(path)
         if missing:
-            more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-            raise FileNotFoundError(
-                f"{len(missing)} of {len(self.paths)} images are missing: {', '.join(missing[:3])}{more}"
-            )
+            raise MissingFilesError(f"of {len(self.paths):,} images these are missing:", missing)
 
     def __len__(self) -> int:
         return len(self.paths)

@@ -1,22 +1,22 @@
 """Sets of test images: a folder of originals says who belongs to a set, a second one holds the aligned faces.
 
-TinyFace and QMUL-SurvFace are published as loose faces. What a network sees is their aligned copies, found
-by set folder and stem (the file name without its extension), so that an alignment which lost images, or wrote
-one twice, is an error and never a quieter gallery. Extensions count in any case, sub-folders are searched.
+TinyFace and QMUL-SurvFace are published as loose faces. A network gets their aligned copies, which are
+found by set folder and stem (the file name without its extension): an alignment that lost images, or wrote
+one twice, is an error and never a smaller gallery. Extensions may be in upper case, and sub-folders are
+searched.
 
 The identity of an image is the first field of its name (12_3.jpg, 10002_cam3_1.jpg), as in the public code.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from dataset import IMAGE_SUFFIXES
+from eval.readers.errors import ListedError, MissingFilesError
 from eval.readers.mat_lists import read_identities
-
-NUM_LISTED = 5  # names that an error spells out; `script.complete_lists` writes all of them to a file
+from utils.faces import IMAGE_SUFFIXES
 
 
 @dataclass(frozen=True)
@@ -29,18 +29,6 @@ class ImageSet:
 
     def __len__(self) -> int:
         return len(self.stems)
-
-
-def some(names: Sequence[object]) -> str:
-    """ "5,000 (a, b, c, d, e, …)": the count and the first few."""
-    listed = ", ".join(map(str, names[:NUM_LISTED])) + (", …" if len(names) > NUM_LISTED else "")
-    return f"{len(names):,} ({listed})"
-
-
-def with_names(fault: Exception, names: Sequence[object]) -> Exception:
-    """The error, with everything that it lists: `script.complete_lists` asks for it."""
-    fault.names = names
-    return fault
 
 
 def index_images(folder: str | Path) -> dict[str, Path]:
@@ -60,7 +48,7 @@ def index_images(folder: str | Path) -> dict[str, Path]:
                 twice.append(f"{index[path.stem].relative_to(folder)} and {path.relative_to(folder)}")
             index[path.stem] = path
     if twice:
-        raise with_names(ValueError(f"{folder}: images of the same name: {some(twice)}"), twice)
+        raise ListedError(f"{folder}: images of the same name:", twice)
     if not index:
         raise FileNotFoundError(f"{folder} holds no images ({', '.join(IMAGE_SUFFIXES)} in any case)")
     return dict(sorted(index.items()))
@@ -73,17 +61,17 @@ def find_images(
 
     Args:
         wanted_by: what has them all, for the error.
-        places: stem -> where in it the stem is, such as "FILE row 3"; None: a look will find it.
+        places: stem -> where in it the stem is, such as "FILE row 3"; None: the stem is easy to find.
     Raises:
-        FileNotFoundError: some are not there (first few and count), or see `index_images`.
+        MissingFilesError: some are not there.
+        FileNotFoundError: see `index_images`.
         ValueError: see `index_images`.
     """
     index = index_images(folder)
     stems = list(stems)
     if missing := [stem for stem in stems if stem not in index]:
-        listed = [f"{stem} of {places[stem]}" for stem in missing] if places else missing
-        lacks = f"{folder} lacks {some(listed)} of {len(stems):,} images of {wanted_by}"
-        raise with_names(FileNotFoundError(lacks), listed)
+        names = [f"{stem} of {places[stem]}" for stem in missing] if places else missing
+        raise MissingFilesError(f"{folder} lacks", names, f" of {len(stems):,} images of {wanted_by}")
     return [index[stem] for stem in stems]
 
 
@@ -105,10 +93,9 @@ def identities(images: ImageSet) -> np.ndarray:
     """
     fields = [stem.split("_")[0] for stem in images.stems]
     if wrong := [stem for stem, field in zip(images.stems, fields) if not field.isdecimal()]:
-        strange = (
-            f"{images.folder}: names that do not begin with an identity, as 12_3.jpg does: {some(wrong)}"
+        raise ListedError(
+            f"{images.folder}: names that do not begin with an identity, as 12_3.jpg does:", wrong
         )
-        raise with_names(ValueError(strange), wrong)
     return np.array(fields, dtype=np.int64)
 
 
@@ -116,17 +103,16 @@ def check_enrolled(probes: ImageSet, probe_ids: np.ndarray, gallery_ids: np.ndar
     """Require that every probe has a mate in the gallery.
 
     Raises:
-        ValueError: some have not (first few and count).
+        ListedError: some have not.
     """
     lost = np.flatnonzero(~np.isin(probe_ids, gallery_ids))
     if len(lost):
         names = [probes.stems[i] for i in lost]
-        message = f"{probes.folder}: probes whose identity has no image in {gallery}: {some(names)}"
-        raise with_names(ValueError(message), names)
+        raise ListedError(f"{probes.folder}: probes whose identity has no image in {gallery}:", names)
 
 
 def check_lists(sets: Iterable[tuple[ImageSet, Path, str, str]]) -> list[str]:
-    """Compare folders with the published lists, where these are there.
+    """Compare folders with the published lists that exist.
 
     A list has to name exactly the images of its folder, and its identities have to group the images as the
     file names do: one identity of the lists for one of the names, over all lists together. The numbers
@@ -135,7 +121,7 @@ def check_lists(sets: Iterable[tuple[ImageSet, Path, str, str]]) -> list[str]:
     Args:
         sets: for each list: images, its file, its variables of names and of identities.
     Returns:
-        The names of the lists that were there.
+        The names of the lists that exist.
     Raises:
         ValueError: a mismatch, or see `mat_lists.read_identities`.
     """
@@ -148,11 +134,9 @@ def check_lists(sets: Iterable[tuple[ImageSet, Path, str, str]]) -> list[str]:
         in_folder = dict(zip(images.stems, identities(images).tolist()))
         rows = enumerate(zip(names, stems), start=1)
         if strange := [f"{name} of row {row}" for row, (name, stem) in rows if stem not in in_folder]:
-            message = f"{path} names images that are not in {images.folder}: {some(strange)}"
-            raise with_names(ValueError(message), strange)
+            raise ListedError(f"{path} names images that are not in {images.folder}:", strange)
         if unnamed := sorted(in_folder.keys() - set(stems)):
-            message = f"{path} does not name images that are in {images.folder}: {some(unnamed)}"
-            raise with_names(ValueError(message), unnamed)
+            raise ListedError(f"{path} does not name images that are in {images.folder}:", unnamed)
         row_of = {}
         for row, (stem, number) in enumerate(zip(stems, listed.tolist()), start=1):
             if row_of.setdefault(stem, row) != row:

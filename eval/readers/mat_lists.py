@@ -65,7 +65,7 @@ def read_identities(path: str | Path, names_key: str, ids_key: str) -> tuple[lis
     )
 
 
-def read_pairs(path: str | Path, key: str) -> list[tuple[str, str]]:
+def read_name_pairs(path: str | Path, key: str) -> list[tuple[str, str]]:
     """Pairs of file names.
 
     Raises:

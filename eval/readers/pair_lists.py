@@ -3,9 +3,24 @@
 import csv
 from pathlib import Path
 
+from utils.faces import IMAGE_SUFFIXES
+
 Pair = tuple[Path, Path, bool]
 TRUTH = {"1": True, "true": True, "0": False, "false": False}
-SUFFIXES = (".jpg", ".jpeg", ".png")
+
+
+def read_pairs(path: Path, images: Path) -> list[Pair]:
+    """The pairs of a `*.csv`, or of a list in LFW's format.
+
+    Args:
+        images: the folder that the names are relative to.
+    Raises:
+        ValueError: a malformed line, or no pair at all.
+    """
+    pairs = (read_csv_pairs if path.suffix.lower() == ".csv" else read_lfw_pairs)(path, images)
+    if not pairs:
+        raise ValueError(f"{path} lists no pairs")
+    return pairs
 
 
 def read_csv_pairs(path: Path, images: Path) -> list[Pair]:
@@ -36,8 +51,8 @@ def read_lfw_pairs(path: Path, images: Path) -> list[Pair]:
 
     def image(name: str, number: str) -> Path:
         stem = images / name / f"{name}_{int(number):04d}"
-        found = (stem.with_name(stem.name + suffix) for suffix in SUFFIXES)
-        return next((file for file in found if file.exists()), stem.with_name(stem.name + SUFFIXES[0]))
+        files = [stem.with_name(stem.name + suffix) for suffix in IMAGE_SUFFIXES]
+        return next((file for file in files if file.exists()), files[0])
 
     pairs = []
     for line, text in enumerate(path.read_text().splitlines(), start=1):

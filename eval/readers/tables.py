@@ -1,7 +1,7 @@
-"""Text metadata, blank- or comma-separated: columns as arrays; a malformed row is told by file and line.
+"""Text metadata, blank- or comma-separated, as columns; errors name the file and the line of a malformed row.
 
-A table of integers alone (the 16 million pairs of IJB-C) is parsed by NumPy, in seconds; what NumPy does not
-take is read again line by line, which finds the faulty line.
+A table of integers alone (the 16 million pairs of IJB-C) is parsed by NumPy, in seconds. If NumPy refuses it,
+it is read again line by line, which finds the faulty line.
 """
 
 import csv
@@ -10,6 +10,7 @@ import warnings
 from array import array
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,6 +20,16 @@ ENCODING = "utf-8-sig"  # UTF-8, with or without the mark that Windows editors p
 SHOWN = 60  # characters of a faulty line that an error repeats
 
 Column = np.ndarray | list[str]
+
+
+class Layout(NamedTuple):
+    """How a table is written, and what is wanted of it: see `read_rows`."""
+
+    columns: Mapping[str, type]
+    header: bool
+    delimiter: str | None
+    extra: bool
+    distinct: bool
 
 
 def read_rows(
@@ -57,13 +68,13 @@ def read_rows(
     try:
         with open(path, encoding=ENCODING, newline="" if delimiter else None) as file:
             lines = csv.reader(file, delimiter=delimiter, strict=True) if delimiter else map(str.split, file)
-            return parse(path, lines, columns, header, delimiter or " ", extra, distinct)
+            return parse(path, lines, Layout(columns, header, delimiter, extra, distinct))
     except UnicodeDecodeError as fault:
         raise ValueError(f"{path} is no text in UTF-8 ({fault.reason} at byte {fault.start})") from None
 
 
 def integers(path: Path, num_columns: int, delimiter: str | None) -> np.ndarray | None:
-    """A faultless table of integers, `(num_columns, N)` int64; None where there is any doubt."""
+    """A faultless table of integers, `(num_columns, N)` int64; None if there is any doubt."""
     num_lines, end = 0, b"\n"
     with open(path, "rb") as file:
         while block := file.read(1 << 24):
@@ -75,34 +86,27 @@ def integers(path: Path, num_columns: int, delimiter: str | None) -> np.ndarray 
             table = np.loadtxt(path, np.int64, comments=None, delimiter=delimiter, encoding=ENCODING, ndmin=2)
     except (ValueError, Warning):
         return None
-    # NumPy passes over empty lines, silently: their number tells.
+    # NumPy skips empty lines and says nothing: the number of rows shows it.
     return np.ascontiguousarray(table.T) if table.shape == (num_lines, num_columns) else None
 
 
-def parse(
-    path: Path,
-    lines: Iterable[list[str]],
-    columns: Mapping[str, type],
-    header: bool,
-    delimiter: str,
-    extra: bool,
-    distinct: bool,
-) -> dict[str, Column]:
+def parse(path: Path, lines: Iterable[list[str]], layout: Layout) -> dict[str, Column]:
     """Lines, split into fields -> columns.
 
     Raises:
         ValueError: see `read_rows`.
     """
+    columns, distinct = layout.columns, layout.distinct
     kept = {name: [] if kind is str else array(STORED[kind]) for name, kind in columns.items()}
     plan = [(name, kind, kept[name].append) for name, kind in columns.items()]
     width, number, seen, places = len(columns), 0, set(), array("q")
     try:
         for number, fields in enumerate(lines, start=1):
-            if number == 1 and extra:
+            if number == 1 and layout.extra:
                 width = max(width, len(fields))
             if len(fields) != width:
-                raise ValueError(wrong_width(fields, width, columns, delimiter))
-            if number == 1 and header:
+                raise ValueError(wrong_width(fields, width, layout))
+            if number == 1 and layout.header:
                 check_header(fields, columns)
                 continue
             if distinct:
@@ -121,7 +125,7 @@ def parse(
         raise  # a ValueError, but not about a line
     except ValueError as fault:
         raise ValueError(f"{path} line {number}: {fault}") from None
-    if number <= header:
+    if number <= layout.header:
         raise ValueError(f"{path} holds no rows")
     if distinct:
         kept["line"] = places
@@ -161,9 +165,10 @@ def check_header(fields: list[str], columns: Mapping[str, type]) -> None:
             raise ValueError(f"expected a header, got {field!r} for {name}")
 
 
-def wrong_width(fields: list[str], width: int, columns: Mapping[str, type], delimiter: str) -> str:
-    """What to say of a line with so many fields."""
+def wrong_width(fields: list[str], width: int, layout: Layout) -> str:
+    """What is wrong with a line that has another number of fields than `width`."""
     if not fields:
         return "it is empty"
-    names = ", ".join(columns) + (", …" if width > len(columns) else "")
-    return f"{len(fields)} columns, expected {width} ({names}): {delimiter.join(fields)[:SHOWN]!r}"
+    names = ", ".join(layout.columns) + (", …" if width > len(layout.columns) else "")
+    line = (layout.delimiter or " ").join(fields)
+    return f"{len(fields)} columns, expected {width} ({names}): {line[:SHOWN]!r}"

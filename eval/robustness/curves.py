@@ -13,8 +13,8 @@ import numpy as np
 from scipy.stats import rankdata
 
 from eval.bootstrap import bootstrap_mean, half_width
+from eval.kfold import evaluate
 from eval.metrics import normalise, tar_at_far
-from eval.verification import evaluate
 
 FAR = 0.1
 FOLDS = 10

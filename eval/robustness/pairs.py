@@ -5,43 +5,42 @@ from pathlib import Path
 import numpy as np
 
 from dataset import FolderDataset
-from eval.readers.bin_sets import require_bin
+from eval.kfold import load_set
 from eval.readers.faces import AlignedFaces
-from eval.verification import load_set
 
 
-def read_pairs(path: Path, num_pairs: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def choose_pairs(path: Path, num_pairs: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """At most `num_pairs` pairs of a `.bin` set, exactly as many of a folder.
 
-    Of a set with more pairs, the first of the same person and the first of different people in turn. A
-    smaller one comes as it is, in its order.
+    Of a set with more pairs they are the first of the same person and the first of different people, in turn.
+    A smaller set is returned whole, in its order.
 
     Args:
         seed: of the pairs that are drawn from a folder.
     Returns:
         images `(2P, 112, 112, 3)` uint8, RGB, and issame `(P,)` bool, as of `load_bin`.
     Raises:
-        FileNotFoundError, ValueError: no such data, or none that ten folds can be made of.
+        FileNotFoundError, ValueError: see `load_set` and `draw_pairs`.
     """
     if path.is_dir():
-        return folder_pairs(path, num_pairs, seed)
-    images, issame = load_set(require_bin(path))
+        return draw_pairs(path, num_pairs, seed)
+    images, issame = load_set(path)
     if num_pairs >= len(issame):
         return images, issame
-    place = np.where(issame, issame.cumsum(), (~issame).cumsum())  # (P,) among those of its kind
+    place = np.where(issame, issame.cumsum(), (~issame).cumsum())  # (P,) among the pairs of its kind
     chosen = np.argsort(place, kind="stable")[:num_pairs]
     rows = np.stack([2 * chosen, 2 * chosen + 1], axis=1).ravel()
     return images[rows], issame[chosen]
 
 
-def folder_pairs(root: Path, num_pairs: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs of the faces below a folder, of the same person and of different people in turn.
+def draw_pairs(root: Path, num_pairs: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Draw pairs of the faces below a folder, of the same person and of different people in turn.
 
-    Every person is as likely as every other one, then every image of theirs; no pair comes twice.
+    First people are drawn uniformly, then images of each; no pair comes twice.
 
     Raises:
         FileNotFoundError: no images.
-        ValueError: too few for that many pairs, unaligned ones.
+        ValueError: too few images for that many pairs, or an image that is not aligned.
     """
     faces = FolderDataset(root)
     people = np.split(np.arange(len(faces)), np.flatnonzero(np.diff(faces.labels())) + 1)

@@ -19,7 +19,7 @@ CENTRE = np.array([(SIZE - 1) / 2, (SIZE - 1) / 2])
 
 @dataclass(frozen=True)
 class Perturbation:
-    """One way to spoil a face, and in which amounts.
+    """One way to perturb a face, and in which amounts.
 
     Attributes:
         apply: (images, amount, seed) -> images.
@@ -27,7 +27,7 @@ class Perturbation:
         clean: the amount that leaves an image as it is, to the bit.
         worst: the other end of what is allowed.
         label, unit: of an axis, and behind an amount.
-        whole: whether an amount is a whole number.
+        whole: whether an amount has to be a whole number.
     """
 
     apply: Callable[[np.ndarray, float, int], np.ndarray]

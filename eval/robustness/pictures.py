@@ -1,4 +1,4 @@
-"""Pictures of robustness: accuracy over what goes wrong, and how long the features of spoilt faces are.
+"""Pictures of robustness: accuracy over the amount of a perturbation, and norms of the features.
 
 Curves are those of `eval.robustness.curves`, with the same sets and perturbations for each model.
 """
@@ -36,7 +36,7 @@ def robustness_figure(curves: Curves) -> Figure:
     colour_of, dash_of = dict(zip(sets if alone else models, cycle(COLOURS))), dict(zip(sets, cycle(DASHES)))
     looks = {
         (model, name): dict(color=colour_of[name if alone else model], linestyle=dash_of[name], linewidth=1.8)
-        for name in sets  # a legend's columns are filled from above: one for each set, one row a model
+        for name in sets  # a legend is filled column by column: a column for each set, a row for each model
         for model in models
     }
     shown = [curves[model][name][kind] for model, name in looks for kind in kinds]
@@ -63,11 +63,12 @@ def robustness_figure(curves: Curves) -> Figure:
 
 
 def add_legend(figure: Figure, looks: Mapping[str, dict], most: int) -> None:
-    """Above the panels, in at most so many columns, as the figure has room for; it grows by the legend.
+    """Put a legend above the panels, in as many columns as fit; the figure grows by its height.
 
     Args:
         figure: without axes yet.
-        looks: label -> what `Line2D` takes.
+        looks: label -> keywords of `Line2D`.
+        most: columns.
     """
     handles = [Line2D([], [], label=label, **look) for label, look in looks.items()]
     width, height = figure.get_size_inches()
@@ -84,7 +85,7 @@ def add_legend(figure: Figure, looks: Mapping[str, dict], most: int) -> None:
 
 
 def amount_axis(axes, kind: str, amounts: tuple[float, ...]) -> None:
-    """Ticks at the amounts, the clean one at the left; where less is worse, halvings are equally long."""
+    """Ticks at the amounts, the clean one at the left; where less is worse, on a logarithmic axis."""
     perturbation = PERTURBATIONS[kind]
     axes.set(title=kind, xlabel=perturbation.label)
     if perturbation.clean > perturbation.worst:
@@ -121,16 +122,16 @@ def draw_norms(panels: list, sets: Mapping[str, Mapping[str, Curve]]) -> None:
         sets: set -> perturbation -> Curve.
     """
     clean = {name: next(iter(kinds.values())).clean_norms for name, kinds in sets.items()}
-    spoilt = {
+    perturbed = {
         f"{kind}, {name}": (kind, curve) for name, kinds in sets.items() for kind, curve in kinds.items()
     }
-    every = np.concatenate([*clean.values(), *(curve.norms.ravel() for _, curve in spoilt.values())])
+    every = np.concatenate([*clean.values(), *(curve.norms.ravel() for _, curve in perturbed.values())])
     fewest = min(len(norms) for norms in clean.values())
     bins = np.histogram_bin_edges(every, bins=np.clip(int(fewest**0.5), *BINS))
     panels[0].set_title("clean sets")
     for (name, norms), colour, dash in zip(clean.items(), cycle(COLOURS), cycle(DASHES)):
         panels[0].hist(norms, bins, histtype="step", color=colour, ls=dash, linewidth=1.6, label=name)
-    for axes, (title, (kind, curve)) in zip(panels[1:], spoilt.items()):
+    for axes, (title, (kind, curve)) in zip(panels[1:], perturbed.items()):
         axes.set_title(title)
         axes.hist(curve.norms[0], bins, color="#d0d7de", label="clean")
         colours = matplotlib.colormaps[SEVERITY_COLOURS](np.linspace(0, 0.85, len(curve.amounts) - 1))

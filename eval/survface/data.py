@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from eval.readers.image_sets import check_enrolled, check_lists, find_images, identities, read_set
-from eval.readers.mat_lists import read_pairs
+from eval.readers.mat_lists import read_name_pairs
 
 PAIR_LISTS = Path("QMUL-SurvFace") / "Face_Verification_Test_Set"
 ORIGINALS = Path("QMUL-SurvFace") / "Face_Identification_Test_Set"
@@ -43,7 +43,7 @@ class Probes:
     lists: list[str]  # the .mat files that were there, and agree
 
 
-def is_there(*folders: Path) -> bool:
+def exist(*folders: Path) -> bool:
     return all(folder.is_dir() for folder in folders)
 
 
@@ -52,8 +52,8 @@ def read_tree(
 ) -> tuple[Pairs | None, Probes | None, list[str]]:
     """Find and check everything that both protocols need.
 
-    A half is left out where one of its two folders is not there at all; a folder that was asked for by name
-    has to be there, and a half that is not left out has to be complete.
+    A half is left out if one of its two folders does not exist. A folder that was asked for by name has to
+    exist, and a half that is not left out has to be complete.
 
     Args:
         root: folder that holds `QMUL-SurvFace/`.
@@ -67,12 +67,12 @@ def read_tree(
     pairs = probes = None
     missing = []
     lists, images = root / PAIR_LISTS, verification_images or root / VERIFICATION_IMAGES
-    if verification_images or is_there(lists, images):
+    if verification_images or exist(lists, images):
         pairs = read_verification(lists, images)
     else:
         missing.append(f"verification is left out: it needs {lists} and {images}")
     originals, folder = root / ORIGINALS, aligned or root / ALIGNED
-    if aligned or is_there(originals, folder):
+    if aligned or exist(originals, folder):
         probes = read_identification(originals, folder)
     else:
         missing.append(f"identification is left out: it needs {originals} and {folder}")
@@ -89,7 +89,7 @@ def read_verification(lists: Path, images: Path) -> Pairs:
         ValueError: a malformed list, a pair whose names contradict its list, two images of one name.
     """
     positive, negative = (
-        read_pairs(lists / f"{key}.mat", key) for key in ("positive_pairs_names", "negative_pairs_names")
+        read_name_pairs(lists / f"{key}.mat", key) for key in ("positive_pairs_names", "negative_pairs_names")
     )
     same = np.repeat([True, False], [len(positive), len(negative)])
     stems = np.array([[Path(name).stem for name in pair] for pair in positive + negative])  # (P, 2)

@@ -1,5 +1,6 @@
 """What evaluation scripts share: features kept on disk under what they follow from, runs on several ranks."""
 
+import ast
 import hashlib
 import os
 from pathlib import Path
@@ -10,12 +11,15 @@ import torch
 import torch.distributed as dist
 
 from eval.readers.bin_sets import load_bin
+from eval.readers.errors import NUM_SHOWN, ListedError
 from eval.readers.faces import AlignedFaces
-from eval.readers.image_sets import NUM_LISTED, find_images
-from eval.script import CACHE, Evaluation, arguments, complete_lists, evaluation
-from helpers.evaluation_runs import BINS, png, save_small_model
+from eval.readers.image_sets import find_images
+from eval.run import CACHE, Evaluation, arguments, evaluation, list_faults_in_file
+from helpers.evaluation_runs import BINS, ROOT, png, save_small_model
 from helpers.ranks import run_ranks
 from utils.distributed import rank
+
+EVAL = ROOT / "eval"
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +39,7 @@ def counted(run: Evaluation, faces, mirror=True) -> tuple[np.ndarray, np.ndarray
 
 
 def features(model, faces, out, *more, mirror=True):
-    with evaluation(parsed(model, out, *more), "eval_x") as run:
+    with evaluation(parsed(model, out, *more), "x", "X") as run:
         return counted(run, faces, mirror)
 
 
@@ -87,7 +91,7 @@ def test_another_model_precision_or_image_is_another_key(tmp_path, model, folder
 
 def test_a_gpus_features_are_not_reported_as_the_processors(tmp_path, model, folder):
     args, faces = parsed(model, tmp_path / "out"), AlignedFaces(folder)
-    with evaluation(args, "eval_x") as run:
+    with evaluation(args, "x", "X") as run:
         here, settings = run.cache_file(faces, 0), run.settings()
         run.device = torch.device("cuda", 1)
         assert run.cache_file(faces, 0) != here
@@ -120,7 +124,7 @@ def test_a_damaged_cache_is_made_again(tmp_path, model, folder):
     (kept,) = (tmp_path / CACHE).iterdir()
     whole = kept.read_bytes()
     changed = bytearray(whole)
-    changed[300] ^= 1  # within the features: only the archive's checksum tells
+    changed[300] ^= 1  # within the features: only the archive's checksum shows it
     for damage in (b"", whole[: len(whole) // 2], whole[:-1], bytes(changed), b"not an archive"):
         kept.write_bytes(damage)
         found, _, calls = features(model, faces, tmp_path / "out")
@@ -143,7 +147,7 @@ def features_on_rank(folders: list[Path], model: Path, images: np.ndarray) -> li
     found = []
     for folder in folders:
         args = parsed(model, folder / str(rank()) / "out")
-        run = Evaluation(args, "eval_x", "X", torch.device("cpu"))
+        run = Evaluation(args, "x", "X", torch.device("cpu"))
         found += [counted(run, images) for _ in range(2)]
         found.append(counted(run, images, mirror=False))
     return found
@@ -172,24 +176,26 @@ def test_an_error_that_lists_many_names_says_where_all_of_them_are(tmp_path):
     (tmp_path / "aligned" / "1_0.jpg").touch()
     path = tmp_path / "new" / "out.faulty.txt"
     for wanted, end in ((stems, f"; all of them: {path}"), (stems[:5], "of 5 images of the list")):
-        with pytest.raises(FileNotFoundError) as told, complete_lists(args, "eval_x"):
+        with pytest.raises(FileNotFoundError) as error, list_faults_in_file(args, "x"):
             find_images(wanted, tmp_path / "aligned", "the list")
-        assert "lacks" in str(told.value)
-        assert str(told.value).endswith(end)
-        assert "\n" not in str(told.value)
-        if len(wanted) > NUM_LISTED + 1:
+        assert isinstance(error.value, ListedError)
+        assert error.value.names == wanted[1:]
+        assert "lacks" in str(error.value)
+        assert str(error.value).endswith(end)
+        assert "\n" not in str(error.value)
+        if len(wanted) > NUM_SHOWN + 1:
             assert path.read_text().splitlines() == stems[1:]
-    with complete_lists(args, "eval_x"):
+    with list_faults_in_file(args, "x"):
         assert path.exists()
     assert not path.exists()  # nothing is wrong any more
-    (tmp_path / "new" / "out.faulty.txt").mkdir()  # cannot be written: the fault itself is told
-    with pytest.raises(FileNotFoundError, match=r"of the list$"), complete_lists(args, "eval_x"):
+    (tmp_path / "new" / "out.faulty.txt").mkdir()  # cannot be written: the error itself counts
+    with pytest.raises(FileNotFoundError, match=r"of the list$"), list_faults_in_file(args, "x"):
         find_images(stems, tmp_path / "aligned", "the list")
 
 
 def test_the_output_lies_beside_the_model_unless_told_otherwise(tmp_path, model):
     args = arguments("").parse_args(["--model", str(model), "--data", "x"])
-    with evaluation(args, "eval_tinyface") as run:
+    with evaluation(args, "tinyface", "TinyFace") as run:
         assert run.out == Path(f"{model}.tinyface")
         assert run.is_main
         assert not run.out.exists()  # until there is something to write
@@ -206,14 +212,26 @@ def test_several_models_have_features_of_their_own(tmp_path, model, folder):
     args = parser.parse_args(
         ["--model", str(model), str(other), "--data", "x", "--out", str(tmp_path / "out")]
     )
-    with evaluation(args, "eval_x") as run:
+    with evaluation(args, "x", "X") as run:
         first, second = (run.features(AlignedFaces(folder), model=i)[0] for i in range(2))
     assert np.array_equal(first, features(model, AlignedFaces(folder), tmp_path / "out")[0])
     assert np.array_equal(second, features(other, AlignedFaces(folder), tmp_path / "out")[0])
     assert not np.allclose(first, second)
 
 
-def test_what_no_run_can_use_is_told_before_it_starts_and_leaves_no_group(tmp_path, model):
+def test_only_the_scripts_know_how_they_are_run_and_nobody_imports_a_script():
+    files = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in EVAL.rglob("*.py")}
+    scripts = {name for name, path in files.items() if "run_script(main)" in path.read_text()}
+    assert {"eval.verification", "eval.eval_ijb"} < scripts
+    for name, path in files.items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom):
+                imported = {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+                assert not imported & scripts, name
+                assert name in scripts or "eval.run" not in imported, name
+
+
+def test_what_no_run_can_use_is_reported_before_it_starts_and_leaves_no_group(tmp_path, model):
     (tmp_path / "file").write_text("")
     for more, message in (
         (["--precision", "pf16"], "did you mean 'fp16'"),

@@ -1,18 +1,20 @@
 """What the evaluation scripts share: their arguments, a run with its networks, and features kept on disk.
 
     args = arguments(__doc__).parse_args()
-    with complete_lists(args, "eval_tinyface"):
-        protocol = read_protocol(args.data)           # mistakes are told before a network is loaded
-    with evaluation(args, "eval_tinyface") as run:
-        plain, flip = run.features(AlignedFaces(protocol.paths))    # on every rank
-        if run.is_main:
-            run.report.table(...)
-            run.report.write(run.out)
+    with list_faults_in_file(args, "tinyface"):
+        tree = read_tree(args.data)                  # a faulty tree is an error before a network is loaded
+        faces = AlignedFaces(tree.paths)
+    with evaluation(args, "tinyface", "TinyFace") as run:
+        plain, flip = run.features(faces)            # on every rank
+        if not run.is_main:
+            return
+        run.report.table(...)
+        run.report.write(run.out)
 
-Features are kept in `feature_cache/` beside the output folder, in files named by a hash of all that they
-follow from: content of the model file, images, precision, kind of device, version of the extraction. To
-evaluate again costs no pass of the network; a changed model or image makes a new file. Delete the folder at
-will; `--no-cache` neither reads nor writes it.
+Features are kept in `feature_cache/` beside the output folder, in files named by a hash of all that
+determines them: content of the model file, images, precision, kind of device, version of the extraction. A
+second evaluation needs no pass of the network; a changed model or image makes a new file. The folder may be
+deleted at any time; `--no-cache` neither reads nor writes it.
 """
 
 import argparse
@@ -26,9 +28,9 @@ import torch
 
 from backbones import load_backbone
 from eval.features import check_settings, extract
-from eval.readers.image_sets import NUM_LISTED
+from eval.readers.errors import NUM_SHOWN, ListedError
 from eval.report import Report
-from utils.distributed import all_max, all_reduce, rank, start_process_group, stop_process_group, world_size
+from utils.distributed import broadcast, rank, start_process_group, stop_process_group, world_size
 from utils.files import whole_file
 from utils.precision import PRECISIONS
 
@@ -52,7 +54,7 @@ def arguments(
     weights = "weights: this project's, insightface's .pt/.pth or AdaFace's .ckpt"
     for name, text in (("model", weights), ("data", data)):
         add(f"--{name}", type=Path, required=True, nargs="+" if name in several else None, help=text)
-    add("--network", help="name of the network, where the file does not tell it")
+    add("--network", help="name of the network, where the file does not say it")
     add("--out", type=Path, help="folder to write to; default: MODEL.PROTOCOL, beside the model")
     add("--batch-size", type=int, default=64, help="images a forward pass, on each rank (default 64)")
     add("--precision", default="fp32", help=f"{', '.join(PRECISIONS)} (default fp32)")
@@ -62,31 +64,28 @@ def arguments(
 
 
 def output_folder(args: argparse.Namespace, protocol: str) -> Path:
-    """`--out`, or a folder beside the (first) model, called after the script."""
+    """`--out`, or a folder beside the (first) model, called after the protocol."""
     model = args.model[0] if isinstance(args.model, list) else args.model
-    return args.out or Path(f"{model}.{protocol.removeprefix('eval_')}")
+    return args.out or Path(f"{model}.{protocol}")
 
 
 @contextmanager
-def complete_lists(args: argparse.Namespace, protocol: str) -> Iterator[None]:
-    """Where an error inside lists more names than it spells out, all go to OUT.faulty.txt, and it says so.
+def list_faults_in_file(args: argparse.Namespace, protocol: str) -> Iterator[None]:
+    """If a `ListedError` has more names than its message shows, write all to OUT.faulty.txt, which it names.
 
-    Where there is none, the file of an earlier error is removed. Every rank does this, with equal content.
+    Without an error, the file of an earlier one is removed. Every rank does this, with equal content.
     """
     path = Path(f"{output_folder(args, protocol)}.faulty.txt")
     try:
         yield
-    except (ValueError, FileNotFoundError) as fault:
-        names = getattr(fault, "names", ())
-        if len(names) <= NUM_LISTED:
-            raise
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with whole_file(path) as partial:
-                partial.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
-        except OSError:
-            raise fault from None
-        raise type(fault)(f"{fault}; all of them: {path}") from None
+    except ListedError as fault:
+        if len(fault.names) > NUM_SHOWN:
+            with suppress(OSError):  # a file that cannot be written must not hide the error itself
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with whole_file(path) as partial:
+                    partial.write_text("".join(f"{name}\n" for name in fault.names), encoding="utf-8")
+                fault.file = path
+        raise
     with suppress(OSError):
         path.unlink(missing_ok=True)
 
@@ -129,8 +128,8 @@ class Evaluation:
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """Raw features of faces and mirrored faces, each `(N, D)` float32, from the cache or the network.
 
-        Every rank calls it, and gets all of them. Rank 0 alone looks into the cache and decides for all: its
-        disk need not be theirs. One integer a rank crosses the network, and on a hit the features.
+        Every rank calls it, and gets all of them. Rank 0 alone looks into the cache and decides for all: the
+        ranks may have different disks. It sends one integer, and the features if the cache has them.
 
         Args:
             faces: an array `(N, 112, 112, 3)` or a sequence of `eval.readers.faces`, the same on every rank.
@@ -139,18 +138,17 @@ class Evaluation:
         """
         caching = self.is_main and not self.args.no_cache
         path = self.cache_file(faces, model) if caching else None
-        found = read_features(path, len(faces), mirror) if caching else None  # (1 or 2, N, D)
-        num_features = int(all_max(torch.tensor(0 if found is None else found.shape[2])))
+        kept = read_features(path, len(faces), mirror) if caching else None  # (1 or 2, N, D)
+        num_features = int(broadcast(torch.tensor(0 if kept is None else kept.shape[2])))
         if num_features:
-            if found is None:
-                found = np.zeros((1 + mirror, len(faces), num_features), dtype=np.float32)
-            plain, *flip = all_reduce(torch.from_numpy(found)).numpy()  # rank 0's plus zeros
+            if not self.is_main:
+                kept = np.empty((1 + mirror, len(faces), num_features), dtype=np.float32)
+            plain, *flip = broadcast(torch.from_numpy(kept)).numpy()
             return plain, flip[0] if mirror else None
         plain, flip = extract(
             self.backbones[model],
             faces,
             batch_size=self.args.batch_size,
-            device=self.device,
             precision=self.args.precision,
             mirror=mirror,
             progress=self.models[model].name,
@@ -160,8 +158,9 @@ class Evaluation:
         return plain, flip
 
     def cache_file(self, faces: Sequence, model: int) -> Path:
-        """Where the features of these faces are, or would be, kept."""
-        # The report names the device. Batch size and ranks change only last bits: not worth a pass.
+        """The file that keeps, or would keep, the features of these faces."""
+        # Batch size and number of ranks are left out: they change the last bits only, which is not worth
+        # another pass. The device is in, since the report names the one that computed the features.
         settings = (self.args.precision, self.device.type)
         parts = (EXTRACTION, self.hashes[model], fingerprint(faces), *settings)
         key = hashlib.sha256(" ".join(map(str, parts)).encode()).hexdigest()
@@ -169,29 +168,31 @@ class Evaluation:
 
 
 @contextmanager
-def evaluation(args: argparse.Namespace, protocol: str, title: str | None = None) -> Iterator[Evaluation]:
+def evaluation(args: argparse.Namespace, protocol: str, title: str) -> Iterator[Evaluation]:
     """Join the process group, load the networks, leave the group.
 
     Args:
         args: what `arguments` parsed.
-        protocol: the script's name, such as "eval_tinyface"; the default output folder is called after it.
-        title: of the report; None: the script's name.
+        protocol: its short name, such as "tinyface"; the default output folder is called after it.
+        title: of the report, such as "TinyFace".
     Raises:
         ValueError, FileNotFoundError: settings that no network can run with, no such model.
     """
     device = start_process_group()
     alone = world_size() == 1
     try:
-        yield Evaluation(args, protocol, title or protocol, device)
+        yield Evaluation(args, protocol, title, device)
     except BaseException:
-        if alone:  # otherwise run_script leaves at once: peers that fail never come to say goodbye
+        if (
+            alone
+        ):  # with several ranks it would wait for those that failed; run_script ends the process instead
             stop_process_group()
         raise
     stop_process_group()
 
 
 def fingerprint(faces: Sequence) -> str:
-    """A hash that tells these faces from others: their own, or that of the array."""
+    """A hash of these faces: a sequence makes its own, an array is hashed whole."""
     if not isinstance(faces, np.ndarray):
         return faces.fingerprint()
     return hashlib.sha256(np.ascontiguousarray(faces).reshape(-1)).hexdigest()
@@ -221,7 +222,7 @@ def read_features(path: Path, num_faces: int, mirror: bool) -> np.ndarray | None
 
 
 def write_features(path: Path, *views: np.ndarray | None) -> None:
-    """Keep features, in a file that is there whole or not at all; those of mirrored faces where there are."""
+    """Write features to a file, whole or not at all; a view that is None is left out."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as partial, open(partial, "wb") as file:
         np.savez(file, **{name: view for name, view in zip(VIEWS, views) if view is not None})

@@ -1,0 +1,131 @@
+"""The k-fold protocol on pairs: verification accuracy, ROC and VAL@FAR, as insightface computes them.
+
+Score: squared distance of unit features. The folds are consecutive blocks of pairs; each is judged at the
+threshold that was best on the others.
+
+Ties: a pair is accepted where distance < threshold, strictly. Of equally good thresholds the smallest wins.
+The threshold at FAR = 1e-3 is the smallest whose interpolated rate attains it (`folds.threshold_at_far`).
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from eval.folds import count_accepted, fold_of_each, ratio, threshold_at_far
+from eval.metrics import check_unit
+from eval.readers.bin_sets import load_bin
+
+THRESHOLDS = np.arange(0, 4, 0.01)  # of the squared distance
+FINE_THRESHOLDS = np.arange(0, 4, 0.001)  # for VAL@FAR
+FAR_TARGET = 1e-3
+OPERATING_FARS = (1e-1, 1e-2, 1e-3)
+
+
+@dataclass(frozen=True)
+class VerificationResult:
+    """What one set says of one network."""
+
+    accuracy: np.ndarray  # (folds,) share of right decisions
+    tpr: np.ndarray  # (400,) true accept rate at THRESHOLDS, mean over the folds
+    fpr: np.ndarray  # (400,) false accept rate
+    threshold: np.ndarray  # (folds,) best threshold of the other folds, squared distance
+    val: float  # true accept rate at the threshold where the other folds have FAR = 1e-3, mean over the folds
+    far: float  # the false accept rate really met there
+    far_cosine: np.ndarray  # (3,) cosine at OPERATING_FARS, over all pairs; NaN: too few pairs
+    xnorm: float | None = None  # mean length of the raw features, both views
+
+    @property
+    def mean(self) -> float:
+        return float(self.accuracy.mean())
+
+    @property
+    def std(self) -> float:
+        """Standard deviation over the folds, of the population (divided by the number of folds)."""
+        return float(self.accuracy.std())
+
+    @property
+    def cosine_threshold(self) -> np.ndarray:
+        """`threshold` as a cosine: for unit vectors, squared distance = 2 - 2 cosine."""
+        return 1 - self.threshold / 2
+
+
+def folds_of_pairs(issame: np.ndarray, nrof_folds: int) -> np.ndarray:
+    """The fold of each pair, `(P,)`.
+
+    Raises:
+        ValueError: fewer pairs than folds, or one kind of pair only.
+    """
+    if issame.all() or not issame.any():
+        kind = "the same person" if issame.all() else "different people"
+        raise ValueError(f"all {len(issame)} pairs are of {kind}, expected both kinds")
+    return fold_of_each(len(issame), nrof_folds)
+
+
+def load_set(path: str | Path, nrof_folds: int = 10) -> tuple[np.ndarray, np.ndarray]:
+    """`load_bin`, for a set that `evaluate` can score: another one is an error here, before a network runs.
+
+    Raises:
+        FileNotFoundError, ValueError: see `load_bin` and `folds_of_pairs`.
+    """
+    images, issame = load_bin(path)
+    try:
+        folds_of_pairs(issame, nrof_folds)
+    except ValueError as fault:
+        raise ValueError(f"{path}: {fault}") from None
+    return images, issame
+
+
+def evaluate(embeddings: np.ndarray, issame: np.ndarray, nrof_folds: int = 10) -> VerificationResult:
+    """k-fold verification accuracy, ROC and VAL@FAR=1e-3.
+
+    Args:
+        embeddings: `(2P, D)`, unit rows (or zero); rows 2i and 2i+1 form pair i.
+        issame: `(P,)`, true where both are the same person.
+        nrof_folds: consecutive blocks of pairs, as scikit-learn's KFold makes them.
+    Raises:
+        ValueError: shapes that do not fit, rows not of unit length, one kind of pair only, too few pairs.
+    """
+    embeddings, issame = np.asarray(embeddings, dtype=np.float64), np.asarray(issame).astype(bool)
+    if embeddings.ndim != 2 or issame.ndim != 1 or len(embeddings) != 2 * len(issame):
+        shapes = f"embeddings {embeddings.shape} and issame {issame.shape}"
+        raise ValueError(f"{shapes} do not fit: expected (2P, D) and (P,)")
+    check_unit(embeddings)
+    fold = folds_of_pairs(issame, nrof_folds)  # (P,)
+    distance = np.square(embeddings[0::2] - embeddings[1::2]).sum(axis=1)  # (P,)
+    group = 2 * fold + issame  # (P,) fold by fold: different pairs, same pairs
+
+    def accepted_at(thresholds: np.ndarray) -> np.ndarray:
+        """Counts `(folds, 2, T)`; [:, 0] are false accepts, [:, 1] true accepts."""
+        return count_accepted(distance, group, 2 * nrof_folds, thresholds).reshape(nrof_folds, 2, -1)
+
+    def other_folds(counts: np.ndarray) -> np.ndarray:
+        return counts.sum(axis=0) - counts
+
+    num_pairs = np.bincount(group, minlength=2 * nrof_folds).reshape(nrof_folds, 2)
+    accepted = accepted_at(THRESHOLDS)
+    rates = ratio(accepted, num_pairs[:, :, None], if_empty=0).mean(axis=0)  # (2, 400)
+    gain = accepted[:, 1] - accepted[:, 0]  # (folds, 400) right decisions, less the number of different pairs
+    best = other_folds(gain).argmax(axis=1)  # (folds,) the first maximum
+    correct = gain[np.arange(nrof_folds), best] + num_pairs[:, 0]
+
+    false_accepts = accepted_at(FINE_THRESHOLDS)[:, 0]  # (folds, 4000)
+    overall = false_accepts.sum(axis=0) / num_pairs[:, 0].sum()
+    far_cosine = [1 - threshold_at_far(overall, FINE_THRESHOLDS, target) / 2 for target in OPERATING_FARS]
+    measurable = np.array(OPERATING_FARS) * num_pairs[:, 0].sum() >= 1  # of 300 pairs, not one in a thousand
+
+    far = ratio(other_folds(false_accepts), other_folds(num_pairs)[:, :1], if_empty=0)  # (folds, 4000)
+    strict = np.array([threshold_at_far(row, FINE_THRESHOLDS, FAR_TARGET) for row in far])
+    accepted = np.bincount(group[distance < strict[fold]], minlength=2 * nrof_folds).reshape(nrof_folds, 2)
+    # A fold that has no pairs of one kind says nothing about their rate.
+    far, val = np.nanmean(ratio(accepted, num_pairs, if_empty=np.nan), axis=0)
+
+    return VerificationResult(
+        accuracy=correct / num_pairs.sum(axis=1),
+        tpr=rates[1],
+        fpr=rates[0],
+        threshold=THRESHOLDS[best],
+        val=float(val),
+        far=float(far),
+        far_cosine=np.where(measurable, far_cosine, np.nan),
+    )
