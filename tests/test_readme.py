@@ -32,8 +32,12 @@ def defaults(of: type) -> str:
 
 @pytest.mark.parametrize("name", LOSSES_AND_REGULARIZERS)
 def test_the_readme_shows_each_loss_with_its_defaults(name):
-    row = table("Losses")[name]
-    assert row[2].replace("`", "") == (defaults(LOSSES_AND_REGULARIZERS[name]) or "–")
+    right = defaults(LOSSES_AND_REGULARIZERS[name]) or "–"
+    row = table("Losses").get(name)
+    assert row, (
+        f"the table of losses in README.md needs a row: | `{name}` | its logit | `{right}` | [Paper](link) |"
+    )
+    assert row[2].replace("`", "") == right
 
 
 def test_the_readme_names_no_loss_that_does_not_exist():

@@ -29,7 +29,7 @@ class Request:
         path: the file to write.
         degradation: how bad the camera is, from 0 to 1; see `photograph`.
         loose: a loose crop (see `loose_crop`), not an aligned face.
-        original: a second file to write, ORIGINAL_SIDE pixels wide: the face as it was before alignment.
+        original: a second file to write: a copy of ORIGINAL_SIDE pixels, for the image before alignment.
     """
 
     path: Path
