@@ -73,8 +73,9 @@ class Choice:
         if moved in inspect.signature(LOSSES[self.name]).parameters:
             hyper[moved] = value
         loss = late_in_training(build_loss(self.name, **hyper).double(), statistics)
-        if moved in loss.terms():
-            loss.terms()[moved].fill_(value)  # terms share their memory with the loss
+        state = dict([*loss.named_buffers(), *loss.named_parameters()])
+        if moved in state:
+            state[moved].data.fill_(value)
         return loss
 
 
