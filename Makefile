@@ -3,7 +3,7 @@
 PYTHON ?= python3
 PIP_FLAGS ?=
 PYTEST_ARGS ?=
-# Processes that train the demo; empty: one on a GPU, else one a core and two at most.
+# Number of processes that train the demo. Empty: one on a GPU; on a CPU two, or one where there is one core.
 NPROC ?=
 
 VENV := .venv
@@ -11,19 +11,6 @@ PY := $(VENV)/bin/python
 READY := $(VENV)/.installed
 TORCHRUN := $(PY) -m torch.distributed.run --standalone
 CORES := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
-
-# Every protocol on the model in RUN, with DATA from make_demo.py.
-define evaluate
-	$(PY) eval/verification.py --model $(RUN)/model.pt --data $(DATA)/demo_hq.bin $(DATA)/demo_lq.bin
-	$(PY) eval/eval_ijb.py --model $(RUN)/model.pt --data $(DATA) --convention insightface adaface cvlface
-	$(PY) eval/eval_tinyface.py --model $(RUN)/model.pt --data $(DATA)/tinyface
-	$(PY) eval/eval_survface.py --model $(RUN)/model.pt --data $(DATA)/survface
-	$(PY) eval/eval_ijbs.py --model $(RUN)/model.pt --data $(DATA)/ijbs --list $(DATA)/ijbs/image_list.csv
-	$(PY) eval/eval_robustness.py --model $(RUN)/model.pt --data $(DATA)/demo_hq.bin $(DATA)/demo_lq.bin --best-first $(ROBUSTNESS)
-	@for protocol in verification ijb tinyface survface ijbs robustness; do \
-	    test -s $(RUN)/model.pt.$$protocol/report.html || { echo "error: $$protocol left no report" >&2; exit 1; }; \
-	done
-endef
 
 .PHONY: help demo test lint smoke bench test-mxnet setup clean
 .DELETE_ON_ERROR:
@@ -33,17 +20,16 @@ help:  ## this list
 	@echo 'PYTHON=python3.12 chooses the Python, NPROC=4 the processes of the demo, PYTEST_ARGS="-k margin" the tests;'
 	@echo 'PIP_FLAGS="..." is handed to pip, to choose another build of PyTorch for example.'
 
-# glibc keeps what is freed, instead of handing pages back and faulting them in again: a tenth more images a second.
+# glibc keeps freed memory: to return pages to the system and get them again costs a tenth of the images a second.
 demo smoke bench: export MALLOC_MMAP_MAX_ = 0
 demo smoke bench: export MALLOC_TRIM_THRESHOLD_ = 100000000000
 demo: RUN := work_dirs/demo
 demo: DATA := data/demo
-# Half of what make_demo.py draws by itself: enough for 90 % on demo_hq, and slow cores need minutes.
+# Half of the default of make_demo.py: enough for 90 % on demo_hq, and slow cores train in minutes.
 demo: PEOPLE := --identities 240
-demo: ROBUSTNESS := --pairs 40 --only rotation=10,20 shift=0.05,0.1 resolution=16,8
 demo: $(READY)  ## draw faces of people who do not exist, train on them, run every protocol on others
 	$(PY) tools/make_demo.py --out $(DATA) $(PEOPLE)
-	@rm -rf $(RUN)  # an earlier demo's; a run does not start over a finished one
+	@rm -rf $(RUN)  # of an earlier demo: train_v2.py does not overwrite a finished run
 	@ranks="$(NPROC)"; \
 	if [ -z "$$ranks" ]; then \
 	    ranks=$$($(PY) -c "import torch; print(1 if torch.cuda.is_available() else min(2, $(CORES)))"); \
@@ -51,7 +37,7 @@ demo: $(READY)  ## draw faces of people who do not exist, train on them, run eve
 	threads=$$(($(CORES) / ranks)); \
 	set -x; OMP_NUM_THREADS=$$((threads > 0 ? threads : 1)) \
 	    $(TORCHRUN) --nproc_per_node=$$ranks train_v2.py configs/demo rec=$(DATA) output=$(RUN)
-	$(evaluate)
+	$(PY) tools/evaluate_demo.py --model $(RUN)/model.pt --data $(DATA)
 	@echo
 	@echo 'The demo is done. In $(RUN) are model.pt, curves.png, metrics.jsonl, TensorBoard files and a folder'
 	@echo 'of results, pictures and a page for each protocol: model.pt.verification/report.html, model.pt.ijb/...'
@@ -64,18 +50,17 @@ lint: $(READY)  ## style and likely faults
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 
-# Always on the CPU: two ranks cannot share a single GPU.
+# Always on the CPU: two ranks cannot share one GPU.
 smoke: export CUDA_VISIBLE_DEVICES =
 smoke: export OMP_NUM_THREADS = 1
 smoke: RUN := work_dirs/smoke
 smoke: DATA := data/smoke
-smoke: ROBUSTNESS := --pairs 20 --only rotation=20 blur=3
 smoke: $(READY)  ## the demo at reduced size, on two processes: does the whole chain run?
 	$(PY) tools/make_demo.py --out $(DATA) --identities 40 --images-per-identity 8 --pairs 100
 	@rm -rf $(RUN)
 	$(TORCHRUN) --nproc_per_node=2 train_v2.py configs/demo rec=$(DATA) output=$(RUN) \
 	    num_steps=10 batch_size=16 frequent=5
-	$(evaluate)
+	$(PY) tools/evaluate_demo.py --model $(RUN)/model.pt --data $(DATA) --quick
 	@for file in model.pt curves.png metrics.jsonl config.json run.json; do \
 	    test -s $(RUN)/$$file || { echo "error: the smoke run left no $$file" >&2; exit 1; }; \
 	done

@@ -1,4 +1,4 @@
-"""The networks: `get_model(name)` builds one, `save_backbone` and `load_backbone` keep it in a file."""
+"""The networks: `get_model(name)` builds one, `save_backbone` and `load_backbone` write and read its file."""
 
 from .backbone import Backbone, FrozenBatchStatistics
 from .loading import load_backbone, save_backbone

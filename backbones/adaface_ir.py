@@ -1,9 +1,9 @@
-"""The IR and IR-SE networks of AdaFace and its kin (names ir_18 to ir_200, ir_se_50 to ir_se_200).
+"""The IR and IR-SE networks of AdaFace (names ir_18 to ir_200, ir_se_50 to ir_se_200).
 
 Kim et al., "AdaFace: Quality Adaptive Margin for Face Recognition", CVPR 2022, https://arxiv.org/abs/2204.00964;
 squeeze and excitation: Hu et al., CVPR 2018, https://arxiv.org/abs/1709.01507. state_dict keys and shapes are
-AdaFace's. The published networks return the unit embedding and its norm; here, as with every backbone, it is
-their product. Their recipe trains with `dropout=0.4`.
+AdaFace's. The published networks return the unit embedding and its norm; here, as for every backbone, the
+output is their product. AdaFace's recipe trains with `dropout=0.4`.
 """
 
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from .layers import PReLU
 
 
 class SqueezeExcitation(nn.Module):
-    """Scales each channel by a number in (0, 1) that is computed from the means of all channels."""
+    """Scales each channel by a number in (0, 1), which follows from the means of all channels."""
 
     def __init__(self, channels: int, reduction: int = 16):
         super().__init__()
@@ -26,7 +26,7 @@ class SqueezeExcitation(nn.Module):
 
 
 class Block(nn.Module):
-    """IResNet's block, or its bottleneck form, whose shortcut has weights only where the channels change."""
+    """IResNet's block or a bottleneck. Its shortcut has weights only where the number of channels changes."""
 
     def __init__(self, channels_in: int, channels: int, stride: int, bottleneck: bool, squeeze: bool):
         super().__init__()
@@ -71,10 +71,11 @@ class AdaFaceIR(Backbone):
             convolutions and stages of 64 to 512.
         squeeze: end each block with squeeze and excitation.
         num_features: numbers in an embedding.
-        dropout: share of the map that is dropped before the linear layer.
+        dropout: share of the map that training sets to 0 before the linear layer.
     """
 
     embedding_weight = "output_layer.3.weight"
+    small = {"blocks": (1, 1, 2, 1), "squeeze": True}
 
     def __init__(
         self,

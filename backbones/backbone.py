@@ -1,7 +1,8 @@
-"""What all backbones share: the input, where half precision ends, and blocks recomputed instead of stored."""
+"""What all backbones share: the check of the input, the precision of each part, and recomputed blocks."""
 
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor, nn
@@ -11,21 +12,31 @@ from utils.batch_norm import FrozenBatchStatistics
 
 
 class Backbone(nn.Module):
-    """Aligned faces to embeddings: a `trunk` in whatever precision autocast chooses, and a `tail` in float32.
+    """Aligned faces to embeddings: a `trunk` in the precision that autocast chooses, and a `tail` in float32.
 
-    A family defines `trunk(images)`, `tail(maps)` and `embedding_weight`, the state_dict key whose tensor is
-    `(num_features, ...)`: it tells families apart in a file.
+    timm calls these two forward_features and forward_head. A family defines `trunk(images)`, `tail(maps)`,
+    `embedding_weight` and `small`. The settings of the family are the positional parameters of its __init__;
+    after them come `num_features`, `dropout` and `**options`, which are the arguments of this class.
 
     Args:
-        fp16: open float16 autocast for the trunk, on whichever device the images are; an outer
-            `torch.autocast` is respected without it.
-        grad_checkpointing: keep only the input of each block and run the block again in the backward pass:
-            about a third more compute, and memory for one block's activations instead of all of them. The
-            gradients and the running statistics are those of a plain run.
+        fp16: turn on float16 autocast for the trunk, on the device of the images. Without it an outer
+            `torch.autocast` decides.
+        grad_checkpointing: keep only the input of each block and run the block again in the backward pass.
+            This costs about a third more compute, and needs memory for the activations of one block, not of
+            all. The gradients and the running statistics are those of a plain run.
+
+    Attributes:
+        embedding_weight: the state_dict key of a tensor `(num_features, ...)`. It shows which family is in a
+            file.
+        small: the settings of a tiny network, with which the tests run every family.
+        package: a package that the family needs beyond requirements.txt and imports in __init__, or None.
+        input_order: order of the colour channels; load_backbone() sets "BGR" where a network was trained so.
     """
 
     embedding_weight: str
-    input_order = "RGB"  # load_backbone() sets "BGR" on networks that were trained so
+    small: dict
+    package: str | None = None
+    input_order = "RGB"
 
     def __init__(self, *, fp16: bool = False, grad_checkpointing: bool = False):
         super().__init__()
@@ -47,12 +58,17 @@ class Backbone(nn.Module):
         device = images.device.type
         with torch.autocast(device, torch.float16) if self.fp16 else nullcontext():
             maps = self.trunk(images)
-        # Half precision keeps 3 digits: too few for sums over thousands of inputs that end up in a cosine.
+        # Half precision has 3 digits: too few for sums over thousands of inputs that end in a cosine.
         with torch.autocast(device, enabled=False):
             return self.tail(maps.to(self.get_parameter(self.embedding_weight).dtype))
 
+    @classmethod
+    def is_available(cls) -> bool:
+        """Whether the package that this family needs, if any, is installed."""
+        return cls.package is None or find_spec(cls.package) is not None
+
     def run_blocks(self, blocks: Iterable[nn.Module], x: Tensor) -> Tensor:
-        """`x` through the blocks in turn, recomputing each in the backward pass if grad_checkpointing."""
+        """`x` after all blocks in turn; with grad_checkpointing the backward pass recomputes each of them."""
         recompute = self.grad_checkpointing and torch.is_grad_enabled()
         for block in blocks:
             x = _checkpointed(block, x) if recompute else block(x)
@@ -60,7 +76,7 @@ class Backbone(nn.Module):
 
 
 def _checkpointed(block: nn.Module, x: Tensor) -> Tensor:
-    # The second run must not count the batch a second time.
+    # The second run must not update the running statistics a second time.
     contexts = (nullcontext(), FrozenBatchStatistics(block))
     return checkpoint(block, x, use_reentrant=False, context_fn=lambda: contexts)
 
@@ -73,7 +89,7 @@ def check_counts(setting: str, counts: Sequence[int], length: int) -> None:
 
 
 def kaiming_init(model: nn.Module) -> None:
-    """The initialisation of MobileFaceNet and AdaFace's networks: He et al.'s, by the number of outputs."""
+    """The initialisation of MobileFaceNet and AdaFace's networks, that of He et al. by number of outputs."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -12,7 +12,7 @@ from .layers import PReLU
 
 
 class Block(nn.Module):
-    """BatchNorm, convolution, BatchNorm, PReLU, strided convolution, BatchNorm, and a shortcut around all."""
+    """BatchNorm, convolution, BatchNorm, PReLU, strided convolution, BatchNorm; a shortcut is around them."""
 
     def __init__(self, channels_in: int, channels: int, stride: int):
         super().__init__()
@@ -35,7 +35,7 @@ class Block(nn.Module):
 
 
 def stage(channels_in: int, channels: int, num_blocks: int) -> nn.Sequential:
-    """`num_blocks` blocks, of which the first halves the resolution."""
+    """`num_blocks` blocks; the first halves the resolution."""
     return nn.Sequential(
         Block(channels_in, channels, stride=2),
         *(Block(channels, channels, stride=1) for _ in range(num_blocks - 1)),
@@ -48,10 +48,11 @@ class IResNet(Backbone):
     Args:
         blocks: blocks in each stage, each at least 1.
         num_features: numbers in an embedding.
-        dropout: share of the map that is dropped before the linear layer.
+        dropout: share of the map that training sets to 0 before the linear layer.
     """
 
     embedding_weight = "fc.weight"
+    small = {"blocks": (1, 1, 2, 1)}
 
     def __init__(
         self, blocks: tuple[int, int, int, int], *, num_features: int = 512, dropout: float = 0.0, **options
@@ -69,11 +70,11 @@ class IResNet(Backbone):
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(512 * 7 * 7, num_features)
         self.features = nn.BatchNorm1d(num_features)
-        self.features.weight.requires_grad = False  # insightface's: the scale of each feature stays 1
+        self.features.weight.requires_grad = False  # as insightface: the scale of each feature stays 1
 
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
-                nn.init.normal_(module.weight, std=0.1)  # insightface's; a BatchNorm follows each
+                nn.init.normal_(module.weight, std=0.1)  # as insightface; a BatchNorm follows each
 
     def trunk(self, images: Tensor) -> Tensor:
         x = self.prelu(self.bn1(self.conv1(images)))  # (N, 64, 112, 112)

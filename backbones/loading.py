@@ -1,7 +1,7 @@
-"""Backbones in files: this project's own, arcface_torch's and AdaFace's, told apart by what is in them.
+"""Backbones in files: this project's own, arcface_torch's and AdaFace's, distinguished by their content.
 
 Nothing in a file is ever executed: `weights_only=True` reads tensors and plain values. A Lightning checkpoint
-also names classes of Lightning; inert stand-ins take their place, and Lightning itself is not imported.
+also names classes of Lightning; classes that do nothing take their place, and Lightning is not imported.
 """
 
 import zipfile
@@ -31,7 +31,7 @@ def save_backbone(
     network_args: Mapping | None = None,
     input_order: str | None = None,
 ) -> None:
-    """Writes the backbone and what is needed to build it again; the file is there whole or not at all.
+    """Writes the backbone and what is needed to build it again; a partly written file never has this name.
 
     Args:
         backbone: bare, or inside DistributedDataParallel.
@@ -62,10 +62,10 @@ def load_backbone(path: str | Path, name: str | None = None, *, num_features: in
 
     Args:
         path: a file of save_backbone(), a bare state_dict of arcface_torch (keys may begin with "module."),
-            or a Lightning checkpoint of AdaFace (its "state_dict" has "model." keys; the head's are left).
-        name: the network; None: as a file of this project says, or as the keys and shapes tell. Names that
-            differ in training only (vit_s, vit_s_dp005_mask_0) are one network: the first is taken.
-        num_features: what the file must have; None: whatever it has.
+            or a Lightning checkpoint of AdaFace (of its "state_dict" the "model." keys, without the head).
+        name: the network; None: the one that a file of this project names, or that the keys and shapes fit.
+            Names that differ only in training (vit_s, vit_s_dp005_mask_0) fit alike: the first is taken.
+        num_features: what the file must have; None: any.
 
     AdaFace's networks take BGR unless a file of this project says otherwise; all others take RGB.
 
@@ -94,7 +94,7 @@ def load_backbone(path: str | Path, name: str | None = None, *, num_features: in
                 "only a file of save_backbone() carries the settings of such a network"
             )
 
-    with torch.device("meta"):  # the file's tensors become the parameters: nothing is initialised for nothing
+    with torch.device("meta"):  # no initialisation: the tensors of the file become the parameters
         backbone = get_model(name, num_features=found, **network_args)
     _check_fit(path, name, family, backbone.state_dict(), weights)
     backbone.load_state_dict(
@@ -105,14 +105,14 @@ def load_backbone(path: str | Path, name: str | None = None, *, num_features: in
 
 
 class _Inert:
-    """Stands in for a class of Lightning that a checkpoint names: takes anything, does nothing."""
+    """Replaces a class of Lightning that a checkpoint names: takes any arguments and does nothing."""
 
     def __new__(cls, *_):
         return super().__new__(cls)
 
 
 def _stand_in(name: str) -> type:
-    # A dictionary of hyper-parameters is filled like any other; nothing else of Lightning's is looked at.
+    # A dictionary of hyper-parameters is filled like any dictionary; no other class of Lightning is read.
     return dict if name.endswith(".AttributeDict") else _Inert
 
 
@@ -121,11 +121,11 @@ def _read(path: Path) -> dict:
         raise FileNotFoundError(f"no model file {str(path)!r}")
     classes = []
     try:
-        # Files of before PyTorch 1.6 are no zip archives; of them weights_only=True refuses every class.
+        # Files from before PyTorch 1.6 are no zip archives; in these, weights_only=True refuses every class.
         classes = get_unsafe_globals_in_checkpoint(path) if zipfile.is_zipfile(path) else []
         with safe_globals([(_stand_in(name), name) for name in classes if name.startswith(LIGHTNING)]):
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # any bytes may come, and torch has no error of its own for them
+    except Exception as error:  # the file may hold any bytes, for which torch has no error class of its own
         if forbidden := sorted(name for name in classes if not name.startswith(LIGHTNING)):
             load = f"torch.load('{path.name}', weights_only=False)"
             raise ValueError(
@@ -134,7 +134,7 @@ def _read(path: Path) -> dict:
                 f"torch.save({{'state_dict': {load}['state_dict']}}, 'tensors.pt')\""
             ) from error
         reason = str(error).strip().split("\n")[0] or type(error).__name__
-        if reason.startswith("Weights only load failed"):  # goes on to recommend to unpickle without a check
+        if reason.startswith("Weights only load failed"):  # the rest recommends loading without the check
             reason = "not what torch.save writes"
         raise ValueError(f"{path} is no model file, or a damaged one ({reason})") from error
     if not isinstance(content, dict):
@@ -146,7 +146,7 @@ def _weights(path: Path, content: dict) -> dict[str, Tensor]:
     weights = content.get("state_dict", content)
     if not isinstance(weights, dict) or not all(isinstance(tensor, Tensor) for tensor in weights.values()):
         raise ValueError(f"{path} holds no state_dict, but {', '.join(map(str, list(content)[:5]))} …")
-    # Lightning's name for the network beside its head, then DistributedDataParallel's.
+    # Lightning calls the network "model" (beside the head), DistributedDataParallel calls it "module".
     for prefix in ("model.", "module."):
         weights = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)} or weights
     return weights
@@ -178,7 +178,7 @@ def _fitting_name(family: type[Backbone], weights: dict[str, Tensor]) -> str | N
 
 
 def _misfits(expected: dict[str, Tensor], weights: dict[str, Tensor]) -> list[str]:
-    """What is wrong, key by key. Old files have no num_batches_tracked, which no network here reads."""
+    """What does not fit, key by key. Old files have no num_batches_tracked; no network here uses it."""
     missing = [
         f"{key} is missing"
         for key in expected

@@ -11,7 +11,7 @@ from .layers import Conv2d, PReLU
 
 
 class Layers(nn.Module):
-    """A sequence under the name `layers`, which the published state_dict keys repeat at every level."""
+    """A sequence with the name `layers`, which is in the published state_dict keys at every level."""
 
     def __init__(self, *layers: nn.Module):
         super().__init__()
@@ -31,7 +31,7 @@ class Residual(Layers):
 def linear_convolution(
     channels_in: int, channels: int, kernel: int = 1, stride: int = 1, groups: int = 1
 ) -> Layers:
-    """Convolution and BatchNorm; kernels of 3 keep the resolution (at stride 1), the kernel of 7 ends it."""
+    """Convolution and BatchNorm. At stride 1 a kernel of 3 keeps the resolution, one of 7 makes 1 of 7."""
     padding = 1 if kernel == 3 else 0
     return Layers(
         Conv2d(channels_in, channels, kernel, stride, padding, groups=groups, bias=False),
@@ -63,13 +63,14 @@ class MobileFaceNet(Backbone):
     """Inverted bottlenecks at 56, 28, 14 and 7 pixels, then a 7 x 7 depthwise convolution instead of a mean.
 
     Args:
-        blocks: residual blocks at each resolution. A first number of 1 means one grouped convolution.
+        blocks: residual blocks at each resolution. A first number of 1 means a grouped convolution instead.
         scale: the stages have 64 · scale (56 and 28 pixels) and 128 · scale channels (14 and 7 pixels).
         num_features: numbers in an embedding.
-        dropout: share of the 512 pooled numbers that is dropped before the linear layer.
+        dropout: share of the 512 pooled numbers that training sets to 0 before the linear layer.
     """
 
     embedding_weight = "features.layers.2.weight"
+    small = {"blocks": (1, 1, 2, 1), "scale": 1}
 
     def __init__(
         self,

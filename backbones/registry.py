@@ -1,8 +1,8 @@
 """The names of the networks, and what each builds.
 
 The names are insightface's (arcface_torch) and AdaFace's, and so are their state_dict keys and shapes. Names
-that differ in `dp` and `mask` only (vit_s, vit_s_dp005_mask_0) are one network, trained with another drop
-path rate (dp005: 0.05, else 0.1) and another share of masked tokens (mask_005: 0.05, mask_0: none, else 0.1).
+that differ only in `dp` and `mask` (vit_s, vit_s_dp005_mask_0) are one network, trained with another drop
+path rate (dp005: 0.05, else 0.1) or another share of masked tokens (mask_005: 0.05, mask_0: none, else 0.1).
 """
 
 from utils.errors import check_arguments, nearest
@@ -19,7 +19,7 @@ MODELS: dict[str, tuple[type[Backbone], dict]] = {
     "r50": (IResNet, {"blocks": (3, 4, 14, 3)}),
     "r100": (IResNet, {"blocks": (3, 13, 30, 3)}),
     "r200": (IResNet, {"blocks": (6, 26, 60, 6)}),
-    "r2060": (IResNet, {"blocks": (3, 128, 896, 3)}),  # fits a GPU with grad_checkpointing only
+    "r2060": (IResNet, {"blocks": (3, 128, 896, 3)}),  # fits a GPU only with grad_checkpointing
     "mbf": (MobileFaceNet, {"blocks": (1, 4, 6, 2), "scale": 2}),
     "mbf_large": (MobileFaceNet, {"blocks": (2, 8, 12, 4), "scale": 4}),
     "vit_t": (VisionTransformer, {"width": 256, "depth": 12}),
@@ -74,20 +74,25 @@ def get_model(
     Args:
         name: one of MODEL_NAMES.
         num_features: numbers in an embedding.
-        dropout: share of the numbers before the last linear layers that training drops.
-        fp16: float16 autocast for all but the tail, on the device of the images. Without it an outer
+        dropout: share of the inputs of the last linear layers that training sets to 0.
+        fp16: float16 autocast for the trunk, on the device of the images. Without it an outer
             `torch.autocast` decides.
         grad_checkpointing: recompute each block in the backward pass instead of storing its activations.
-        **settings: the family's own, in place of the name's: blocks (all but ViT), scale (MobileFaceNet),
-            bottleneck, squeeze (AdaFaceIR), width, depth, num_heads, drop_path_rate, mask_ratio (ViT).
+        **settings: settings of the family that replace those of the name: blocks (all but ViT), scale
+            (MobileFaceNet), bottleneck, squeeze (AdaFaceIR), width, depth, num_heads, drop_path_rate,
+            mask_ratio (ViT).
 
     Raises:
-        ValueError: unknown name or setting, or a value that the setting does not allow.
+        ValueError: unknown name or setting, a value that the setting does not allow, or a package that the
+            network needs is not installed.
     """
     if name not in MODELS:
         raise ValueError(
             f"unknown network {name!r} (there are {', '.join(MODEL_NAMES)}){nearest(name, MODEL_NAMES)}"
         )
+    if not MODELS[name][0].is_available():
+        package = MODELS[name][0].package
+        raise ValueError(f"network {name!r} needs the package {package}, which is not installed")
     check_counts("num_features", [num_features], length=1)
     family, named_settings = MODELS[name]
     check_arguments(f"network {name!r}", family, settings, hidden=("num_features", "dropout"))

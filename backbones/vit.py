@@ -5,8 +5,8 @@ depth: Huang et al., ECCV 2016, https://arxiv.org/abs/1603.09382; masking: He et
 Scalable Vision Learners", CVPR 2022, https://arxiv.org/abs/2111.06377. state_dict keys and shapes are
 those of arcface_torch. There is no class token: the embedding is a linear map of all tokens.
 
-Departures: `mask_ratio` is what it says (arcface_torch always masks 0.1), and no precision is fixed here:
-autocast chooses, the residual stream stays float32, attention keeps its softmax in float32 inside its kernel.
+Departures: `mask_ratio` is used (arcface_torch always masks 0.1). No precision is fixed here: autocast
+chooses it, the residual stream stays float32, and the kernel of attention computes its softmax in float32.
 """
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from .backbone import Backbone, check_counts
 
-PATCH = 9  # pixels; 12 x 12 patches cover 108 of the 112 pixels, the last four are not seen
+PATCH = 9  # pixels; 12 x 12 patches cover 108 of the 112 pixels, the last four are not used
 NUM_TOKENS = (112 // PATCH) ** 2
 
 
@@ -35,7 +35,7 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Two linear layers, four times as wide between them."""
+    """Two linear layers; between them it is four times as wide."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -47,10 +47,11 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and MLP, each behind a LayerNorm and around a shortcut, each skipped at times in training.
+    """Attention and MLP, each after a LayerNorm and with a shortcut; training skips each at random.
 
     Args:
-        drop_path: probability that a sample skips a branch; those that stay grow by 1 / (1 - drop_path).
+        drop_path: probability that a sample skips a branch; otherwise the branch is divided by
+            1 - drop_path, so that its mean stays the same.
     """
 
     def __init__(self, width: int, num_heads: int, drop_path: float):
@@ -91,17 +92,18 @@ class VisionTransformer(Backbone):
         width: numbers in a token (arcface_torch's embed_dim).
         depth: number of blocks.
         num_heads: attention heads; they divide width.
-        drop_path_rate: stochastic depth of the last block; it grows linearly from 0 at the first.
-        mask_ratio: share of the tokens that a training image loses, drawn anew for each image. The blocks see
-            only the others, which saves their time; the tail sees the learnt `mask_token` in the lost places.
+        drop_path_rate: drop_path of the last block; it grows linearly from 0 at the first block.
+        mask_ratio: share of the tokens that are masked in training, drawn anew for each image. The blocks see
+            only the others, which saves time; the tail sees the learnt `mask_token` in the masked places.
         num_features: numbers in an embedding.
-        dropout: share of the token numbers that is dropped before the first linear layer.
+        dropout: share of the numbers in all tokens that training sets to 0 before the first linear layer.
 
     Raises:
         ValueError: drop_path_rate or mask_ratio outside [0, 1), or a width that num_heads does not divide.
     """
 
     embedding_weight = "feature.2.weight"
+    small = {"width": 64, "depth": 3}
 
     def __init__(
         self,
@@ -126,7 +128,7 @@ class VisionTransformer(Backbone):
         self.num_kept = max(1, int(NUM_TOKENS * (1 - mask_ratio)))
         self.pos_embed = nn.Parameter(torch.empty(1, NUM_TOKENS, width))
         self.mask_token = nn.Parameter(torch.empty(1, 1, width))
-        # DistributedDataParallel waits for each gradient that it was promised.
+        # DistributedDataParallel waits for the gradient of every parameter that requires one.
         self.mask_token.requires_grad = self.num_kept < NUM_TOKENS
         self.patch_embed = PatchEmbed(width)
         self.blocks = nn.ModuleList(

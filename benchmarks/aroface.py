@@ -4,9 +4,9 @@
 
 `demo` is the network of configs/demo with its 500 classes; the others have 512 dimensions and --classes. The
 original's way perturbs the whole batch, with the gradients of all weights, and uses the same share of it.
-First, in float64, both ways are checked to warp alike where both warp all. Then the three kinds of step take
-turns in one process, so that whatever else the machine does hits all of them. `of_plain` is the median over
-the rounds of the time against the plain step of the same round; low and high are the quartiles.
+First, in float64, both ways warp a whole batch and have to give the same images. Then the three kinds of step
+alternate in one process, so that other work on the machine slows all of them down. `of_plain` is the time
+divided by that of the plain step in the same round: its median over the rounds; low and high are quartiles.
 """
 
 import argparse
@@ -37,7 +37,7 @@ DEMO_CLASSES = 500
 
 
 class WholeBatch(AlignmentPerturbation):
-    """The original's way to find the same warps: the whole batch, and a backward pass to every weight."""
+    """The original's way to find the same warps: of the whole batch, with a backward pass to all weights."""
 
     def __call__(self, backbone: nn.Module, head: nn.Module, images: Tensor, labels: Tensor):
         generator = generator_of_rank()
@@ -69,17 +69,17 @@ def make_network(network: str, num_classes: int, precision: str) -> tuple[nn.Mod
 
 
 def make_batch(size: int, num_classes: int) -> tuple[Tensor, Tensor]:
-    """Random images, smooth as faces are, `(size, 3, 112, 112)` uint8, and labels."""
+    """Random images, as smooth as faces, `(size, 3, 112, 112)` uint8, and labels."""
     coarse = torch.randint(256, (size, 3, 14, 14), generator=torch.Generator().manual_seed(0))
     images = nn.functional.interpolate(coarse.float(), (112, 112), mode="bilinear")
     return images.byte(), torch.arange(size) % num_classes
 
 
 def check_equal() -> None:
-    """Where all of a batch is warped, both ways come to the same images, from the same random numbers.
+    """Where the whole batch is warped, both ways make the same images from the same random numbers.
 
     Raises:
-        AssertionError: they do not; then no timing means anything.
+        AssertionError: they do not; then times cannot be compared.
     """
     backbone, head = (module.double() for module in make_network("demo", DEMO_CLASSES, "fp32"))
     images, labels = make_batch(8, DEMO_CLASSES)
@@ -121,8 +121,8 @@ def make_step(network: str, precision: str, batch: int, num_classes: int) -> Cal
 def measure(
     network: str, precision: str, batch: int, num_classes: int, ratio: float, repeat: int
 ) -> dict[str, list[float]]:
-    """Seconds of each way's step in each of `repeat` rounds, after one that warms up."""
-    start_process_group()  # the loss scaler of fp16 asks the other ranks, also where there are none
+    """Seconds of a step of each way, in each of `repeat` rounds after one round to warm up."""
+    start_process_group()  # the loss scaler of fp16 needs a group, even of one rank
     step = make_step(network, precision, batch, num_classes)
     perturb = {name: way and way(ratio=ratio) for name, way in WAYS.items()}
     rounds = [{name: timed(step, perturb[name])[1] for name in WAYS} for _ in range(repeat + 1)][1:]

@@ -1,4 +1,4 @@
-"""What every benchmark needs: a process of its own per measurement, time, peak memory, and a row to keep."""
+"""What every benchmark needs: a process for each measurement, time, peak memory, and the report."""
 
 import json
 import multiprocessing
@@ -52,7 +52,7 @@ def synchronize() -> None:
 
 
 def timed(function: Callable, *arguments) -> tuple[object, float]:
-    """What the call returns, and the seconds that it takes, the GPU's work included."""
+    """What the call returns, and the seconds that it takes, including the work of the GPU."""
     synchronize()
     start = time.perf_counter()
     result = function(*arguments)
@@ -61,7 +61,7 @@ def timed(function: Callable, *arguments) -> tuple[object, float]:
 
 
 def peak_memory() -> int:
-    """Bytes: the most that this process has held so far (on a GPU: that tensors have held of it)."""
+    """Bytes: the most memory that this process has used so far (on a GPU: that its tensors have used)."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

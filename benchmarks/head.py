@@ -2,9 +2,9 @@
 
     python benchmarks/head.py [--classes 10000 100000 400000] [--batch 512] [--dim 512] [--precision fp32]
 
-One process, all classes. Losses and gradients are checked equal first, on a small head. Each measurement then
-runs in a process of its own. over_mib: peak memory beyond what existed before the first step and the centres'
-gradient. Ratios are to the first method.
+One rank has all classes. First a small head checks that losses and gradients of all methods are equal. Then
+each measurement runs in a process of its own. over_mib is the peak memory minus what existed before the first
+step and minus the gradient of the centres. Ratios are to the first method.
 """
 
 import argparse
@@ -26,10 +26,10 @@ METHODS = ("arcface_torch", "dense", "stream")
 
 
 class WholeSoftmax(torch.autograd.Function):
-    """arcface_torch's cross-entropy, step for step, its copies of the matrix among them.
+    """arcface_torch's cross-entropy, step by step, including its copies of the matrix.
 
-    The logits become probabilities in place. Rows whose class this rank holds are picked out by index, here
-    and in the backward pass, where a one-hot matrix is taken from them and the result scaled into a new one.
+    The logits become probabilities in place. An index selects the rows whose class is on this rank, here and
+    in the backward pass, which subtracts a one-hot matrix from these rows and copies the matrix once more.
     """
 
     @staticmethod
@@ -71,7 +71,7 @@ class ArcFaceTorchHead(torch.nn.Module):
 
 
 def make_step(method: str, num_classes: int, batch: int, dim: int, precision: str):
-    """(head, embeddings, labels) on the device, the same numbers for every method."""
+    """(head, embeddings, labels) on the device; every method gets the same numbers."""
     random = torch.Generator().manual_seed(0)
     embeddings = torch.randn(batch, dim, generator=random)
     labels = torch.randint(num_classes, (batch,), generator=random)
@@ -87,7 +87,7 @@ def check_equal(precision: str) -> None:
     """All methods give one loss and one gradient.
 
     Raises:
-        AssertionError: they do not; then no timing means anything.
+        AssertionError: they do not; then times cannot be compared.
     """
     results = []
     for method in METHODS:
@@ -108,7 +108,7 @@ def measure(method: str, num_classes: int, batch: int, dim: int, precision: str,
     head, embeddings, labels = make_step(method, num_classes, batch, dim, precision)
     before = peak_memory()
     forward, backward = [], []
-    for _ in range(repeat + 1):  # the first warms up
+    for _ in range(repeat + 1):  # the first one is to warm up
         head.weight.grad = embeddings.grad = None
         loss, seconds = timed(head, embeddings, labels)
         forward.append(seconds)

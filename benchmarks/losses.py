@@ -1,14 +1,15 @@
-"""What does each loss make of the demo, and what do NDR and ARoFace add to it? Trains them all, from scratch.
+"""The accuracy of every loss on the demo data, and what NDR and ARoFace add to it; trained from scratch.
 
     python tools/make_demo.py --out data/demo_100 --identities 100
     python benchmarks/losses.py rec=data/demo_100 warmup_epoch=0.4
 
-Every run is one process of one thread on the same images in the same order, with the same steps, rate and
-network; key=value settings go to all of them. First table: each loss once, beside plain softmax. Second:
-softmax, CosFace, ArcFace and AdaFace alone, with NDR and with ARoFace, mean ± standard deviation over the
-seeds, which draw other weights and another order. Accuracies are those of the last step, in per cent.
+Every run is one process of one thread with the same images in the same order, the same number of steps,
+learning rate and network; key=value settings apply to all runs. The first table has each loss once, and its
+difference to plain softmax. The second has softmax, CosFace, ArcFace and AdaFace, each alone, with NDR and
+with ARoFace: mean ± standard deviation over the seeds, which change the initial weights and the order of the
+images. Accuracies are those of the last step, in per cent.
 
-What --out holds already is not run again: a study that was stopped goes on.
+A run whose result is in --out is not repeated: so a study that was stopped goes on.
 """
 
 import argparse
@@ -32,7 +33,7 @@ from utils.run_info import ROOT
 ALONE = "demo_softmax"
 MARGINS = [ALONE, "demo_cosface", "demo_arcface", "demo_adaface"]
 METHODS = ("", "ndr", "aroface")
-Run = tuple[str, str, int]  # preset, method that is added to it or "", seed
+Run = tuple[str, str, int]  # preset, method that is added to it ("" for none), seed
 
 
 def presets() -> list[str]:
@@ -42,7 +43,7 @@ def presets() -> list[str]:
 
 
 def settings_of(method: str) -> list[str]:
-    """The method's own setting in its preset, as key=value."""
+    """The setting with which the method's preset turns it on, as key=value."""
     if not method:
         return []
     setting = {"ndr": "regularizers", "aroface": "aroface"}[method]
@@ -51,7 +52,7 @@ def settings_of(method: str) -> list[str]:
 
 
 def train(run: Run, out: Path, settings: list[str]) -> dict[str, float]:
-    """Verification set -> accuracy in per cent, from the run's folder where it is done already.
+    """Verification set -> accuracy in per cent. If the folder of the run has a result, it is not run again.
 
     Raises:
         RuntimeError: training failed; with the last lines that it printed.
@@ -61,7 +62,7 @@ def train(run: Run, out: Path, settings: list[str]) -> dict[str, float]:
     if not (folder / "model.pt").exists():
         command = [sys.executable, "train_v2.py", f"configs/{preset}", "batch_size=64", *settings]
         command += [*settings_of(method), f"seed={seed}", f"output={folder}", "tensorboard=false"]
-        # glibc keeps what is freed, see Makefile.
+        # glibc keeps freed memory, see Makefile.
         memory = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000"}
         environment = {**os.environ, **memory, "OMP_NUM_THREADS": "1"}
         done = subprocess.run(
@@ -76,7 +77,7 @@ def train(run: Run, out: Path, settings: list[str]) -> dict[str, float]:
 
 
 def losses_table(accuracy: dict[Run, dict[str, float]], names: Iterable[str]) -> list[dict]:
-    """A row a preset; behind each accuracy how far it is above plain softmax's."""
+    """A row for each preset; after each accuracy, its difference to that of plain softmax."""
     softmax = accuracy[ALONE, "", 0]
     rows = []
     for name in names:

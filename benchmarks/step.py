@@ -2,7 +2,7 @@
 
     python benchmarks/step.py [--networks mbf r50] [--precisions fp32 bf16] [--batch 32] [--classes 10000]
 
-Every row runs in a process of its own; `of_first` is its speed as a multiple of the same network's first row
+Every row runs in a process of its own. `of_first` is its speed divided by that of the network's first row
 (fp32, contiguous).
 """
 
@@ -30,8 +30,8 @@ from utils.precision import PRECISIONS, autocast
 def measure(
     network: str, precision: str, channels_last: bool, batch: int, num_classes: int, num_steps: int
 ) -> dict:
-    """Median speed over `num_steps` steps after two that warm up."""
-    start_process_group()  # the loss scaler of fp16 asks the other ranks, also where there are none
+    """Median speed over `num_steps` steps, after two steps to warm up."""
+    start_process_group()  # the loss scaler of fp16 needs a group, even of one rank
     torch.manual_seed(0)
     layout = torch.channels_last if channels_last else torch.contiguous_format
     backbone = get_model(network, num_features=512).to(device(), memory_format=layout)

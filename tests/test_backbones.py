@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from torch import nn
 
 from backbones import get_model
-from helpers.backbone_cases import SMALL, images, on_meta, small, small_networks, weighted
+from backbones.iresnet import IResNet
+from helpers.backbone_cases import SMALL, case, images, on_meta, small, small_networks, weighted
 
 # ---- every family ----------------------------------------------------------------------------------------
 
@@ -49,7 +49,10 @@ def test_weights_in_float64_give_embeddings_in_float64():
     assert backbone(images().double()).dtype == torch.float64
 
 
-@pytest.mark.parametrize(("name", "settings"), [*SMALL.items(), ("ir_152", {"blocks": (1, 1, 1, 1)})])
+WITH_BOTTLENECK = ("ir_152", {"blocks": (1, 1, 1, 1)})
+
+
+@pytest.mark.parametrize(("name", "settings"), [case(*item) for item in (*SMALL.items(), WITH_BOTTLENECK)])
 def test_num_features_is_honoured(name, settings):
     assert get_model(name, num_features=7, **settings).eval()(images()).shape == (2, 7)
 
@@ -70,7 +73,7 @@ def test_checkpointing_changes_neither_gradients_nor_running_statistics(name):
         backbone = small(name, grad_checkpointing=grad_checkpointing, dropout=0.3)
         calls = []
         for module in backbone.modules():
-            if isinstance(module, nn.PReLU | nn.LayerNorm):
+            if not list(module.children()):
                 module.register_forward_hook(lambda *_: calls.append(1))
         batch = images(3).requires_grad_()
         torch.manual_seed(3)  # of dropout, drop path and masks
@@ -112,7 +115,7 @@ def test_dropout_is_used_in_training_only(name):
 def test_initial_weights_are_the_public_ones():
     assert small("r18").layer3[0].conv1.weight.std().item() == pytest.approx(0.1, rel=0.02)
     assert not small("r18").features.weight.requires_grad
-    convolution = small("ir_se_50").body[3].res_layer[1].weight  # He et al., by outputs: 128 × 3 × 3 of them
+    convolution = small("ir_18").body[3].res_layer[1].weight  # He et al., by outputs: 128 × 3 × 3 of them
     assert convolution.std().item() == pytest.approx((2 / (convolution.shape[0] * 9)) ** 0.5, rel=0.02)
     linear = small("mbf").features.layers[2].weight
     assert linear.std().item() == pytest.approx((2 / 32) ** 0.5, rel=0.03)
@@ -154,6 +157,18 @@ def test_initial_weights_are_the_public_ones():
 def test_a_wrong_name_or_setting_is_named(name, settings, message):
     with pytest.raises(ValueError, match=message):
         on_meta(name, **settings)
+
+
+def test_a_family_without_its_package_is_one_clear_line_and_its_tests_are_skipped(monkeypatch):
+    monkeypatch.setattr(IResNet, "package", "no_such_package")
+    with pytest.raises(ValueError, match="'r18' needs the package no_such_package, which is not installed"):
+        get_model("r18")
+    (mark,) = case("r18").marks
+    assert mark.args == (True,)
+    monkeypatch.setattr(IResNet, "package", "torch")
+    on_meta("r18")
+    (mark,) = case("r18").marks
+    assert mark.args == (False,)
 
 
 @pytest.mark.parametrize(

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from scipy.io import loadmat
 
-from tools.demo.album import painters
+from tools.demo.album import worker_map
 from tools.demo.head import Head
 from tools.demo.people import Identity
-from tools.demo.photo import SIZE, loose_crop, photograph
+from tools.demo.photo import loose_crop, photograph
 from tools.demo.tree_ijb import GALLERIES
 from tools.demo.trees import TREES, write_trees
 from tools.make_demo import FIRST_IN_TREES, FIRST_UNSEEN, make_demo
-from utils.faces import TEMPLATE, align, similarity
+from utils.faces import SIZE, TEMPLATE, align, similarity
 
 NUM_PEOPLE = 16  # 8 known ones, of them 4 in IJB-B and 5 in IJB-S, and 8 strangers
 
@@ -24,8 +24,8 @@ NUM_PEOPLE = 16  # 8 known ones, of them 4 in IJB-B and 5 in IJB-S, and 8 strang
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trees")
-    with painters(workers=1) as draw:
-        write_trees(folder, range(NUM_PEOPLE), 3, draw)
+    with worker_map(workers=1) as map_tasks:
+        write_trees(folder, range(NUM_PEOPLE), 3, map_tasks)
     return folder
 
 

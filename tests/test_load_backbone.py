@@ -1,5 +1,6 @@
 """Weights survive every kind of file: this project's, insightface's, AdaFace's, and broken ones."""
 
+import itertools
 import pickle
 import shutil
 import sys
@@ -11,14 +12,14 @@ import torch
 from torch import nn
 
 from backbones import MODEL_NAMES, get_model, load_backbone, save_backbone
-from helpers.backbone_cases import SMALL, images, shapes, small
+from helpers.backbone_cases import SMALL, case, images, shapes, small
 
 
 def same_outputs(backbone, original) -> bool:
     return torch.equal(backbone(images()), original.eval()(images()))
 
 
-@pytest.mark.parametrize(("name", "input_order"), list(zip(SMALL, ["RGB", "BGR"] * 2)))
+@pytest.mark.parametrize(("name", "input_order"), list(map(case, SMALL, itertools.cycle(["RGB", "BGR"]))))
 def test_own_files_carry_everything(name, input_order, tmp_path):
     original = small(name)
     original(images())  # running statistics of its own
@@ -134,7 +135,7 @@ def test_adaface_checkpoints_load_as_bgr_without_lightning(name, lightning, tmp_
         torch.load(tmp_path / "adaface.ckpt", weights_only=True)
 
 
-@pytest.mark.parametrize("name", [name for name in MODEL_NAMES if name != "r2060"])  # takes ten seconds
+@pytest.mark.parametrize("name", [case(name) for name in MODEL_NAMES if name != "r2060"])  # takes 10 s
 def test_keys_and_shapes_tell_the_network(name, tmp_path):
     # Every tensor of the file is one number, repeated: nothing large is written or read.
     weights = {key: torch.zeros(()).expand(shape) for key, shape in shapes(name).items()}

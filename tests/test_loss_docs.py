@@ -1,4 +1,6 @@
-"""docs/losses.md has a section for every loss and regulariser, and its tables say what the code says."""
+"""docs/losses.md has a section for every loss and regulariser, its tables say what the code says, and its
+pictures show all losses. What is missing for a new loss, these tests print.
+"""
 
 import inspect
 import math
@@ -8,10 +10,12 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from losses import LOSSES, REGULARIZERS, build_loss, build_perturbation, build_regularizer
 from losses.aroface import AlignmentPerturbation
 from tools.loss_pictures import argument_parser
+from tools.loss_views import Choice
 from utils import typed_values
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -50,21 +54,32 @@ def settings(name: str) -> list[str]:
 
 @pytest.mark.parametrize("name", DOCUMENTED)
 def test_the_table_of_settings_is_the_codes(name):
+    right = settings(name)
+    table = (
+        "the right table is\n| setting | default | allowed | what it is |\n|---|---|---|---|\n"
+        + "\n".join(right)
+    )
+    assert name in SECTIONS, (
+        f"docs/losses.md needs a section '## {name}': formula, paper, and a table; {table}"
+    )
     rows = [line for line in SECTIONS[name].splitlines() if line.startswith("| `")]
     documented = [re.match(r"(\|[^|]+){3}\|", row)[0] for row in rows]
-    right = settings(name)
-    assert documented == right, "the right table is\n" + "\n".join(right)
+    assert documented == right, table
     assert all(row.split(" | ")[3].strip("| ") for row in rows), "a setting without a word on what it is"
 
 
 def test_every_section_is_of_something_that_exists():
     others = {"Notation", "Pictures"}
-    assert set(SECTIONS) - others == set(DOCUMENTED)
+    unknown = set(SECTIONS) - others - set(DOCUMENTED)
+    assert not unknown, f"docs/losses.md has a section of no loss, regulariser or ARoFace: {unknown}"
 
 
 @pytest.mark.parametrize("name", sorted(set(DOCUMENTED) - {"softmax", "ndr", "combined"}))
 def test_every_published_method_has_its_paper(name):
-    assert re.search(r"\*[^*]{20,}\*,\s[^<]*\d{4},\s<https://[^>]+>", SECTIONS[name])
+    paper = re.search(r"\*[^*]{20,}\*,\s[^<]*\d{4},\s<https://[^>]+>", SECTIONS.get(name, ""))
+    assert paper, (
+        f"the section '## {name}' of docs/losses.md names its paper so: *Title*, venue year, <https://...>"
+    )
 
 
 def test_pictures_are_there_and_small():
@@ -75,12 +90,33 @@ def test_pictures_are_there_and_small():
         assert (DOCS / name).stat().st_size < limit, name
 
 
+COMMANDS = re.findall(r"^    python (tools/(?:decision|loss)_\S+) (.*)$", TEXT, re.MULTILINE)
+
+
+def parsed(arguments: str):
+    parser = argument_parser("")
+    parser.add_argument("--gradient-scale", action="store_true")
+    return parser.parse_args(shlex.split(arguments))
+
+
 def test_the_commands_of_the_pictures_are_understood():
-    commands = re.findall(r"^    python (tools/(?:decision|loss)_\S+) (.*)$", TEXT, re.MULTILINE)
-    assert len(commands) == 6
-    for script, arguments in commands:
+    assert len(COMMANDS) == 6
+    for script, arguments in COMMANDS:
         assert (DOCS.parent / script).is_file()
-        parser = argument_parser("")
-        parser.add_argument("--gradient-scale", action="store_true")
-        args = parser.parse_args(shlex.split(arguments))
+        args = parsed(arguments)
         assert args.out or args.gif
+
+
+def of_docs(arguments: str) -> Path | None:
+    """The PNG of docs/images that a command draws, where there is one."""
+    name = parsed(arguments).out
+    return DOCS / "images" / name if name and (DOCS / "images" / name).exists() else None
+
+
+@pytest.mark.parametrize(("script", "arguments"), [c for c in COMMANDS if of_docs(c[1])])
+def test_the_pictures_show_the_losses_that_their_commands_draw(script, arguments):
+    with Image.open(of_docs(arguments)) as picture:
+        shown = picture.text["Title"].split("; ")
+    wanted = [str(Choice.read(text)) for text in parsed(arguments).losses or LOSSES]
+    again = f"cd docs/images && python ../../{script} {arguments}"
+    assert shown == wanted, f"losses changed since this picture was drawn; draw it again: {again}"

@@ -1,184 +1,42 @@
-"""What the pictures of the losses show is what the losses do, of every loss that there is or will be."""
-
-import math
+"""The tools that draw losses: a panel for every loss that there is or will be, animations, mistakes."""
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from helpers.interface_losses import HardNegatives, MovedByOwn, PairSimilarity
-from helpers.loss_references import VARIANTS
-from losses import LOSSES, build_loss
-from partial_fc import PartialFC
+from helpers.interface_losses import HardNegatives
+from losses import LOSSES, MarginLoss
 from tools import decision_boundary, loss_curves
 from tools.loss_pictures import argument_parser, make_pictures
-from tools.loss_views import Choice, Stage, advantage, gradient_scale, logits, settle, target_logit
-
-STAGE = Stage()
-NORM = torch.tensor(20.0, dtype=torch.float64)
-TO_COME = {loss.__name__: loss for loss in (HardNegatives, MovedByOwn, PairSimilarity)}  # not in the registry
 
 
-def angles(count: int = 400, seed: int = 0, most: float = math.pi) -> torch.Tensor:
-    """`(2, count)`: own angle, other angle."""
-    return most * torch.rand(2, count, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+class LearntScale(MarginLoss):
+    """A loss with learnable parameters."""
 
+    def __init__(self):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.tensor(30.0))
+        self.bias = torch.nn.Parameter(torch.tensor(0.2))
 
-def direction(*radians: float) -> torch.Tensor:
-    """`(n, 2)` unit vectors in the plane."""
-    angle = torch.tensor(radians, dtype=torch.float64)
-    return torch.stack([angle.cos(), angle.sin()], 1)
-
-
-def settled(name: str, **hyper):
-    return Choice(name, hyper).build(STAGE)
-
-
-# ---- the numbers
-
-
-@pytest.mark.parametrize("name", [*LOSSES, *TO_COME])
-def test_two_logits_make_the_loss_of_the_classifier(name):
-    """A sample in the plane of two class centres: own angle from the first, other angle from the second."""
-    loss = settle((TO_COME.get(name) or LOSSES[name])().double(), STAGE)
-    for own, other in angles(6, seed=1).T.tolist():
-        head = PartialFC(loss, 2, 2, engine="dense").double().eval()
-        between = own + other
-        head.weight.data = direction(0, between)
-        embedding = NORM * direction(own)
-        own_cos, other_cos = torch.tensor([[own], [other]], dtype=torch.float64).cos()
-        own_logit, other_logit = logits(loss, own_cos, other_cos, NORM)
-        seen = loss.per_sample(own_logit, other_logit, NORM[None]).mean()
-        torch.testing.assert_close(seen, head(embedding, torch.tensor([0])), rtol=1e-9, atol=1e-12)
-
-
-def cosface(own, other):
-    return own.cos() - 0.4 - other.cos()
-
-
-def arcface(own, other):
-    return other - own - 0.5
-
-
-def mv_softmax(own, other):
-    margined = own.cos() - 0.35
-    hard = other.cos() > margined
-    return torch.where(own.cos() > 0.35, margined, own.cos()) - torch.where(
-        hard, 1.12 * other.cos() + 0.12, other.cos()
-    )
-
-
-def curricularface(own, other):
-    """t = 0.5, the mean own cosine."""
-    margined = (own + 0.5).cos()
-    return margined - torch.where(other.cos() > margined, other.cos() * (0.5 + other.cos()), other.cos())
-
-
-def npcface(own, other):
-    hard = other.cos() > (own + 0.4).cos()
-    margined = (own + 0.4 + 0.2 * torch.where(hard, other.cos(), 0)).cos()
-    return torch.where(own.cos() > 0, margined, own.cos()) - torch.where(
-        hard, 1.1 * other.cos() + 0.25, other.cos()
-    )
-
-
-def circle(own, other):
-    """Its boundary is the circle (cos θ₂)² + (1 − cos θ₁)² = 2m²; where cos θ₂ < −m its weight is 0."""
-    beyond = torch.where(other.cos() < -0.25, 0.25**2, other.cos() ** 2)
-    return 2 * 0.25**2 - beyond - (1 - own.cos()) ** 2
-
-
-def magface(own, other):
-    """Norm 20 of 10 to 110, margin .45 to .8."""
-    return other - own - (0.45 + 0.35 * 10 / 100)
-
-
-def adaface(own, other):
-    """Norm 20 in batches of 55 ± 15."""
-    k = 0.333 * (20 - 55) / 15.001
-    return (own - 0.4 * k).cos() - 0.4 * (1 + k) - other.cos()
-
-
-BOUNDARIES = {
-    "softmax": lambda own, other: other - own,
-    "normface": lambda own, other: other - own,
-    "cosface": cosface,
-    "arcface": arcface,
-    "mv_softmax": mv_softmax,
-    "curricularface": curricularface,
-    "npcface": npcface,
-    "circle": circle,
-    "adaface": adaface,
-    "magface": magface,
-}
-
-
-@pytest.mark.parametrize("name", BOUNDARIES)
-def test_the_boundary_lies_where_the_paper_has_it(name):
-    own, other = angles(5000, most=2.2)
-    expected = BOUNDARIES[name](own, other)
-    clear = expected.abs() > 1e-6
-    lead = advantage(settled(name), own, other, NORM)
-    assert torch.equal(lead[clear] > 0, expected[clear] > 0)
-    assert 0.05 < (expected > 0).double().mean() < 0.6
-
-
-def test_statistics_are_those_of_late_training():
-    adaface = settled("adaface")
-    assert adaface.quality.batch_mean.item() == pytest.approx(55, rel=1e-4)
-    assert adaface.quality.batch_std.item() == pytest.approx(15, rel=1e-4)
-    assert settled("curricularface").t.item() == pytest.approx(0.5, rel=1e-4)
-    assert settled("sphereface").cos_weight == 5
-
-
-@pytest.mark.parametrize("variant", [v for v in VARIANTS if v.derivative and not v.steps_down], ids=str)
-def test_the_gradient_drawn_is_the_slope_of_the_logit_drawn(variant):
-    loss = settled(variant.name, **variant.hyper)
-    cos = torch.linspace(-0.6, 0.95, 300, dtype=torch.float64)
-    logit, slope = target_logit(loss, cos.arccos(), 1.0, 20.0)
-    finite_difference = torch.gradient(logit, spacing=(cos,))[0]
-    assert (finite_difference - slope)[2:-2].abs().median() < 1e-3
-
-
-def test_a_published_gradient_that_is_no_derivative_is_drawn_as_published():
-    angle = torch.linspace(0.1, 3, 50, dtype=torch.float64)
-    _, slope = target_logit(settled("arcface", gradient="straight_through"), angle, 1.0, 20.0)
-    torch.testing.assert_close(slope, torch.ones_like(slope))
-    _, slope = target_logit(settled("circle"), angle, 1.0, 20.0)
-    torch.testing.assert_close(slope, 1.25 - angle.cos())
-
-
-@pytest.mark.parametrize("name", ["softmax", "sphereface"])
-def test_logits_proportional_to_the_norm_are_shown_without_it(name):
-    curves = [target_logit(settled(name), angles(9)[0], 1.0, norm) for norm in (1.0, 30.0)]
-    torch.testing.assert_close(curves[0], curves[1])
-    assert curves[0][0].abs().max() < 2.1
-
-
-def test_gradient_scale_is_that_of_the_adaface_paper():
-    """|p_own − 1|·∂f(cos θ)/∂cos θ, with f = cos(θ + m): ArcFace's."""
-    own, other = angles(500, most=1.5)
-    p_own = torch.sigmoid(64 * ((own + 0.5).cos() - other.cos()))
-    expected = (1 - p_own) * (own + 0.5).sin() / own.sin()
-    torch.testing.assert_close(gradient_scale(settled("arcface"), own, other, NORM), expected)
-
-
-# ---- the pictures
+    def own_logit(self, own_cos, norms, row):
+        return self.scale * (own_cos - self.bias)
 
 
 def pictures(draw, *arguments) -> None:
     make_pictures(argument_parser("").parse_args(list(map(str, arguments))), draw)
 
 
-@pytest.mark.parametrize(
-    "draw", [decision_boundary.draw, loss_curves.draw_curves], ids=lambda draw: draw.__module__
-)
+DRAWS = (decision_boundary.draw, loss_curves.draw_curves, loss_curves.draw_gradient_scale)
+every_draw = pytest.mark.parametrize("draw", DRAWS, ids=["boundaries", "curves", "gradient_scale"])
+
+
+@every_draw
 def test_every_loss_has_a_panel_of_finite_numbers(tmp_path, draw):
     drawn = []
 
-    def draw_and_keep(figure, scene):
-        drawn.append(draw(figure, scene))
+    def draw_and_keep(figure, picture):
+        drawn.append(draw(figure, picture))
         titles = [axes.get_title("left") for axes in figure.axes]
         assert [title for title in titles if title] == list(LOSSES)
         return drawn[0]
@@ -190,11 +48,20 @@ def test_every_loss_has_a_panel_of_finite_numbers(tmp_path, draw):
         assert min(picture.size) > 500
 
 
-def test_a_loss_that_joins_the_registry_joins_the_picture(tmp_path, monkeypatch):
-    monkeypatch.setitem(LOSSES, "hard_negatives", HardNegatives)
-    for draw in (decision_boundary.draw, loss_curves.draw_curves, loss_curves.draw_gradient_scale):
-        pictures(draw, "--losses", "hard_negatives", "--out", tmp_path / "one.png")
-        assert (tmp_path / "one.png").stat().st_size > 5000
+@every_draw
+@pytest.mark.parametrize("loss", [HardNegatives, LearntScale])
+def test_a_loss_that_joins_the_registry_joins_the_picture(tmp_path, monkeypatch, draw, loss):
+    monkeypatch.setitem(LOSSES, "new", loss)
+    drawn = []
+    pictures(lambda *args: drawn.append(draw(*args)), "--losses", "new", "--out", tmp_path / "one.png")
+    assert (tmp_path / "one.png").stat().st_size > 5000
+    assert np.isfinite(drawn[0]).all()
+
+
+def test_a_picture_names_its_losses(tmp_path):
+    pictures(loss_curves.draw_curves, "--losses", "arcface:m=0.3", "cosface", "--out", tmp_path / "two.png")
+    with Image.open(tmp_path / "two.png") as picture:
+        assert picture.text["Title"] == "arcface, m=0.3; cosface"
 
 
 @pytest.mark.parametrize(
@@ -247,12 +114,3 @@ def test_gradient_scale_needs_more_than_one_norm(tmp_path):
         pictures(
             loss_curves.draw_gradient_scale, "--losses", "arcface", "--norms", 5, "--out", tmp_path / "a.png"
         )
-
-
-def test_a_choice_is_read_with_its_settings():
-    assert (
-        repr(Choice.read("combined:margin_list=(1,0.3,0.1):s=32").hyper)
-        == "{'margin_list': [1, 0.3, 0.1], 's': 32}"
-    )
-    assert str(Choice.read("arcface:m=0.3")) == "arcface, m=0.3"
-    assert repr(Choice.read("magface:u_a=90").build(STAGE)) == repr(build_loss("magface", u_a=90))

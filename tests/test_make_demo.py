@@ -14,7 +14,7 @@ from dataset import RecordDataset
 from eval.metrics import normalise
 from eval.readers.bin_sets import AllowListUnpickler
 from eval.verification import evaluate, load_bin
-from tools.demo.album import painters
+from tools.demo.album import worker_map
 from tools.demo.head import Head
 from tools.demo.people import TRAITS, Identity
 from tools.demo.photo import look_up, photograph, pixels, rotation, visible_points
@@ -62,7 +62,7 @@ def test_the_training_set_is_read_back_with_its_labels(tiny):
     assert (tiny / "property").read_text() == "3,112,112\n"
 
 
-def test_an_unchanged_order_is_not_made_twice(tiny):
+def test_an_unchanged_request_is_not_made_twice(tiny):
     before = {file: file.stat().st_mtime_ns for file in files_of(tiny)}
     assert not make_demo(tiny, **TINY)
     assert {file: file.stat().st_mtime_ns for file in files_of(tiny)} == before
@@ -213,8 +213,8 @@ def verification_set(tmp_path_factory):
     """The good photographs of the default demo."""
     folder = tmp_path_factory.mktemp("problem")
     default = make_demo.__kwdefaults__
-    with painters(workers=2) as draw:
-        write_verification_sets(folder, default["seed"], default["pairs"], draw)
+    with worker_map(workers=2) as map_tasks:
+        write_verification_sets(folder, default["seed"], default["pairs"], map_tasks)
     return load_bin(folder / "demo_hq.bin")
 
 

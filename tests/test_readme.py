@@ -32,8 +32,12 @@ def defaults(of: type) -> str:
 
 @pytest.mark.parametrize("name", LOSSES_AND_REGULARIZERS)
 def test_the_readme_shows_each_loss_with_its_defaults(name):
-    row = table("Losses")[name]
-    assert row[2].replace("`", "") == (defaults(LOSSES_AND_REGULARIZERS[name]) or "–")
+    right = defaults(LOSSES_AND_REGULARIZERS[name]) or "–"
+    row = table("Losses").get(name)
+    assert row, (
+        f"the table of losses in README.md needs a row: | `{name}` | its logit | `{right}` | [Paper](link) |"
+    )
+    assert row[2].replace("`", "") == right
 
 
 def test_the_readme_names_no_loss_that_does_not_exist():
@@ -66,3 +70,29 @@ def test_links_and_named_files_exist():
     assert files
     missing = [name for name in [*links, *files] if not (ROOT / name).exists()]
     assert not missing
+
+
+def tree() -> list[str]:
+    """The paths of the tree under "Where things are": names by indentation, each with its comment."""
+    block = README.split("## Where things are\n")[1].split("\n[")[0]
+    paths, parents = [], {}
+    for indent, name, _ in re.findall(r"^( +)(\S+)  +(\S.*)$", block, re.MULTILINE):
+        parents[len(indent)] = parents.get(len(indent) - 2, "") + name
+        paths.append(parents[len(indent)])
+    assert len(paths) == len(block.strip().splitlines()), "each line of the tree is a name and a comment"
+    return paths
+
+
+def test_every_path_of_the_tree_exists_and_is_there_once():
+    paths = tree()
+    assert not [path for path in paths if not (ROOT / path).exists()]
+    assert not [path for path in paths if path.endswith("/") != (ROOT / path).is_dir()]
+    assert len(paths) == len(set(paths))
+
+
+def test_the_tree_has_all_code_at_the_top():
+    code = {path.name for path in ROOT.glob("*.py")} | {
+        f"{path.parent.name}/" for path in ROOT.glob("*/*.py")
+    }
+    missing = code - set(tree())
+    assert not missing, f"README.md, 'Where things are', lacks {', '.join(sorted(missing))}"

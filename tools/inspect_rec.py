@@ -1,11 +1,12 @@
-"""Say what is in a train.rec: counts, classes, sizes; draw some of it; time how fast one core prepares it.
+"""Print what is in a train.rec (counts, classes, sizes), draw some of it, time how one core prepares it.
 
     python tools/inspect_rec.py data/faces
     python tools/inspect_rec.py data/faces --sheet faces.png --rows 8 --columns 12
     python tools/inspect_rec.py data/faces --speed
 
-Labels are read of all images, size and format of an even sample. A row of the sheet is a class. The speed
-is processor time, which other work on the machine hardly changes: num_workers of them run side by side.
+Labels are read for all images, size and format for images at even distances. A row of the sheet is a class.
+The speed is for one core, in processor time, which other work on the machine hardly changes; num_workers
+processes run at the same time.
 """
 
 import argparse
@@ -39,7 +40,7 @@ def _range(values: np.ndarray) -> str:
 
 
 def describe(dataset: RecordDataset) -> list[tuple[str, str]]:
-    """Names and values of what there is to say."""
+    """The rows of the table: name and value."""
     counts = np.bincount(dataset.labels(), minlength=dataset.num_classes)
     sample = [dataset.reader.read(dataset.keys[i]) for i in _spread(len(dataset), NUM_SAMPLES)]
     formats = [FORMATS.get(encoded[:2], "other") for _, encoded in sample]
@@ -68,7 +69,7 @@ def describe(dataset: RecordDataset) -> list[tuple[str, str]]:
 
 
 def contact_sheet(dataset: RecordDataset, rows: int, columns: int) -> np.ndarray:
-    """RGB picture: up to `rows` classes with images, evenly chosen, and up to `columns` images of each."""
+    """RGB picture of up to `rows` classes with images, at even distances: up to `columns` images of each."""
     labels = dataset.labels()
     order = np.argsort(labels, kind="stable")
     present, starts, counts = np.unique(labels[order], return_index=True, return_counts=True)
@@ -85,7 +86,7 @@ def contact_sheet(dataset: RecordDataset, rows: int, columns: int) -> np.ndarray
 
 
 def speed(dataset: RecordDataset) -> list[tuple[str, str]]:
-    """Processor time per image of what a worker does: the median of 9 rounds over up to 500 images."""
+    """Processor time per image of the work of a loader: the median of 9 rounds over up to 500 images."""
     cv2.setNumThreads(0)
     chosen = _spread(len(dataset), 500)
 

@@ -1,8 +1,9 @@
-"""A loss as one sample meets it: its own class, one other class and its norm; what pictures are drawn of.
+"""A loss as one sample meets it: its own class, one other class and its norm. Pictures show these numbers.
 
-All numbers are asked of the loss objects, through the interface that PartialFC uses, so that every loss of
-the registry can be drawn. Angles are in radians, numbers in float64. With one other class the sum and the
-maximum of a row statistic are both the term itself.
+All numbers come from the loss objects, through the interface that PartialFC uses, so every loss of the
+registry can be drawn. Angles are in radians, numbers in float64. With one other class, the sum and the
+maximum of a row statistic are both the term itself. The losses are in evaluation mode; running statistics are
+those of a long training, and learnable parameters have their initial values.
 """
 
 import inspect
@@ -17,13 +18,13 @@ from losses import LOSSES, MarginLoss, build_loss
 from utils.errors import nearest
 from utils.typed_values import read_literal
 
-LATE = 10**6  # steps: annealing has ended
-SETTLING = 1500  # batches; moving averages with a share of .01 are within 3e-7 of what they move to
+LATE_STEP = 10**6  # by then annealing has ended
+NUM_BATCHES = 1500  # a moving average with a share of 0.01 is then within 3e-7 of its limit
 
 
 @dataclass(frozen=True)
-class Stage:
-    """Where in training a loss is looked at: the statistics of the batches of late.
+class TrainingStatistics:
+    """The statistics of all recent batches, at the time of training when a loss is drawn.
 
     Attributes:
         norm_mean, norm_std: of the feature norms.
@@ -44,7 +45,7 @@ class Choice:
 
     @classmethod
     def read(cls, text: str) -> "Choice":
-        """Of `name` or `name:setting=value:setting=value`; checked, as `build_loss` does."""
+        """From `name` or `name:setting=value:setting=value`; raises ValueError as `build_loss` does."""
         name, *settings = text.split(":")
         hyper = {}
         for setting in settings:
@@ -59,19 +60,22 @@ class Choice:
         return ", ".join([self.name, *(f"{key}={value}" for key, value in self.hyper.items())])
 
     def movable(self) -> list[str]:
-        """Names of its numbers: settings, and running values such as CurricularFace's t."""
+        """The names of its numbers: settings, and running values such as CurricularFace's t."""
         settings = inspect.signature(LOSSES[self.name]).parameters.values()
         numbers = [setting.name for setting in settings if isinstance(setting.default, float)]
         return numbers + list(build_loss(self.name, **self.hyper).terms())
 
-    def build(self, stage: Stage, moved: str | None = None, value: float = 0.0) -> MarginLoss:
-        """The loss at that stage, in float64; the number `moved`, if it has it, is `value`."""
+    def build(
+        self, statistics: TrainingStatistics, moved: str | None = None, value: float = 0.0
+    ) -> MarginLoss:
+        """The loss late in training, in float64. If it has a number `moved`, that number is `value`."""
         hyper = dict(self.hyper)
         if moved in inspect.signature(LOSSES[self.name]).parameters:
             hyper[moved] = value
-        loss = settle(build_loss(self.name, **hyper).double(), stage)
-        if moved in loss.terms():
-            loss.get_buffer(moved).fill_(value)
+        loss = late_in_training(build_loss(self.name, **hyper).double(), statistics)
+        state = dict([*loss.named_buffers(), *loss.named_parameters()])
+        if moved in state:
+            state[moved].data.fill_(value)
         return loss
 
 
@@ -85,15 +89,15 @@ def check_movable(quantity: str, choices: Sequence[Choice]) -> None:
         )
 
 
-def settle(loss: MarginLoss, stage: Stage) -> MarginLoss:
-    """The same loss after a long training on batches with the statistics of `stage`."""
-    loss.set_progress(LATE, 1, 1)
-    if any(True for _ in loss.buffers()):
-        offset = stage.norm_std / 2**0.5  # the unbiased deviation of ±offset is norm_std
-        norms = torch.tensor([stage.norm_mean - offset, stage.norm_mean + offset], dtype=torch.float64)
-        for _ in range(SETTLING):
-            loss.update_state(torch.full_like(norms, stage.mean_cos), norms)
-    return loss
+def late_in_training(loss: MarginLoss, statistics: TrainingStatistics) -> MarginLoss:
+    """The same loss, in evaluation mode, after a long training on batches with these statistics."""
+    loss.set_progress(LATE_STEP, 1, 1)
+    offset = statistics.norm_std / 2**0.5  # mean ± offset are two norms with the unbiased deviation norm_std
+    norms = torch.tensor([statistics.norm_mean - offset, statistics.norm_mean + offset], dtype=torch.float64)
+    own_cos = torch.full_like(norms, statistics.mean_cos)
+    for _ in range(NUM_BATCHES):
+        loss.update_state(own_cos, norms)
+    return loss.eval()
 
 
 def logits(loss: MarginLoss, own_cos: Tensor, other_cos: Tensor, norm: Tensor) -> tuple[Tensor, Tensor]:
@@ -111,32 +115,34 @@ def logits(loss: MarginLoss, own_cos: Tensor, other_cos: Tensor, norm: Tensor) -
 
 
 def advantage(loss: MarginLoss, own_angle: Tensor, other_angle: Tensor, norm: Tensor) -> Tensor:
-    """Own logit less other logit: 0 on the decision boundary, positive where the own class wins."""
+    """Own logit minus other logit: 0 on the decision boundary, positive where the own class wins."""
     own, other = logits(loss, own_angle.cos(), other_angle.cos(), norm)
     return (own - other).detach()
 
 
 def target_logit(loss: MarginLoss, angle: Tensor, other_angle: float, norm: float) -> tuple[Tensor, Tensor]:
-    """Logit of the own class, and its gradient with respect to the cosine; both in `unit`s of the loss."""
+    """Logit of the own class and its gradient with respect to the cosine, both divided by `logit_unit`."""
     cos = angle.cos().requires_grad_()
     other_cos, length = torch.tensor([math.cos(other_angle), norm], dtype=torch.float64)
     own, _ = logits(loss, cos, other_cos, length)
     (slope,) = torch.autograd.grad(own.sum(), cos)
-    return own.detach() / unit(loss, norm), slope / unit(loss, norm)
+    unit = logit_unit(loss, norm)
+    return own.detach() / unit, slope / unit
 
 
 def gradient_scale(loss: MarginLoss, angle: Tensor, other_angle: Tensor, norm: Tensor) -> Tensor:
-    """|∂loss/∂cos θ| in `unit`s of the loss: AdaFace's gradient scaling term, |p_own − 1|·∂f/∂cos θ."""
+    """|∂loss/∂cos θ| divided by `logit_unit`. AdaFace's paper calls |p_own − 1|·∂f/∂cos θ that."""
     angle, other_angle, norm = torch.broadcast_tensors(angle, other_angle, norm)
     cos = angle.cos().requires_grad_()
     own, other = logits(loss, cos, other_angle.cos(), norm)
     per_sample = loss.per_sample(own.reshape(-1), other.reshape(-1), norm.reshape(-1))
     (gradient,) = torch.autograd.grad(per_sample.sum(), cos)
-    return gradient.abs() / unit(loss, norm)
+    return gradient.abs() / logit_unit(loss, norm)
 
 
-def unit(loss: MarginLoss, norm: float | Tensor) -> float | Tensor:
-    """What a logit is a multiple of: the scale; times the norm, where all logits are proportional to it."""
+def logit_unit(loss: MarginLoss, norm: float | Tensor) -> Tensor:
+    """The scale of the logits; times the norm, where all logits are proportional to the norm."""
     cos = torch.linspace(-1, 1, 11, dtype=torch.float64)
     once, twice = (logits(loss, cos, cos, torch.tensor(n, dtype=torch.float64))[0] for n in (1.0, 2.0))
-    return loss.scale * (norm if torch.allclose(twice, 2 * once) else 1.0)
+    scale = torch.as_tensor(loss.scale, dtype=torch.float64).detach()  # it may be learnable
+    return scale * (norm if torch.allclose(twice, 2 * once) else 1.0)

@@ -2,8 +2,8 @@
 
     python tools/make_rec.py --images faces_112x112 --out data/faces
 
-The images are faces_112x112/<identity>/*.jpg, .jpeg or .png, each 112x112. Their files are stored as they
-are, after each was decoded once. Identities are numbered by name; identities.txt says which label is whose.
+The images are faces_112x112/<identity>/*.jpg, .jpeg or .png, each 112x112. Each file is decoded once as a
+check and stored unchanged. Identities get numbers in the order of their names; identities.txt lists them.
 """
 
 import argparse
@@ -38,7 +38,7 @@ def make_rec(images: Path, out: Path) -> tuple[int, int]:
         # Keys: 0 the header, 1…N the images, N+1…N+C the ranges [first, last + 1) of the identities' keys.
         records.write(0, (len(faces) + 1, len(faces) + 1 + faces.num_classes), b"")
         for index in tqdm(range(len(faces)), unit="img", disable=None):
-            _, label = faces.read(index)  # checks it
+            _, label = faces.read(index)  # raises an error if the image is damaged
             records.write(1 + index, label, faces.path(index).read_bytes())
         ends = 1 + np.cumsum(np.bincount(faces.labels()))
         for label, (first, end) in enumerate(zip([1, *ends[:-1]], ends)):

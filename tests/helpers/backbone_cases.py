@@ -1,4 +1,4 @@
-"""Small networks of every family, and inputs for them."""
+"""A small network of every family, and inputs for it. A family that joins the registry joins the tests."""
 
 import numpy as np
 import pytest
@@ -6,15 +6,26 @@ import torch
 from torch import nn
 
 from backbones import get_model
+from backbones.registry import MODELS
 
-# One of each family, with a few blocks: a forward and backward pass takes a fraction of a second.
-SMALL = {
-    "r18": {"blocks": (1, 1, 2, 1)},
-    "mbf": {"blocks": (1, 1, 2, 1), "scale": 1},
-    "vit_t": {"width": 64, "depth": 3},
-    "ir_se_50": {"blocks": (1, 1, 2, 1)},
-}
-small_networks = pytest.mark.parametrize("name", SMALL)
+
+def small_settings() -> dict[str, dict]:
+    """The first name of each family, with the settings of its tiny network."""
+    first = {}
+    for name, (family, _) in MODELS.items():
+        first.setdefault(family, name)
+    return {name: family.small for family, name in first.items()}
+
+
+def case(name: str, *values):
+    """A case of a parametrised test, which is skipped where the network needs a package that is missing."""
+    family = MODELS[name][0]
+    missing = pytest.mark.skipif(not family.is_available(), reason=f"{family.package} is not installed")
+    return pytest.param(name, *values, marks=missing)
+
+
+SMALL = small_settings()  # a forward and backward pass of each takes a fraction of a second
+small_networks = pytest.mark.parametrize("name", [case(name) for name in SMALL])
 
 
 def small(name: str, **options):

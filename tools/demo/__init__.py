@@ -1,6 +1,7 @@
-"""Draws the people of the demo data and photographs them. Made for tools/make_demo.py.
+"""Draws the people of the demo data and photographs them, for tools/make_demo.py and tools/evaluate_demo.py.
 
-canvas: painting. people: what tells them apart. head: a head, drawn once. features: eyes, brows, mouth and
-what is worn, for each photograph. photo: pose, light, place and camera. album: many photographs, on
-several processes, as files. trees and tree_*: small data sets in the layouts of published benchmarks.
+canvas: painting. people: what distinguishes one person from another. head: a head, drawn once for a person.
+features: eyes, brows, mouth, glasses and hats, drawn for each photograph. photo: pose, light, background and
+camera. album: many photographs, on several processes, as files. tree_*: small data sets in the layouts of
+published benchmarks. trees: the list of them, and of the protocols that read them.
 """

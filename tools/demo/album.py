@@ -1,4 +1,4 @@
-"""Photographs as JPEG files: ordered by path, then taken person by person, on several processes."""
+"""The photographs of the trees: requested one by one, then drawn on several processes, as JPEG files."""
 
 import functools
 import multiprocessing
@@ -18,56 +18,66 @@ from tools.demo.photo import loose_crop, photograph
 
 ALBUM = 3  # the purpose of these photographs in their seeds, see tools/make_demo.py
 JPEG_QUALITY = 92
-FEW = 24  # pixels of such a copy
+ORIGINAL_SIDE = 24  # pixels, width and height of a small original
 
 
 @dataclass(frozen=True)
-class Order:
-    """One photograph: where it goes, how bad it is (see `photograph`), whether it is a loose crop, and
-    where a copy of few pixels goes, as the camera had it before alignment.
+class Request:
+    """One photograph to draw.
+
+    Attributes:
+        path: the file to write.
+        degradation: how bad the camera is, from 0 to 1; see `photograph`.
+        loose: a loose crop (see `loose_crop`), not an aligned face.
+        original: a second file to write: a copy of ORIGINAL_SIDE pixels, for the image before alignment.
     """
 
     path: Path
-    badness: float
+    degradation: float
     loose: bool = False
     original: Path | None = None
 
 
 class Album:
-    """What is to be photographed, in any order of people; it depends on the seed alone."""
+    """All requests, by person. A photograph follows from the seed, the person and its number among that
+    person's requests; it does not matter in which order the people are drawn.
+    """
 
     def __init__(self, seed: int):
         self.seed = seed
-        self.orders: dict[int, list[Order]] = defaultdict(list)
+        self.requests: dict[int, list[Request]] = defaultdict(list)
 
-    def add(self, person: int, *order, **settings) -> None:
-        """Orders one photograph of a person; arguments: see Order."""
-        self.orders[person].append(Order(*order, **settings))
+    def add(self, person: int, request: Request) -> None:
+        self.requests[person].append(request)
 
-    def take(self, draw: Callable) -> dict[Path, np.ndarray]:
-        """Writes all files by a map of painters(). Returns the landmarks (5, 2) of the loose crops."""
-        orders = [order for person in self.orders.values() for order in person]
-        for folder in {path.parent for order in orders for path in (order.path, order.original) if path}:
+    def draw(self, map_tasks: Callable) -> dict[Path, np.ndarray]:
+        """Writes all files. Returns the landmarks (5, 2) of the loose crops, by path.
+
+        map_tasks: the `map` of worker_map().
+        """
+        requests = [request for person in self.requests.values() for request in person]
+        for folder in {path.parent for r in requests for path in (r.path, r.original) if path}:
             folder.mkdir(parents=True, exist_ok=True)
         landmarks = {}
-        for found in draw(functools.partial(_take, self.seed), self.orders.items()):
-            landmarks |= found
+        for of_person in map_tasks(functools.partial(_draw_person, self.seed), self.requests.items()):
+            landmarks |= of_person
         return landmarks
 
 
-def _take(seed: int, task: tuple[int, list[Order]]) -> dict[Path, np.ndarray]:
-    person, orders = task
-    cv2.setNumThreads(1)  # the workers share the cores already
+def _draw_person(seed: int, task: tuple[int, list[Request]]) -> dict[Path, np.ndarray]:
+    person, requests = task
+    cv2.setNumThreads(1)  # the workers already use all cores
     head, landmarks = Head(Identity(np.random.default_rng([seed, person]))), {}
-    for number, order in enumerate(orders):
+    for number, request in enumerate(requests):
         rng = np.random.default_rng([seed, person, ALBUM, number])
-        if order.loose:
-            image, landmarks[order.path] = loose_crop(head, rng, order.badness)
+        if request.loose:
+            image, landmarks[request.path] = loose_crop(head, rng, request.degradation)
         else:
-            image = photograph(head, rng, order.badness)
-        order.path.write_bytes(jpeg(image))
-        if order.original:
-            order.original.write_bytes(jpeg(cv2.resize(image, (FEW, FEW), interpolation=cv2.INTER_AREA)))
+            image = photograph(head, rng, request.degradation)
+        request.path.write_bytes(jpeg(image))
+        if request.original:
+            small = cv2.resize(image, (ORIGINAL_SIDE, ORIGINAL_SIDE), interpolation=cv2.INTER_AREA)
+            request.original.write_bytes(jpeg(small))
     return landmarks
 
 
@@ -77,11 +87,12 @@ def jpeg(image: np.ndarray) -> bytes:
 
 
 @contextmanager
-def painters(workers: int) -> Iterator[Callable[[Callable, Iterable], Iterator]]:
-    """A `map` that keeps the order and works on so many processes; they end with the block."""
+def worker_map(workers: int) -> Iterator[Callable[[Callable, Iterable], Iterator]]:
+    """A `map` that runs on `workers` processes and keeps the order; the processes end with the block."""
     if workers == 1:
         yield map
         return
-    ignore_ctrl_c = functools.partial(signal.signal, signal.SIGINT, signal.SIG_IGN)  # the parent ends them
+    # Ctrl-C reaches the workers too. They ignore it: the parent process ends them.
+    ignore_ctrl_c = functools.partial(signal.signal, signal.SIGINT, signal.SIG_IGN)
     with multiprocessing.get_context("spawn").Pool(workers, ignore_ctrl_c) as pool:
         yield pool.imap

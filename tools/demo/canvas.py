@@ -1,7 +1,7 @@
 """Painting with smooth anti-aliased shapes.
 
-Coordinates are face units: the origin lies midway between the eyes, x to the right, y down, and 1 is the mean
-distance between the pupils (63 mm on real heads).
+Coordinates are in face units: the origin is midway between the eyes, x points right, y points down, and 1 is
+the mean distance between the pupils (63 mm on real heads).
 """
 
 from functools import lru_cache
@@ -18,7 +18,7 @@ Y, X = (np.mgrid[: SHAPE[0], : SHAPE[1]] / TEXELS + np.array([TOP, LEFT])[:, Non
 class Texture:
     """A picture of the face plane: `.pixels` is float32 (H, W, 4), red, green, blue and alpha in 0..255.
 
-    Colours are premultiplied by alpha, so that painting over nothing is exact and no seam turns dark.
+    Colours are premultiplied by alpha: so painting on a transparent place is exact, and no edge gets dark.
     """
 
     def __init__(self, pixels: np.ndarray | None = None):
@@ -79,7 +79,7 @@ def _spline_weights(num_points: int, closed: bool, steps: int = 6) -> np.ndarray
 
 @lru_cache
 def _stroke_weights(num_points: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Matrices for the middle of a stroke and its direction, and its thickness (n, 1) along the way."""
+    """Matrices for the middle line of a stroke and its direction, and its thickness (n, 1) along the line."""
     middle = _spline_weights(num_points, closed=False)
     thickness = np.sin(np.linspace(0.2, np.pi - 0.2, len(middle)))
     return middle, np.gradient(middle, axis=0), thickness[:, None]

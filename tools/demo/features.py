@@ -1,6 +1,6 @@
-"""The parts of a face that an expression moves, and what is worn over it: painted anew for each photograph.
+"""The parts of a face that an expression moves, glasses and hats: painted anew for each photograph.
 
-p is the Identity; side is -1 for the eye at negative x, 1 for the other.
+p is the Identity; side is -1 for the eye at negative x, 1 for the other one.
 """
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""A head from the front, drawn once per person: relief, and textures of all that no expression moves."""
+"""A head from the front, drawn once per person: its depth, and textures of all parts that do not move."""
 
 import cv2
 import numpy as np
@@ -8,14 +8,14 @@ from tools.demo.features import paint_accessories, paint_brow, paint_eye, paint_
 from tools.demo.people import Accessories, Expression, Identity
 
 BLUSH = (214, 90, 84)
-CROWN_Y = -1.9  # hair runs away from the point (parting, CROWN_Y)
+CROWN_Y = -1.9  # hair starts at the point (parting, CROWN_Y) and runs away from it
 
 
 class Head:
     """Layers of one person's head.
 
-    `.depth` (H, W) in face units and its `.normals` (H, W, 3); `.back`, neck and long hair; `.skin`, the face
-    without eyes, brows and mouth; `.hair`, what hangs over it. All float32.
+    `.depth` (H, W) in face units and its `.normals` (H, W, 3), float32. The textures are `.back`, neck and
+    long hair; `.skin`, the face without eyes, brows and mouth; `.hair`, the hair in front of it.
     """
 
     def __init__(self, person: Identity):
@@ -36,7 +36,7 @@ class Head:
             self._paint_hair(hair_colours)
 
     def face(self, expression: Expression, worn: Accessories) -> np.ndarray:
-        """The face with everything in it and on it, pixels (H, W, 4)."""
+        """The whole face, with glasses and hat, pixels (H, W, 4)."""
         p, face = self.person, Texture(self.skin.pixels)
         for side in (-1, 1):
             paint_eye(face, p, side, expression)
@@ -47,7 +47,7 @@ class Head:
         return face.pixels
 
     def _sculpt(self) -> None:
-        """A paraboloid with hills and hollows; flat enough for every point to be seen at the largest yaw."""
+        """A paraboloid with hills and hollows, so flat that no point hides another at the largest yaw."""
         p = self.person
         along_nose = (-0.3, 0.0, p.nose_y - 0.05, p.nose_y + 0.05, p.nose_y + 0.3)
         ridge = np.interp(Y, along_nose, (0.0, 0.2, 1.0, 0.9, 0.0))
@@ -65,7 +65,7 @@ class Head:
         self.normals = normals / np.linalg.norm(normals, axis=-1, keepdims=True)
 
     def _hair_colours(self) -> np.ndarray:
-        """Hair everywhere, (H, W, 3): streaks that run away from the crown, wavy if curly."""
+        """Colours of hair, (H, W, 3): streaks that run away from the crown, with waves if it is curly."""
         p = self.person
         angle, radius = np.arctan2(X - p.parting, Y - CROWN_Y), np.hypot(X - p.parting, Y - CROWN_Y)
         wave = p.curl * np.sin(9 * radius)
@@ -133,12 +133,12 @@ class Head:
             self.skin.paint(shape, p.hair, p.moustache * stubble, soft=0.025)
 
     def _paint_hair(self, hair_colours: np.ndarray) -> None:
-        """Over forehead and temples, with its shadow. It hangs over the brows, hence a layer of its own."""
+        """Hair over forehead and temples, and its shadow. A layer of its own, because it covers the brows."""
         p, w = self.person, self.person.face_width
         outer, end = w + 0.04 + 0.6 * p.hair_volume, np.clip(p.hair_end, -0.1, 0.9)
         inner = w * (1.0 if end < 0.2 else 0.9)  # ears are free or covered
 
-        def hairline(x):  # y over x = -1 … 1, from temple to temple
+        def hairline(x):  # y of the hair's edge; x = -1 … 1 goes from temple to temple
             lock = max(p.fringe, 0.0) * (0.35 + abs(x - p.parting)) * (1 - 0.5 * abs(x))
             return p.hairline + 0.25 * x**2 + lock
 

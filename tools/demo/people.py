@@ -1,11 +1,11 @@
-"""What tells the people of the demo data apart, and what a face does and wears in one photograph."""
+"""What distinguishes the people of the demo data, and the expression and accessories in one photograph."""
 
 import numpy as np
 
 from tools.demo.canvas import SHAPE
 
-# name: (lowest, highest, difference between the most masculine and the most feminine face)
-# Lengths and places in face units (see canvas), angles in radians, the rest are shares.
+# name: (lowest, highest, how much more the most masculine face has than the most feminine one)
+# Lengths and positions are in face units (see canvas), angles in radians, all others are shares.
 TRAITS = {
     "face_width": (0.98, 1.14, 0.03),  # half the width at the height of the eyes
     "cheek_width": (0.94, 1.02, -0.02),  # this and the next widths are shares of face_width
@@ -45,7 +45,7 @@ TRAITS = {
     "cheek_fold": (0.0, 0.4, 0.1),
     "blush": (0.05, 0.30, -0.1),
     "hairline": (-1.10, -0.84, -0.04),
-    "fringe": (-0.6, 0.4, -0.2),  # how far hair hangs into the forehead; below 0: not at all
+    "fringe": (-0.6, 0.4, -0.2),  # length of the hair on the forehead; below 0: none
     "parting": (-0.6, 0.6, 0.0),
     "hair_volume": (0.06, 0.22, -0.06),
     "hair_end": (-0.2, 1.2, -1.6),  # y at which the hair at the sides ends
@@ -68,7 +68,7 @@ def _blend(palette, position: float) -> np.ndarray:
 
 
 class Identity:
-    """What all photographs of a person share. The traits are attributes, named as in TRAITS."""
+    """What is the same in all photographs of a person. The traits are attributes, named as in TRAITS."""
 
     def __init__(self, rng: np.random.Generator):
         masculine = rng.beta(0.5, 0.5)
@@ -76,7 +76,9 @@ class Identity:
             setattr(self, name, rng.uniform(low, high) + difference * (masculine - 0.5))
         darkness = rng.beta(0.9, 1.3)
         fair = darkness < 0.45
-        self.skin = np.clip(_blend(SKINS, darkness) + rng.normal(0, 4, 3), 0, 235)  # room for the grain
+        self.skin = np.clip(
+            _blend(SKINS, darkness) + rng.normal(0, 4, 3), 0, 235
+        )  # the grain makes it brighter in places: below 255
         self.hair = np.float32(HAIRS[rng.choice(6, p=HAIR_SHARES_FAIR if fair else HAIR_SHARES)])
         self.hair = np.clip(self.hair * rng.uniform(0.7, 1.25), 14, 235)
         self.iris = _blend(IRISES, rng.random() if fair else 0.3 * rng.random())
@@ -93,7 +95,7 @@ class Identity:
 
 
 class Expression:
-    """What a face does."""
+    """The expression of a face in one photograph."""
 
     def __init__(self, rng: np.random.Generator):
         self.smile = rng.uniform(-0.3, 1.0)
@@ -105,7 +107,7 @@ class Expression:
 
 
 class Accessories:
-    """What a person wears: glasses as usual, mostly; sunglasses and hats as the day has it."""
+    """What a person wears in one photograph: mostly the usual glasses, rarely sunglasses or a hat."""
 
     def __init__(self, person: Identity, rng: np.random.Generator):
         self.glasses = person.glasses != (rng.random() < 0.1)

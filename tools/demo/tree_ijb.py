@@ -1,18 +1,20 @@
 """IJB-B and IJB-C in small: loose crops, templates of stills and videos, 1:1 pairs, 1:N galleries and probes.
 
-One row a face, also in the csv files, as NIST and insightface publish them: a template fills several rows.
+A row is a face, in the csv files too, as NIST and insightface publish them: a template has several rows.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 
-from tools.demo.album import Album
+from tools.demo.album import Album, Request
 
 GALLERIES = {"IJBB": ("S1", "S2"), "IJBC": ("G1", "G2")}
+SHARES = {"IJBB": 0.5, "IJBC": 1.0}  # of the known people, in each tree
 
 
 @dataclass
@@ -22,26 +24,33 @@ class Face:
     person: int
     subject: int
     template: int
-    media: int  # frames of one video share it
-    badness: float
+    media: int  # the same for all frames of a video
+    degradation: float
     name: str = ""
 
 
-def order_ijb(album: Album, rng: np.random.Generator, root: Path, people: Sequence[int]) -> list[Face]:
-    """Orders the crops of <root> = …/IJBB or …/IJBC and writes all tables but that of the landmarks.
+def request_ijb(
+    album: Album, rng: np.random.Generator, root: Path, known: Sequence[int], strangers: Sequence[int]
+) -> Callable[[dict[Path, np.ndarray]], None]:
+    """Requests the loose crops and writes all tables but one. root: …/IJBB or …/IJBC.
 
-    Each person fills one template of one gallery, of stills, and two probes: a still, and a video with or
-    without a still. So half of the probes have no mate in either gallery, and all have one in both together.
+    Each person has a template of stills in one of the two galleries, and two probes: a still, and a video
+    with or without a still. So each gallery has a mate for half of the probes, and both together have one
+    for every probe. There are no strangers.
+
+    Returns what writes the last table: write_landmarks, when the landmarks of the crops are known.
     """
+    people = known[: int(SHARES[root.name] * len(known))]
     subject_of = rng.permutation(len(people)) + 1
     numbers = iter((rng.permutation(40 * len(people)) + 1).tolist())  # of templates and media, in no order
     faces, galleries, probes = [], ([], []), []
 
     def template(i: int, stills: int, frames: int) -> list[Face]:
-        number, video, how_bad = next(numbers), next(numbers), rng.uniform(0.3, 0.9)
+        number, video, of_video = next(numbers), next(numbers), rng.uniform(0.3, 0.9)
+        # (media, degradation) of each face; the frames of a video have about the same degradation
         content = [(next(numbers), rng.uniform(0, 0.3)) for _ in range(stills)]
-        content += [(video, how_bad + rng.uniform(0, 0.1)) for _ in range(frames)]
-        rows = [Face(people[i], int(subject_of[i]), number, media, badness) for media, badness in content]
+        content += [(video, of_video + rng.uniform(0, 0.1)) for _ in range(frames)]
+        rows = [Face(people[i], int(subject_of[i]), number, media, d) for media, d in content]
         faces.extend(rows)
         return rows
 
@@ -49,10 +58,11 @@ def order_ijb(album: Album, rng: np.random.Generator, root: Path, people: Sequen
         galleries[i % 2].extend(template(i, stills=rng.integers(1, 3), frames=0))
         probes.extend(template(i, stills=1, frames=0))
         probes.extend(template(i, stills=rng.integers(0, 2), frames=rng.integers(2, 4)))
-    rng.shuffle(faces)  # the real lists are not sorted by template either
+    rng.shuffle(faces)  # as in the real lists, which are not sorted by template
     for number, face in enumerate(faces, start=1):
         face.name = f"{number}.jpg"
-        album.add(face.person, root / "loose_crop" / face.name, face.badness, loose=True)
+        path = root / "loose_crop" / face.name
+        album.add(face.person, Request(path, face.degradation, loose=True))
 
     meta, prefix = root / "meta", root.name.lower()
     meta.mkdir(parents=True)
@@ -66,15 +76,15 @@ def order_ijb(album: Album, rng: np.random.Generator, root: Path, people: Sequen
         table = (f"{face.template},{face.subject},{face.name},{face.media}" for face in rows)
         header = "TEMPLATE_ID,SUBJECT_ID,FILENAME,SIGHTING_ID"
         _write(meta / f"{prefix}_1N_{kind}.csv", [header, *table])
-    return faces
+    return partial(write_landmarks, root, faces)
 
 
 def write_landmarks(root: Path, faces: list[Face], landmarks: dict[Path, np.ndarray]) -> None:
-    """The table with five landmarks and the detector's score, which falls with badness, for each face."""
+    """The table of landmarks, with the score of the detector, which is lower for more degradation."""
     rows = []
     for face in faces:
         points = landmarks[root / "loose_crop" / face.name].ravel()
-        score = 0.999 - 0.5 * face.badness
+        score = 0.999 - 0.5 * face.degradation
         rows.append(f"{face.name} {' '.join(f'{value:.3f}' for value in points)} {score:.4f}")
     _write(root / "meta" / f"{root.name.lower()}_name_5pts_score.txt", rows)
 

@@ -6,30 +6,32 @@ from pathlib import Path
 
 import numpy as np
 
-from tools.demo.album import Album
+from tools.demo.album import Album, Request
 from tools.demo.tree_tinyface import cell, save_identities, save_mat
 
-LEAST_BADNESS = 0.4
-IMAGES_A_PERSON = 6  # for verification: 15 pairs each, so that 36 people give enough for FAR = 0.001
+MIN_DEGRADATION = 0.4
+IMAGES_A_PERSON = 6  # for verification: 15 pairs each, so 36 people give enough pairs for FAR = 0.001
 
 
-def order_survface(
-    album: Album, rng: np.random.Generator, root: Path, people: Sequence[int], strangers: Sequence[int]
+def request_survface(
+    album: Album, rng: np.random.Generator, root: Path, known: Sequence[int], strangers: Sequence[int]
 ) -> None:
-    """Orders the images and writes the lists.
+    """Requests the images and writes the lists.
 
-    Verification has all pairs of one person and as many of two. For identification the first half of `people`
-    is enrolled with two images each; they and the strangers have two probes each.
+    Verification shows the known people: all pairs of one person, and as many pairs of two. For identification
+    the first half of the known people is enrolled, with two images each. These people and the strangers have
+    two probes each.
     """
 
     def add(person: int, originals: Path, aligned: Path, name: str) -> str:
-        album.add(person, aligned / name, rng.uniform(LEAST_BADNESS, 1), original=originals / name)
+        degradation = rng.uniform(MIN_DEGRADATION, 1)
+        album.add(person, Request(aligned / name, degradation, original=originals / name))
         return name
 
     lists, images = root / "QMUL-SurvFace" / "Face_Verification_Test_Set", "verification_images"
     names = [
         add(person, lists / images, root / "surv_ver_origin" / images, f"{10_000 + i}_cam{camera}_1.jpg")
-        for i, person in enumerate(people, start=1)
+        for i, person in enumerate(known, start=1)
         for camera in range(1, 1 + IMAGES_A_PERSON)
     ]
     pairs = {True: [], False: []}
@@ -43,7 +45,7 @@ def order_survface(
 
     lists, aligned = root / "QMUL-SurvFace" / "Face_Identification_Test_Set", root / "surv_align"
     lists.mkdir()
-    enrolled = list(enumerate(people[: (len(people) + 1) // 2], start=1))
+    enrolled = list(enumerate(known[: (len(known) + 1) // 2], start=1))
     cameras = {
         "gallery": (enrolled, (1, 2)),
         "mated_probe": (enrolled, (3, 4)),
@@ -55,5 +57,5 @@ def order_survface(
             for i, person in shown
             for camera in numbers
         ]
-        if folder != "unmated_probe":  # no list: nobody is to be found
+        if folder != "unmated_probe":  # the real set has no list of these: nobody knows who they are
             save_identities(lists / f"{folder}_img_ID_pairs.mat", folder, *map(list, zip(*rows)))

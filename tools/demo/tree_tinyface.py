@@ -1,4 +1,4 @@
-"""TinyFace in small: probes, their mates and distractors of few pixels, as found and aligned."""
+"""TinyFace in small: probes, their mates and distractors, each as a small original and as an aligned face."""
 
 import io
 from collections.abc import Sequence
@@ -7,28 +7,28 @@ from pathlib import Path
 import numpy as np
 from scipy.io import savemat
 
-from tools.demo.album import Album
+from tools.demo.album import Album, Request
 
-LEAST_BADNESS = 0.4
+MIN_DEGRADATION = 0.4
 MAT_TEXT = 116  # bytes of text that a MATLAB file begins with
 
 
-def order_tinyface(
-    album: Album, rng: np.random.Generator, root: Path, people: Sequence[int], strangers: Sequence[int]
+def request_tinyface(
+    album: Album, rng: np.random.Generator, root: Path, known: Sequence[int], strangers: Sequence[int]
 ) -> None:
-    """Orders the images and writes the lists. Each of `people` has two probes and one or two mates."""
+    """Requests the images and writes the lists. Known people have two probes and one or two mates each."""
     testing, aligned = root / "tinyface" / "Testing_Set", root / "aligned_pad_0.1_pad_high"
     names = {"Probe": [], "Gallery_Match": [], "Gallery_Distractor": []}
 
     def add(person: int, folder: str, name: str) -> None:
-        places = aligned / folder / name, testing / folder / name
-        album.add(person, places[0], rng.uniform(LEAST_BADNESS, 1), original=places[1])
+        degradation = rng.uniform(MIN_DEGRADATION, 1)
+        album.add(person, Request(aligned / folder / name, degradation, original=testing / folder / name))
         names[folder].append(name)
 
-    for identity, person in enumerate(people, start=1):
+    for identity, person in enumerate(known, start=1):
         for number in range(1, 1 + rng.integers(3, 5)):
             add(person, "Probe" if number < 3 else "Gallery_Match", f"{identity}_{number}.jpg")
-    for photo, person in enumerate(strangers, start=1):  # named after the photograph: the person is unknown
+    for photo, person in enumerate(strangers, start=1):  # the real set does not know who these people are
         for number in (1, 2):
             add(person, "Gallery_Distractor", f"{photo}_{number}_face{rng.integers(1, 20)}.jpg")
 
@@ -44,14 +44,14 @@ def save_identities(path: Path, key: str, names: list[str], ids: list[int]) -> N
 
 
 def cell(rows: list) -> np.ndarray:
-    """Rows of texts as SciPy wants a cell of MATLAB."""
+    """Rows of texts in the form that SciPy saves as a cell of MATLAB."""
     content = np.empty((len(rows), len(rows[0])), dtype=object)
     content[:] = rows
     return content
 
 
 def save_mat(path: Path, variables: dict[str, np.ndarray]) -> None:
-    """A MATLAB file, the same whenever it is written: SciPy puts the time into its text header."""
+    """A MATLAB file that is the same whenever it is written: SciPy's has the time in its text header."""
     file = io.BytesIO()
     savemat(file, variables)
     path.write_bytes(b"MATLAB 5.0 MAT-file".ljust(MAT_TEXT) + file.getvalue()[MAT_TEXT:])
