@@ -2,25 +2,12 @@
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from helpers.interface_losses import HardNegatives
-from losses import LOSSES, MarginLoss
+from helpers.interface_losses import Drawing, HardNegatives, Learning
+from losses import LOSSES
 from tools import decision_boundary, loss_curves
 from tools.loss_pictures import argument_parser, make_pictures
-
-
-class LearntScale(MarginLoss):
-    """A loss with learnable parameters."""
-
-    def __init__(self):
-        super().__init__()
-        self.scale = torch.nn.Parameter(torch.tensor(30.0))
-        self.bias = torch.nn.Parameter(torch.tensor(0.2))
-
-    def own_logit(self, own_cos, norms, row):
-        return self.scale * (own_cos - self.bias)
 
 
 def pictures(draw, *arguments) -> None:
@@ -49,7 +36,7 @@ def test_every_loss_has_a_panel_of_finite_numbers(tmp_path, draw):
 
 
 @every_draw
-@pytest.mark.parametrize("loss", [HardNegatives, LearntScale])
+@pytest.mark.parametrize("loss", [Drawing, HardNegatives, Learning])
 def test_a_loss_that_joins_the_registry_joins_the_picture(tmp_path, monkeypatch, draw, loss):
     monkeypatch.setitem(LOSSES, "new", loss)
     drawn = []
@@ -66,7 +53,12 @@ def test_a_picture_names_its_losses(tmp_path):
 
 @pytest.mark.parametrize(
     ("losses", "move"),
-    [(["adaface"], ("norm", 10, 90)), (["curricularface"], ("t", 0, 1)), ([], ("m1", 0, 1))],
+    [
+        (["adaface"], ("norm", 10, 90)),
+        (["curricularface"], ("t", 0, 1)),
+        (["uniface"], ("bias", 0, 20)),
+        ([], ("m1", 0, 1)),
+    ],
 )
 def test_an_animation_goes_there_and_back(tmp_path, losses, move):
     chosen = ["--losses", *losses] if losses else []

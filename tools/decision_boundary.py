@@ -7,8 +7,9 @@
 
 A sample has the angle θ₁ to the centre of class 1 and θ₂ to that of class 2. On the blue line the two logits
 of a sample of class 1 are equal, on the red line those of a sample of class 2. The grey area between them is
-the margin: whatever its class, a sample there has the larger logit for the other class. Where a line depends
-on the norm of the feature, there is one for each of --norms, and grey is what is margin at any of them.
+the margin: whatever its class, a sample there has the larger logit for the other class. For a loss that asks
+each class on its own, a line is where the answers for both classes begin to be right. Where a line depends on
+the norm of the feature, there is one for each of --norms, and grey is what is margin at any of them.
 Running statistics are those after a long training on batches with --batch-norms and --mean-cos.
 """
 

@@ -2,8 +2,8 @@
 
 All numbers come from the loss objects, through the interface that PartialFC uses, so every loss of the
 registry can be drawn. Angles are in radians, numbers in float64. With one other class, the sum and the
-maximum of a row statistic are both the term itself. The losses are in evaluation mode; running statistics are
-those of a long training, and learnable parameters have their initial values.
+maximum of a row statistic are both the term itself. Running statistics are those of a long training,
+learnable parameters have their initial values, and random draws have their mean.
 """
 
 import inspect
@@ -19,6 +19,8 @@ from utils.errors import nearest
 from utils.typed_values import read_literal
 
 LATE_STEP = 10**6  # by then annealing has ended
+NUM_CLASSES = 10_000  # of the training set; some losses take the initial value of a parameter from it
+NUM_DRAWS = 10_000  # random draws, of which pictures show the mean
 NUM_BATCHES = 1500  # a moving average with a share of 0.01 is then within 3e-7 of its limit
 
 
@@ -90,14 +92,21 @@ def check_movable(quantity: str, choices: Sequence[Choice]) -> None:
 
 
 def late_in_training(loss: MarginLoss, statistics: TrainingStatistics) -> MarginLoss:
-    """The same loss, in evaluation mode, after a long training on batches with these statistics."""
+    """The same loss after a long training on batches with these statistics."""
+    loss.prepare(NUM_CLASSES)
     loss.set_progress(LATE_STEP, 1, 1)
     offset = statistics.norm_std / 2**0.5  # mean ± offset are two norms with the unbiased deviation norm_std
     norms = torch.tensor([statistics.norm_mean - offset, statistics.norm_mean + offset], dtype=torch.float64)
     own_cos = torch.full_like(norms, statistics.mean_cos)
     for _ in range(NUM_BATCHES):
         loss.update_state(own_cos, norms)
-    return loss.eval()
+    return loss
+
+
+def mean_draws(loss: MarginLoss) -> dict[str, float]:
+    """The mean of each number that the loss draws at random, by name."""
+    draws = loss.draw(torch.Generator().manual_seed(0), NUM_DRAWS)
+    return {name: values.double().mean().item() for name, values in draws.items()}
 
 
 def logits(loss: MarginLoss, own_cos: Tensor, other_cos: Tensor, norm: Tensor) -> tuple[Tensor, Tensor]:
@@ -106,18 +115,19 @@ def logits(loss: MarginLoss, own_cos: Tensor, other_cos: Tensor, norm: Tensor) -
     shape, length = own_cos.shape, norm.reshape(-1)
     factor = 1 if loss.normalize else length
     own_cos, cos = own_cos.reshape(-1) * factor, (other_cos.reshape(-1) * factor)[:, None]  # (B,), (B, 1)
+    statistics = {name: torch.full_like(cos, mean) for name, mean in mean_draws(loss).items()}  # (B, 1)
     with torch.no_grad():
-        statistics = loss.row_statistics(cos, own_cos[:, None], length[:, None])
-    row = {name: term.to(cos.dtype) for name, (term, _) in statistics.items()}  # (B, 1)
-    own = loss.own_logit(own_cos, length, {name: term[:, 0] for name, term in row.items()})
-    other = loss.other_logits(cos, own_cos[:, None], length[:, None], row)
+        terms = loss.row_statistics(cos, own_cos[:, None], length[:, None])
+    statistics |= {name: term.to(cos.dtype) for name, (term, _) in terms.items()}
+    own = loss.own_logit(own_cos, length, {name: values[:, 0] for name, values in statistics.items()})
+    other = loss.other_logits(cos, own_cos[:, None], length[:, None], statistics)
     return own.reshape(shape), other.reshape(shape)
 
 
 def advantage(loss: MarginLoss, own_angle: Tensor, other_angle: Tensor, norm: Tensor) -> Tensor:
-    """Own logit minus other logit: 0 on the decision boundary, positive where the own class wins."""
+    """0 on the decision boundary, positive where the own class wins; mostly own logit minus other logit."""
     own, other = logits(loss, own_angle.cos(), other_angle.cos(), norm)
-    return (own - other).detach()
+    return loss.advantage(own, other).detach()
 
 
 def target_logit(loss: MarginLoss, angle: Tensor, other_angle: float, norm: float) -> tuple[Tensor, Tensor]:
@@ -140,9 +150,8 @@ def gradient_scale(loss: MarginLoss, angle: Tensor, other_angle: Tensor, norm: T
     return gradient.abs() / logit_unit(loss, norm)
 
 
-def logit_unit(loss: MarginLoss, norm: float | Tensor) -> Tensor:
+def logit_unit(loss: MarginLoss, norm: float | Tensor) -> float | Tensor:
     """The scale of the logits; times the norm, where all logits are proportional to the norm."""
     cos = torch.linspace(-1, 1, 11, dtype=torch.float64)
     once, twice = (logits(loss, cos, cos, torch.tensor(n, dtype=torch.float64))[0] for n in (1.0, 2.0))
-    scale = torch.as_tensor(loss.scale, dtype=torch.float64).detach()  # it may be learnable
-    return scale * (norm if torch.allclose(twice, 2 * once) else 1.0)
+    return loss.scale * (norm if torch.allclose(twice, 2 * once) else 1.0)
