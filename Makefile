@@ -11,6 +11,7 @@ PY := $(VENV)/bin/python
 READY := $(VENV)/.installed
 TORCHRUN := $(PY) -m torch.distributed.run --standalone
 CORES := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
+TEST_PROCESSES ?= $(shell echo $$(($(CORES) < 4 ? $(CORES) : 4)))
 
 .PHONY: help demo test lint smoke bench test-mxnet setup clean
 .DELETE_ON_ERROR:
@@ -43,8 +44,10 @@ demo: $(READY)  ## draw faces of people who do not exist, train on them, run eve
 	@echo 'of results, pictures and a page for each protocol: model.pt.verification/report.html, model.pt.ijb/...'
 	@echo '$(DATA)/contact_sheet.png shows the faces.'
 
+# Test files are shared out to processes of one thread each: what a test finds does not depend on their number.
+test: export OMP_NUM_THREADS = 1
 test: lint smoke  ## lint, smoke run, all tests
-	$(PY) -m pytest $(PYTEST_ARGS)
+	$(PY) -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --durations 10 $(PYTEST_ARGS)
 
 lint: $(READY)  ## style and likely faults
 	$(PY) -m ruff check .

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from classifier.centres import initial_centres
 from classifier.dense import dense
 from classifier.shard import Shard
 from classifier.step import Step
@@ -29,8 +30,6 @@ from utils.precision import PRECISIONS
 from utils.seeds import seed_of
 from utils.unit_vectors import normalise
 
-INIT_STD = 0.01
-INIT_BLOCK = 1024  # classes that share one random stream; part of what a seed means
 DRAW_STREAM = 3  # last number of the seeds of `MarginLoss.draw`
 BLOCK_BYTES = {"cpu": 4 << 20, "cuda": 256 << 20}  # of a block (batch, chunk) of `stream`, in float32
 
@@ -250,15 +249,3 @@ class PartialFC(nn.Module):
         sampled = priority.topk(num_sampled).indices.sort().values
         self.sampled = sampled + self.class_start
         return sampled
-
-
-def initial_centres(seed: int, start: int, count: int, embedding_size: int) -> Tensor:
-    """Centres start … start + count − 1 `(count, D)` from N(0, INIT_STD²), by (seed, class) alone."""
-    centres = torch.empty(count, embedding_size)
-    for block in range(start // INIT_BLOCK, -(-(start + count) // INIT_BLOCK)):
-        generator = np.random.default_rng((seed, block))
-        random = generator.standard_normal((INIT_BLOCK, embedding_size), np.float32)
-        first = block * INIT_BLOCK
-        low, high = max(start, first), min(start + count, first + INIT_BLOCK)
-        centres[low - start : high - start] = torch.from_numpy(random[low - first : high - first])
-    return centres.mul_(INIT_STD)

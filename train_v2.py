@@ -119,8 +119,8 @@ def main() -> None:
     # ---------------------------------------------------------------- two things done now and then
     def evaluate(step: int) -> dict:
         average_buffers(backbone)
-        sizes = dict(batch_size=cfg.batch_size, device=device, precision=cfg.precision)
-        results = {name: verify(backbone, *pairs, **sizes) for name, pairs in validation.items()}
+        how = dict(batch_size=cfg.batch_size, precision=cfg.precision)
+        results = {name: verify(backbone, *pairs, **how) for name, pairs in validation.items()}
         log.log_eval(step, results)
         return results
 

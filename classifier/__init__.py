@@ -5,6 +5,7 @@ Only partial_fc.py uses them. One step goes through these files:
     partial_fc.py     gathers the global batch and asks `Shard.of_batch` which classes take part in the step
     step.py           `Step`, all that an engine is told; `Comparison`, all that it returns
     step_loss.py      the loss in this step: its random draws, row statistics and parameters
+    centres.py        what the class centres start from
     shard.py          which of this rank's classes take part, and which samples belong to them
     dense.py          the reference engine: the logit matrix of this rank, autograd does the rest
     stream.py         the engine for large class counts: chunks of classes, forward and backward

@@ -3,7 +3,7 @@
     torchrun --nproc_per_node=2 train_v2.py configs/demo_uniface
 
 Hardware: as configs/demo_softmax.py, from which only the loss differs.
-Measured by us, 100 of the people, one seed, four epochs: MEASURED (docs/losses.md).
+Measured by us, 100 of the people, one seed, four epochs: demo_hq 88.3 %, demo_lq 86.3 % (docs/losses.md).
 """
 
 from copy import deepcopy

@@ -18,7 +18,6 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
-import torch
 from prettytable import PrettyTable
 from torch import nn
 
@@ -54,18 +53,14 @@ def verify(
     issame: np.ndarray,
     *,
     batch_size: int = 64,
-    device: torch.device | str | None = None,
     precision: str = "fp32",
 ) -> VerificationResult:
     """Extract the features of a set, over all ranks, and evaluate them; every rank returns the same result.
 
     Args:
         images, issame: what `load_bin` returns, the same on every rank.
-        device: where to run: the network is moved there; None: where it is.
         batch_size, precision: see `features.extract`.
     """
-    if device is not None:
-        backbone.to(device)
     return score(*extract(backbone, images, batch_size=batch_size, precision=precision), issame)
 
 
