@@ -7,7 +7,8 @@ classes. Embeddings of all ranks are gathered; each rank compares them with its 
 row-local maths and knows nothing of ranks, sampling, chunks or precision.
 
 Crossing the network per step, with B samples on all ranks together: embeddings (B, D) and labels forward,
-their gradient (B, D) backward, and a handful of (B,) vectors.
+their gradient (B, D) backward, a handful of (B,) vectors, and what regularisers ask for: own centres and own
+rows (B, D). docs/classifier.md counts it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -42,7 +43,7 @@ class PartialFC(nn.Module):
     drawn anew on each rank; gradients are then sparse over those rows.
 
     Args:
-        loss: what becomes of the cosines; part of this module, its buffers equal on every rank.
+        loss: what becomes of the cosines; part of this module. Every rank has the same buffers and parameters.
         sample_rate: share of this rank's classes that take part in a step, in (0, 1].
         regularizers: further terms on the embeddings.
         engine: "stream" or "dense".

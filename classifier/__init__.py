@@ -9,6 +9,7 @@ Only partial_fc.py uses them. One step goes through these files:
     shard.py          which of this rank's classes take part, and which samples belong to them
     dense.py          the reference engine: the logit matrix of this rank, autograd does the rest
     stream.py         the engine for large class counts: chunks of classes, forward and backward
+    other_logits.py   the gradient of the other classes' logits, for `stream`
     kept_products.py  where `stream` keeps its products between the two passes
     products.py       matrix products in bf16 and fp16
 

@@ -23,7 +23,7 @@ def product(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def row_scale(dtype: torch.dtype) -> float:
-    """What a row of probabilities sums to in this precision of the products."""
+    """What a row of probabilities sums to at most in this precision of the products."""
     return ROW_SCALE if dtype == torch.float16 else 1.0
 
 

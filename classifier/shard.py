@@ -101,8 +101,8 @@ def fill_own(block: Tensor, own: Tensor, start: int, value: float) -> None:
     """Set each row's own class to `value`, in place, where it lies in this chunk. Never waits for the GPU.
 
     Args:
-        block: `(B, chunk)`, over the classes start … start + chunk − 1 of this shard.
-        own: `(B,)`, the position of each sample's own class in the shard, -1 where another rank holds it.
+        block: `(b, chunk)`, over the classes start … start + chunk − 1 of this shard.
+        own: `(b,)`, the position of each sample's own class in the shard, -1 where another rank holds it.
     """
     column = own - start
     inside = (column >= 0) & (column < block.shape[1])

@@ -48,7 +48,7 @@ class StepLoss:
         return self.loss.scale if self.is_linear else 1.0
 
     def directions(self, vectors: Tensor) -> Tensor:
-        """The vectors of whose products cosines are made; as they are, if the loss does not normalise."""
+        """The vectors divided by their lengths, if the loss normalises; else as they are."""
         return normalise(vectors) if self.loss.normalize else vectors
 
     def largest_cosine(self, products: Tensor, norms: Tensor, centres: Tensor) -> Tensor:

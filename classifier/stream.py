@@ -1,16 +1,18 @@
 """The engine for many classes: it passes over the centres in chunks, and once more in the backward pass.
 
-It never holds a matrix (batch, classes): beside the centres and their gradient it needs O(B·D + B·chunk).
+It never holds a matrix (batch, classes): beside the centres and their gradient it needs O(B·D + chunk·B +
+chunk·D).
 Products that the first pass makes are kept in the memory of that gradient until it is written
-(`kept_products.py`): a step takes three matrix products where B <= D (in half precision 2·D), else four.
+(`kept_products.py`): a step takes three matrix products where B <= D (in half precision 2·D), more elsewhere.
 
 With z_ij the logit of sample i and another class j, lse_i = log Σ_j exp z_ij and g_i = ∂L/∂lse_i, the
-gradient of a logit is g_i·p_ij, where p_ij = exp(z_ij − lse_i). The g_i multiply (B, D) matrices, not blocks.
+gradient of a logit is g_i·p_ij, where p_ij = exp(z_ij − lse_i). The g_i multiply (B, D) matrices, not blocks
+(but for the gradient of the loss's own parameters).
 
 Every vector `(B,)` that leaves the engine is equal on all ranks. Only such vectors and matrices (B, D) cross
 the network: forward, one sum for own_cos, one maximum and one sum for lse, one reduction for each row
-statistic, and, where a regulariser asks, own_centres and max_cos; backward, one sum if the loss moves the
-other classes' logits, one more if it has parameters.
+statistic, and, where a regulariser asks, own_centres and max_cos; backward, if the loss is not linear, one
+sum and one more for each of its parameters.
 
 Shapes: B samples of the global batch, n classes of this rank that take part, D the embedding size, k samples
 whose own class is one of this rank's; b and chunk the part of B and n that a block `(b, chunk)` covers.
@@ -76,7 +78,7 @@ class StreamedClasses(torch.autograd.Function):
         needs_weight, needs_parameters = ctx.needs_input_grad[2], ctx.needs_input_grad[5:]
         grad_weight, ctx.workspace = ctx.workspace, None  # the only reference: autograd takes it, uncopied
         slices, ctx.slices = ctx.slices, slices_of(embeddings * scale, None, dtype)
-        if needs_weight and grad_weight is None:  # this graph is gone through once more
+        if needs_weight and grad_weight is None:  # a second backward pass through one graph
             grad_weight = torch.empty_like(weight)
         lse = lse.masked_fill(lse == -math.inf, 0)  # no other class: every exp below is 0 anyway
         names = step.loss.parameters_of_others()
@@ -109,8 +111,8 @@ class StreamedClasses(torch.autograd.Function):
         grad_own = (grad_own_cos + grad_own)[shard.rows, None]  # (k, 1)
         grad_embeddings.index_add_(0, shard.rows, grad_own * own_directions)
         if needs_weight:
-            inverse = inverse_norm(weight[shard.columns]) if normalize else None
-            grad_rows = through_directions(grad_own * embeddings[shard.rows], own_directions, inverse)
+            inverse_own = inverse_norm(weight[shard.columns]) if normalize else None
+            grad_rows = through_directions(grad_own * embeddings[shard.rows], own_directions, inverse_own)
             if step.needs_own_centres:
                 grad_rows = grad_rows + grad_own_centres[shard.rows]
             grad_weight.index_add_(0, shard.columns, grad_rows)

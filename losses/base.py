@@ -87,7 +87,8 @@ class MarginLoss(nn.Module):
     def row_statistics(self, cos: Tensor, own_cos: Tensor, norms: Tensor) -> dict[str, tuple[Tensor, str]]:
         """Elementwise terms `(B, n)`, each with "sum" or "max": how it is reduced over the other classes.
 
-        The results reach the methods below as statistics[name] `(B,)`, without gradient.
+        The results reach the methods below as statistics[name] `(B,)`, without gradient. The first call has
+        no class, n = 0: it tells the names and kinds.
         """
         return {}
 
@@ -100,7 +101,8 @@ class MarginLoss(nn.Module):
     ) -> Tensor:
         """`(B, n)` -> `(B, n)`, elementwise; all else arrives as `(B, 1)`. -inf: not a class.
 
-        It is called again in the backward pass, and so draws nothing and keeps nothing.
+        `stream` calls it again in the backward pass, so it draws nothing and keeps nothing. Where
+        `moves_others` is False nobody needs to call it.
         """
         return self.scale * cos
 
@@ -127,6 +129,8 @@ class MarginLoss(nn.Module):
         name = type(self).__name__
         if not self.has_row_statistics and self.row_statistics(cos, own_cos, norms):
             raise ValueError(f"{name} has row_statistics and has to say so: has_row_statistics = True")
+        if isinstance(self.scale, nn.Parameter) and not self.moves_others:
+            raise ValueError(f"{name} learns its scale, which is in all logits: set moves_others = True")
         if not (self.moves_others or self.has_row_statistics):
             draws = {key: value[:, None] for key, value in self.draw(torch.Generator(), 1).items()}
             if not torch.equal(self.other_logits(cos, own_cos, norms, draws), self.scale * cos):

@@ -240,6 +240,23 @@ def test_a_loss_that_moves_the_others_has_to_say_so():
         PartialFC(Undeclared(), 8, 20)
 
 
+def test_a_loss_that_learns_its_scale_has_to_say_that_it_moves_the_others():
+    class Scaled(MarginLoss):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.tensor(8.0))
+
+    with pytest.raises(ValueError, match="Scaled learns its scale"):
+        PartialFC(Scaled(), 8, 20)
+    Scaled.moves_others = True
+    gradients = []
+    for engine in ENGINES:
+        head = PartialFC(Scaled(), 8, 20, engine=engine)
+        head(*batch()).backward()
+        gradients.append(head.loss.scale.grad)
+    torch.testing.assert_close(*gradients)
+
+
 def test_a_loss_with_row_statistics_has_to_say_so():
     class Undeclared(MarginLoss):
         def row_statistics(self, cos, own_cos, norms):
