@@ -43,7 +43,7 @@ class PartialFC(nn.Module):
     drawn anew on each rank; gradients are then sparse over those rows.
 
     Args:
-        loss: what becomes of the cosines; part of this module. Every rank has the same buffers and parameters.
+        loss: makes a loss of the cosines; part of this module, equal on every rank in buffers and parameters.
         sample_rate: share of this rank's classes that take part in a step, in (0, 1].
         regularizers: further terms on the embeddings.
         engine: "stream" or "dense".
