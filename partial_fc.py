@@ -96,6 +96,7 @@ class PartialFC(nn.Module):
         self.sampled = torch.arange(self.class_start, self.class_start + self.num_local)
         self.last_terms: dict[str, Tensor] = {}
         self._only_input_gradient = False
+        self._replaced_rows: list[tuple[Shard, Tensor, Tensor]] | None = None
 
     def extra_repr(self) -> str:
         classes = f"classes {self.class_start}..{self.class_start + self.num_local - 1} of {self.num_classes}"
@@ -110,6 +111,16 @@ class PartialFC(nn.Module):
             state.get("step", 0),
             state.get("micro_batch", 0),
         )  # new in later versions
+
+    def remember_class_rows(self) -> None:
+        """From now on keep the rows that regularisers replace by a formula, for `put_back_class_rows`."""
+        self._replaced_rows = []
+
+    def put_back_class_rows(self, where: Tensor) -> None:
+        """Undo that where `where`, a number on the device, is not 0; keep no rows from now on."""
+        for shard, table, rows in reversed(self._replaced_rows):
+            shard.scatter_own(table, rows, where)
+        self._replaced_rows = None
 
     def set_progress(self, step: int, epoch: float, num_epoch: float) -> None:
         """Tell where training stands, before each optimiser step: for ramps, annealing and random draws.
@@ -192,6 +203,8 @@ class PartialFC(nn.Module):
             if self._is_training_step:
                 regularizer.update_state(batch.detached())
                 if table is not None and not table.requires_grad:
+                    if self._replaced_rows is not None:
+                        self._replaced_rows.append((shard, table, batch.own_rows.detach()))
                     shard.scatter_own(table, regularizer.new_rows(batch.detached()))
             yield name, regularizer(batch)
 

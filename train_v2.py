@@ -16,11 +16,10 @@ does. Without `resume`, a folder that holds checkpoints is refused.
 import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
-from torch import nn
 
 from backbones import get_model, save_backbone
 from dataset import get_dataloader, get_dataset, to_input
@@ -29,6 +28,7 @@ from losses import build_loss, build_perturbation, build_regularizer
 from partial_fc import PartialFC
 from utils.command_line import run_script
 from utils.config import get_config, verification_files
+from utils.diagnosis import explain_skips
 from utils.distributed import (
     average_buffers,
     data_parallel,
@@ -46,6 +46,7 @@ from utils.plots import plot_training_curves
 from utils.precision import autocast
 from utils.run_info import write_run_info
 from utils.settings_page import settings_page
+from utils.step_guard import StepGuard
 from utils.training_state import TrainingState, find_checkpoint, seed_step
 
 
@@ -103,6 +104,7 @@ def main() -> None:
     state = TrainingState(backbone, head, optimizer, scaler, **fixed)
     if first_step:
         state.load(output / "checkpoints", first_step)
+    guard = StepGuard(backbone, head, optimizer, scaler, cfg, total_steps - first_step)
 
     # ---------------------------------------------------------------- what is about to happen
     derived = dict(num_classes=dataset.num_classes, num_image=len(dataset), global_batch=global_batch)
@@ -135,13 +137,14 @@ def main() -> None:
     # ---------------------------------------------------------------- the loop
     backbone.train(), head.train()
     checkpoint_every = cfg.checkpoint_every or schedule.steps_per_epoch
-    total_loss, logged, results = 0.0, first_step, {}
+    results = {}
     for step, batches in training_steps(loader, first_step, total_steps, cfg.gradient_acc):
         seed_step(cfg.seed, step)
         lr = schedule(step)
         for group in optimizer.param_groups:
             group["lr"] = lr
         head.set_progress(step, schedule.epoch(step), schedule.epoch(total_steps))
+        guard.begin()
 
         for micro_batch in range(1, cfg.gradient_acc + 1):
             with log.waiting():
@@ -155,29 +158,16 @@ def main() -> None:
                     embeddings = ddp(images)
                 loss = head(embeddings, labels) / cfg.gradient_acc
                 scaler.scale(loss).backward()
-            total_loss += loss.detach()
-
-        scaler.unscale_(optimizer)
-        if cfg.grad_clip:
-            nn.utils.clip_grad_norm_(backbone.parameters(), cfg.grad_clip)
-        scaler.step(optimizer)  # on overflow, on any rank: skipped on all
-        scaler.update()
-        optimizer.zero_grad(set_to_none=True)
+            guard.add(loss)
+        guard.end()  # clips and updates; a step with NaN or inf, on any rank, is skipped on all
 
         done = step + 1
         saving = done == total_steps or done % checkpoint_every == 0
         if saving or done % cfg.frequent == 0:
-            mean_loss = total_loss.item() / (done - logged)  # waits for the GPU, so only where it is logged
-            if not np.isfinite(mean_loss):
-                raise ValueError(
-                    f"the loss became {mean_loss} near step {done}: lower lr={schedule.base_lr:g}, "
-                    "or add warmup_epoch"
-                )
-            numbers = dict(epoch=schedule.epoch(done), loss=mean_loss, lr=lr, **head.last_terms)
-            if scaler.is_enabled():
-                numbers["loss_scale"] = scaler.get_scale()  # halves with each step skipped
-            log.log_step(done, **numbers)
-            total_loss, logged = 0.0, done
+            batch = images, labels, []
+            explain = partial(explain_skips, done, (backbone, head), batch, cfg.precision, output)
+            guard.stop_if_stuck(explain)  # waits for the GPU, so only where it logs
+            log.log_step(done, epoch=schedule.epoch(done), lr=lr, **guard.numbers(), **head.last_terms)
         if perturb and done == 1:
             log.log_pairs(done, "aroface_samples", perturb.samples)
         if done == total_steps or (cfg.verbose and done % cfg.verbose == 0):

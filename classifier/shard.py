@@ -74,10 +74,17 @@ class Shard:
         """`(n, D)`, active rows -> `(B, D)`: the row of each sample's own class, whichever rank holds it."""
         return SumOverShards.apply(self.to_batch(table[self.columns]))
 
-    def scatter_own(self, table: Tensor, rows: Tensor) -> None:
-        """Put `(B, D)`, equal for samples of one class, back into the whole per-class tensor, in place."""
+    def scatter_own(self, table: Tensor, rows: Tensor, where: Tensor | None = None) -> None:
+        """Put `(B, D)`, equal for samples of one class, back into the whole per-class tensor, in place.
+
+        Args:
+            where: a number on the device; 0: nothing changes, and nobody has waited to know it. None: put.
+        """
         classes = self.columns if self.sampled is None else self.sampled[self.columns]
-        table.index_copy_(0, classes, rows[self.rows])
+        rows = rows[self.rows]
+        if where is not None:
+            rows = torch.where(where > 0, rows, table[classes])
+        table.index_copy_(0, classes, rows)
 
 
 class SampleRows(torch.autograd.Function):

@@ -139,6 +139,9 @@ class Settings:
     no_decay_norm_bias: bool = False
     # Micro-batches that make one optimiser step. The global batch is batch_size x ranks x this.
     gradient_acc: Count = 1
+    # A step whose loss or gradient is not finite, on any rank, is skipped; after more than this many in a row
+    # the run stops and says why. (float16 skips some on purpose, to find the scale of its loss.)
+    max_skipped_steps: CountOrZero = 25
     # Largest norm of the backbone's gradient; longer ones are scaled down to it. 0: off.
     grad_clip: PositiveOrZero = 5.0
     # Course of the learning rate after the warm-up.

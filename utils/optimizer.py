@@ -66,7 +66,16 @@ class SparseRows:
 
 
 class SGD(SparseRows, torch.optim.SGD):
-    """`torch.optim.SGD` that also takes sparse rows."""
+    """`torch.optim.SGD` that also takes sparse rows, and whose fused form can skip its first step too."""
+
+    def step(self, closure=None):
+        for group in self.param_groups:
+            if group.get("fused") and group["momentum"]:
+                for parameter in group["params"]:
+                    # torch would make it without a value, which a first step that is skipped leaves so.
+                    if parameter.grad is not None and "momentum_buffer" not in self.state[parameter]:
+                        self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        return super().step(closure)
 
 
 class AdamW(SparseRows, torch.optim.AdamW):
@@ -78,7 +87,9 @@ def has_rows_of(value: object, parameter: Tensor) -> bool:
     return isinstance(value, Tensor) and value.shape == parameter.shape
 
 
-def build_optimizer(cfg, backbone: nn.Module, head: nn.Module, lr: float) -> torch.optim.Optimizer:
+def build_optimizer(
+    cfg, backbone: nn.Module, head: nn.Module, lr: float, fused: bool | None = None
+) -> torch.optim.Optimizer:
     """The optimiser of everything that learns, in groups named "backbone", "head", "loss" and "no_decay".
 
     Parameters of the loss itself (`head.loss`: a bias, a margin) are a group of their own and never decayed.
@@ -88,6 +99,8 @@ def build_optimizer(cfg, backbone: nn.Module, head: nn.Module, lr: float) -> tor
             With the last, norms' weights and all biases (every parameter of at most one dimension) are not
             decayed; insightface decays everything.
         lr: of the first step; the same for all groups.
+        fused: one kernel for many parameters, which can be told on the device to skip a step. None: where the
+            parameters are on a GPU.
     Raises:
         ValueError: an unknown optimizer.
     """
@@ -105,10 +118,11 @@ def build_optimizer(cfg, backbone: nn.Module, head: nn.Module, lr: float) -> tor
         for name, parameters in groups.items()
         if parameters
     ]
+    fused = head.weight.is_cuda if fused is None else fused
     if cfg.optimizer == "sgd":
-        return SGD(param_groups, lr=lr, momentum=cfg.momentum)
+        return SGD(param_groups, lr=lr, momentum=cfg.momentum, fused=fused)
     if cfg.optimizer == "adamw":
-        return AdamW(param_groups, lr=lr, betas=(cfg.momentum, 0.999))
+        return AdamW(param_groups, lr=lr, betas=(cfg.momentum, 0.999), fused=fused)
     allowed = ("sgd", "adamw")
     raise ValueError(f"optimizer {cfg.optimizer!r}: allowed are {allowed}{nearest(cfg.optimizer, allowed)}")
 

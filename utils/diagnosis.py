@@ -1,0 +1,121 @@
+"""Why steps are skipped: the first thing that is not finite where one batch is run again, on any rank."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from utils.batch_norm import FrozenBatchStatistics
+from utils.distributed import gather_objects, rank
+from utils.files import whole_file
+from utils.precision import autocast
+
+NUM_LISTED = 5  # records that the message names; the file has all
+
+
+class Cause(NamedTuple):
+    """Where numbers stopped being finite, in the order of a step, and what helps."""
+
+    stage: int
+    what: str
+    advice: str
+
+
+def explain_skips(
+    step: int, networks: tuple[nn.Module, nn.Module], batch: tuple, precision: str, folder: Path
+) -> str:
+    """What keeps the steps up to `step` from being finite, as a message for the user; every rank calls this.
+
+    The batch of the rank that has the first cause is saved as `folder`/skipped_step_STEP_rank_R.pt, for
+    `tools/replay_step.py`.
+
+    Args:
+        networks: the bare backbone and the head, as they are now. Nothing of them changes.
+        batch: images `(b, 3, 112, 112)` as the backbone got them, labels `(b,)`, names of their records.
+    """
+    images, labels, names = batch
+    found = gather_objects(find_cause(*networks, images, labels, precision))
+    causes = [(*cause, r) for r, cause in enumerate(found) if cause is not None]
+    if not causes:
+        return (
+            "the same batch, run once more, is finite on every rank. Something random (dropout, ARoFace, a "
+            "loss that draws) or a fault of a machine has made the numbers that were not"
+        )
+    _, what, advice, at_rank = min(causes)
+    file = Path(folder) / f"skipped_step_{step}_rank_{at_rank}.pt"
+    if rank() == at_rank:
+        with whole_file(file) as partial:
+            torch.save({"images": images.cpu(), "labels": labels.cpu(), "names": list(names)}, partial)
+    first_names = ", ".join(names[:NUM_LISTED]) + (", …" if len(names) > NUM_LISTED else "")
+    listed = gather_objects(first_names)[at_rank]
+    of_records = f" ({listed})" if listed else ""
+    return (
+        f"on rank {at_rank} {what}; {advice}. The batch{of_records} is in {file}: "
+        f"python tools/replay_step.py {file} shows it layer by layer"
+    )
+
+
+def find_cause(
+    backbone: nn.Module, head: nn.Module, images: Tensor, labels: Tensor, precision: str
+) -> Cause | None:
+    """The first thing in a step with this batch that is not finite on this rank; None: there is none."""
+    bad = (~images.flatten(1).isfinite().all(1)).nonzero().flatten().tolist()
+    weights = first_not_finite({**dict(backbone.named_parameters()), **dict(head.named_parameters())})
+    with finite_outputs(backbone) as layers, FrozenBatchStatistics(backbone), head.only_input_gradient():
+        with torch.enable_grad(), autocast(images.device, precision):
+            embeddings = backbone(images)
+        loss = head(embeddings, labels)
+        gradients = torch.autograd.grad(
+            loss, [embeddings, *learnt(backbone).values()], allow_unused=True, materialize_grads=True
+        )
+    # From the loss down: the last layer's gradient comes first.
+    by_name = dict(zip(["the embeddings", *learnt(backbone)], gradients))
+    order = ["the embeddings", *reversed(list(learnt(backbone)))]
+    gradient = first_not_finite({name: by_name[name] for name in order})
+    terms = first_not_finite(head.last_terms | {"the loss": loss})
+    slower = "lower lr, or add warmup_epoch"
+    in_range = slower if precision == "fp32" else f"{slower}, or train with precision=fp32 or bf16"
+    if bad:
+        return Cause(0, f"images {bad} of the batch are not finite", "look at these records")
+    if weights:
+        return Cause(1, f"{weights} itself is not finite", "go on from a checkpoint, with resume=true")
+    if layers:
+        return Cause(2, f"the output of layer {layers[0]} is the first that is not finite", in_range)
+    if terms:
+        return Cause(3, f"the term {terms} of the loss is not finite", slower)
+    if gradient:
+        return Cause(4, f"the gradient of {gradient} is the first that is not finite", in_range)
+    return None
+
+
+def learnt(module: nn.Module) -> dict[str, nn.Parameter]:
+    """By name, the parameters that get a gradient."""
+    return {name: p for name, p in module.named_parameters() if p.requires_grad}
+
+
+def first_not_finite(tensors: dict[str, Tensor]) -> str | None:
+    """The name of the first tensor that holds NaN or inf."""
+    return next((name for name, tensor in tensors.items() if not tensor.isfinite().all()), None)
+
+
+@contextmanager
+def finite_outputs(backbone: nn.Module) -> Iterator[Sequence[str]]:
+    """Within, collect the names of layers whose output is not finite, in the order of the forward pass."""
+    found: list[str] = []
+    hooks = []
+    for name, layer in backbone.named_modules():
+        if not any(True for _ in layer.children()):
+
+            def look(layer, inputs, output, name=name):
+                if isinstance(output, Tensor) and not output.isfinite().all():
+                    found.append(name)
+
+            hooks.append(layer.register_forward_hook(look))
+    try:
+        yield found
+    finally:
+        for hook in hooks:
+            hook.remove()
