@@ -61,6 +61,7 @@ CHANGES_SPEED = [
     "verbose=1 val_targets=pairs",
     "checkpoint_every=1 save_all_states=true",
     "tensorboard=true",
+    "max_skipped_steps=1",
 ]
 REFERENCE = "tensorboard=false"
 

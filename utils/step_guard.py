@@ -108,15 +108,16 @@ class StepGuard:
     def stop_if_stuck(self, explain: Callable[[], str]) -> None:
         """Stop where more steps in a row were skipped than max_skipped_steps; waits for the GPU.
 
-        At the end of the run half of its steps are too many: what it has learnt would be of its first half.
+        At the end of a run half of its steps are too many: it would have learnt in its first half alone. (Not
+        with a scaler, whose search for a scale skips the first steps of a run on purpose.)
 
         Args:
             explain: tells the cause; called on every rank.
         Raises:
             ValueError: the number of steps and the cause.
         """
-        in_a_row = int(self.in_a_row)
-        if in_a_row > (self.max_skipped if self.steps_left else min(self.max_skipped, self.num_steps // 2)):
+        in_a_row, at_end = int(self.in_a_row), not self.steps_left and not self.scaler.is_enabled()
+        if in_a_row > (min(self.max_skipped, self.num_steps // 2) if at_end else self.max_skipped):
             raise ValueError(
                 f"{in_a_row} steps in a row were skipped, since their loss or gradient was not finite "
                 f"(max_skipped_steps={self.max_skipped}): {explain()}"
