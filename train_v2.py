@@ -23,7 +23,8 @@ import torch
 
 from backbones import get_model, save_backbone
 from dataset import get_dataloader, get_dataset, to_input
-from eval.verification import load_set, summary, verify
+from eval.kfold import load_set
+from eval.verification_report import summary, verify
 from losses import build_loss, build_perturbation, build_regularizer
 from partial_fc import PartialFC
 from utils.command_line import run_script

@@ -25,7 +25,7 @@ class BatchSlice:
 
     Args:
         rows: which samples.
-        left: `(b, D)`, their side of the products.
+        left: `(b, D)`, their embeddings, times the scale where the loss is linear.
         kept: `(n, b)`, memory for the products with all n classes, in their precision; None: none.
     """
 
@@ -35,7 +35,10 @@ class BatchSlice:
         self.offsets: dict[int, Tensor] = {}  # by start of the chunk, `(b,)`
 
     def products(self, start: int, directions: Tensor) -> Tensor:
-        """`(b, chunk)`, with the classes from `start` on. In full precision it is the kept memory itself."""
+        """`(b, chunk)`, with the classes from `start` on.
+
+        In full precision it is a view of the kept memory: who writes to it changes what later passes find.
+        """
         if self.kept is None:
             return product(directions, self.left.T, self.dtype).T
         kept = self.kept[start : start + len(directions)]
@@ -51,8 +54,8 @@ class BatchSlice:
         Args:
             exponentials: `(b, chunk)`; in full precision they have been computed in the products' place.
             peak: `(b,)`.
-            total: `(b,)`, sum of the exponentials so far. Half precision keeps shares of this sum, since as
-                many ones as there are classes would overflow where they are summed.
+            total: `(b,)`, sum of the exponentials so far. Half precision keeps the exponentials divided by
+                it: undivided, a row could sum to the number of classes, and overflow.
         """
         if self.kept is None:
             return

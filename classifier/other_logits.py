@@ -55,7 +55,8 @@ class MovedLogits:
         self.tensors = tensors
         self.learnt = {name: tensor for name, tensor in tensors.items() if tensor.requires_grad}
         self.grad_learnt = {name: torch.zeros_like(tensor) for name, tensor in self.learnt.items()}
-        self.grad_vectors = torch.stack([own_cos, norms]).zero_()  # without g_i
+        # (2, B): Σ_j p_ij·∂z_ij/∂(own_cos_i, norm_i); `reduced_gradients` multiplies it by g_i.
+        self.grad_vectors = torch.stack([own_cos, norms]).zero_()
 
     def gradient(self, part: BatchSlice, start: int, directions: Tensor) -> tuple[Tensor, Tensor | float]:
         """Block `(b, chunk)` and factor `(b, 1)`, with the classes from `start` on."""

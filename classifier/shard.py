@@ -46,8 +46,8 @@ class Shard:
             labels: `(B,)`, on the CPU, so that counting the own classes waits for no GPU.
             classes: the ids of this rank's classes.
             device: of the engine.
-            sample: from local ids of the own classes `(k,)` and how many of them differ to the ids of the
-                classes that take part, ascending; None: all take part.
+            sample: sample(local ids of the own classes `(k,)`, number of distinct ones) returns the local ids
+                that take part, ascending; None: all take part.
         """
         local = labels - classes.start
         rows = ((local >= 0) & (local < len(classes))).nonzero().flatten()

@@ -44,7 +44,7 @@ class StepLoss:
 
     @property
     def product_scale(self) -> float:
-        """What an engine multiplies the embeddings by: of a linear loss the products are logits then."""
+        """What `stream` multiplies the embeddings by; with a linear loss its products are then logits."""
         return self.loss.scale if self.is_linear else 1.0
 
     def directions(self, vectors: Tensor) -> Tensor:

@@ -1,9 +1,9 @@
 """The engine for many classes: it passes over the centres in chunks, and once more in the backward pass.
 
-It never holds a matrix (batch, classes): beside the centres and their gradient it needs O(B·D + chunk·B +
-chunk·D).
-Products that the first pass makes are kept in the memory of that gradient until it is written
-(`kept_products.py`): a step takes three matrix products where B <= D (in half precision 2·D), more elsewhere.
+It never holds a matrix (batch, classes). Beside the centres and their gradient it needs memory for B·D and
+chunk·(B + D) numbers. Products that the first pass makes are kept in the memory of that gradient until it is
+written (`kept_products.py`): a step takes three matrix products where B <= D (in half precision 2·D), more
+elsewhere.
 
 With z_ij the logit of sample i and another class j, lse_i = log Σ_j exp z_ij and g_i = ∂L/∂lse_i, the
 gradient of a logit is g_i·p_ij, where p_ij = exp(z_ij − lse_i). The g_i multiply (B, D) matrices, not blocks
@@ -102,7 +102,7 @@ class StreamedClasses(torch.autograd.Function):
                 grad_embeddings[rows] += (factor * length) * product(block, vectors, dtype)
                 if needs_weight:
                     parts.append(weighted_sum(block, factor * grad_lse[rows, None], embeddings[rows], dtype))
-            if needs_weight:  # in the place of these products, which nobody needs again
+            if needs_weight:  # written over the kept products of this chunk, which nobody needs again
                 out = grad_weight[start : start + len(centres)]
                 through_directions(sum(parts[1:], parts[0]), directions, inverse, scale, out)
         grad_embeddings *= scale * grad_lse[:, None]
@@ -179,7 +179,7 @@ def through_directions(
     scale: float = 1.0,
     out: Tensor | None = None,
 ) -> Tensor:
-    """Gradient of directions · scale as that of the centres; `inverse` is None without normalising."""
+    """Turn the gradient of directions · scale into that of the centres; inverse: None if not normalised."""
     if inverse is None:
         return torch.mul(gradient, scale, out=out)
     return normalise_backward(gradient, directions, inverse * scale, out=out)

@@ -11,142 +11,22 @@ elsewhere are given as cosines (distance = 2 - 2 cosine): the best, and those of
 """
 
 import sys
-from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import numpy as np
-from prettytable import PrettyTable
-from torch import nn
-
-from eval.features import extract
-from eval.figures import det_figure, roc_figure
-from eval.kfold import FAR_TARGET, OPERATING_FARS, VerificationResult, evaluate, load_set
-from eval.metrics import normalise
+from eval.kfold import VerificationResult, evaluate, load_set
 from eval.readers.bin_sets import load_bin, require_bin
-from eval.report import Report
 from eval.run import arguments, evaluation
+from eval.verification_report import report, report_sets, score, summary, table, verify
 from utils.command_line import run_script
 
-# The public names; the protocol itself is in kfold.py, the reader in readers/bin_sets.py.
+# The public names: the protocol is in kfold.py, the reader in readers/bin_sets.py, the rest in
+# verification_report.py.
 __all__ = [
     "VerificationResult", "evaluate", "load_bin", "load_set", "report", "report_sets", "score", "summary",
     "table", "verify"
 ]  # fmt: skip
-
-CONVENTIONS = """Feature: image plus mirror image, brought to length 1. Accuracy: each fold at the threshold
-best on the others; ± is the standard deviation over the folds. Accepted: squared distance < threshold."""
-
-
-def score(plain: np.ndarray, flip: np.ndarray, issame: np.ndarray) -> VerificationResult:
-    """`evaluate` on the sum of both views, with the mean length of the raw features, `(2P, D)` each."""
-    result = evaluate(normalise(plain.astype(np.float64) + flip), issame)
-    xnorm = np.linalg.norm(np.concatenate([plain, flip]), axis=1).mean()
-    return replace(result, xnorm=float(xnorm))
-
-
-def verify(
-    backbone: nn.Module,
-    images: np.ndarray,
-    issame: np.ndarray,
-    *,
-    batch_size: int = 64,
-    precision: str = "fp32",
-) -> VerificationResult:
-    """Extract the features of a set, over all ranks, and evaluate them; every rank returns the same result.
-
-    Args:
-        images, issame: what `load_bin` returns, the same on every rank.
-        batch_size, precision: see `features.extract`.
-    """
-    return score(*extract(backbone, images, batch_size=batch_size, precision=precision), issame)
-
-
-def report(result: VerificationResult, path: Path, num_pairs: int) -> dict:
-    """What results.json keeps of one set: full precision, every fold."""
-    return {
-        "file": str(path),
-        "pairs": num_pairs,
-        "accuracy": result.mean,
-        "std": result.std,
-        "fold_accuracy": result.accuracy.tolist(),
-        "fold_cosine_threshold": result.cosine_threshold.tolist(),
-        "val": result.val,
-        "far": result.far,
-        "far_target": FAR_TARGET,
-        "best_cosine": float(result.cosine_threshold.mean()),
-        "far_cosine": {f"{far:g}": cosine for far, cosine in zip(OPERATING_FARS, result.far_cosine.tolist())},
-        "xnorm": result.xnorm,
-    }
-
-
-def mean_of(reports: Mapping[str, dict], key: str) -> float:
-    """Over the sets."""
-    return float(np.mean([r[key] for r in reports.values()]))
-
-
-def table(reports: Mapping[str, dict]) -> PrettyTable:
-    """One row a set, and their mean where there are several. FAR: what VAL's thresholds really let in.
-
-    Args:
-        reports: name of the set -> what `report` returns.
-    """
-    columns = ["set", "pairs", "accuracy %", "VAL % @FAR=1e-3", "FAR %", "best cosine", "XNorm"]
-    rows = PrettyTable(columns, align="r")
-    rows.align["set"] = "l"
-    for name, r in reports.items():
-        accuracy = f"{100 * r['accuracy']:.2f} ± {100 * r['std']:.2f}"
-        shares = [f"{100 * r[key]:.2f}" for key in ("val", "far")]
-        rows.add_row([name, r["pairs"], accuracy, *shares, f"{r['best_cosine']:.3f}", f"{r['xnorm']:.4g}"])
-    if len(reports) > 1:
-        accuracy, val = (f"{100 * mean_of(reports, key):.2f}" for key in ("accuracy", "val"))
-        rows.add_row(["mean", "", accuracy, val, "", "", ""])
-    return rows
-
-
-def threshold_table(reports: Mapping[str, dict]) -> PrettyTable:
-    """The cosines above which to accept a pair, one row a set."""
-    rows = PrettyTable(["set", "best", *(f"FAR={far:g}" for far in OPERATING_FARS)], align="r")
-    rows.align["set"] = "l"
-    for name, r in reports.items():
-        far_cosine = ["too few pairs" if np.isnan(c) else f"{c:.3f}" for c in r["far_cosine"].values()]
-        rows.add_row([name, f"{r['best_cosine']:.3f}", *far_cosine])
-    return rows
-
-
-def summary(
-    results: Mapping[str, VerificationResult],
-    files: Mapping[str, Path],
-    sets: Mapping[str, tuple[np.ndarray, np.ndarray]],
-) -> str:
-    """The table of several sets as text; "" without any.
-
-    Args:
-        results: name of the set -> what `verify` returned.
-        files: name -> its file.
-        sets: name -> what `load_set` returned.
-    """
-    reports = {name: report(result, files[name], len(sets[name][1])) for name, result in results.items()}
-    return str(table(reports)) if reports else ""
-
-
-def report_sets(page: Report, results: Mapping[str, VerificationResult], reports: Mapping[str, dict]) -> None:
-    """Add the tables, curves and numbers of several sets to a page.
-
-    Args:
-        results: name of the set -> what `score` or `verify` returned.
-        reports: name -> what `report` returns.
-    """
-    page.table(table(reports), "Accuracy")
-    page.table(threshold_table(reports), "Thresholds on the cosine (at FAR: of all pairs)")
-    page.note(CONVENTIONS)
-    curves = {name: (result.fpr, result.tpr) for name, result in results.items()}
-    for kind, figure in (("roc", roc_figure), ("det", det_figure)):
-        page.picture(kind, figure(curves), f"{kind.upper()}, mean over the folds")
-    page.numbers("sets", reports)
-    page.numbers("mean", {key: mean_of(reports, key) for key in ("accuracy", "val")})
 
 
 def main() -> None:

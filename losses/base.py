@@ -50,8 +50,8 @@ class MarginLoss(nn.Module):
 
     Attributes:
         normalize: whether embeddings and centres are divided by their lengths.
-        moves_others: whether `other_logits` is anything but scale · cos, which PartialFC fuses with the
-            product. A subclass that overrides it sets this; `check_declarations` finds one that forgot.
+        moves_others: False: `other_logits` is scale · cos, and the scale goes into the matrix product. True:
+            anything else. A subclass that overrides it sets this; `check_declarations` finds one that forgot.
         has_row_statistics: whether `row_statistics` returns any; likewise.
     """
 
@@ -101,8 +101,8 @@ class MarginLoss(nn.Module):
     ) -> Tensor:
         """`(B, n)` -> `(B, n)`, elementwise; all else arrives as `(B, 1)`. -inf: not a class.
 
-        `stream` calls it again in the backward pass, so it draws nothing and keeps nothing. Where
-        `moves_others` is False nobody needs to call it.
+        `stream` calls it again in the backward pass, so it draws nothing and keeps nothing. It does not call
+        it at all for a loss with neither `moves_others` nor `has_row_statistics`.
         """
         return self.scale * cos
 

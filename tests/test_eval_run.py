@@ -227,7 +227,7 @@ def test_only_the_scripts_know_how_they_are_run_and_nobody_imports_a_script():
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom):
                 imported = {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-                assert not imported & scripts, name
+                assert not imported & scripts, f"{name} imports a script: move what it needs into a module"
                 assert name in scripts or "eval.run" not in imported, name
 
 

@@ -71,8 +71,17 @@ def test_no_command_is_overlooked():
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
 def test_every_script_is_in_the_overview_and_has_its_section_with_a_command(script):
-    section = re.search(rf"^\| \[(.+?)\]\(#\S+\) \| `eval/{script.name}` \|", TEXT, re.MULTILINE)[1]
-    assert f"    python eval/{script.name} " in SECTIONS[section]
+    row = re.search(rf"^\| \[(.+?)\]\(#\S+\) \| `eval/{script.name}` \|", TEXT, re.MULTILINE)
+    assert row, f"docs/evaluation.md's overview lacks a row `| [NAME](#section) | `eval/{script.name}` | … |`"
+    assert f"    python eval/{script.name} " in SECTIONS[row[1]]
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
+def test_every_script_is_in_the_readme_and_has_tests(script):
+    assert f"| `python eval/{script.name}` |" in (ROOT / "README.md").read_text(), (
+        "README: Evaluate lacks a row"
+    )
+    assert (ROOT / f"tests/test_{script.name}").is_file()
 
 
 def test_links_lead_somewhere():

@@ -126,8 +126,9 @@ def batch(seed: int = 0, size: int = 6, num_classes: int = 7, dtype=torch.float3
 
 
 def test_every_loss_has_a_reference_and_a_variant_with_its_defaults():
-    assert set(REFERENCES) == set(LOSSES)
-    assert {variant.name for variant in VARIANTS if not variant.hyper} == set(LOSSES)
+    where = "see REFERENCES and VARIANTS in tests/helpers/loss_references.py"
+    assert set(REFERENCES) == set(LOSSES), where
+    assert {variant.name for variant in VARIANTS if not variant.hyper} == set(LOSSES), where
     for name, reference in REFERENCES.items():
         defaults = {k: p.default for k, p in inspect.signature(LOSSES[name]).parameters.items()}
         settings = list(inspect.signature(reference).parameters.values())[3:]

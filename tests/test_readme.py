@@ -22,7 +22,7 @@ def table(heading: str) -> dict[str, list[str]]:
 
 
 def defaults(of: type) -> str:
-    """`s=64 m=0.5 …`, as the table shows settings; focal, which every loss has, is told once below it."""
+    """`s=64 m=0.5 …`, as the table shows settings; focal is explained once, below the table."""
     settings = inspect.signature(of).parameters.values()
     shown = [s for s in settings if s.name != "focal"]
     return " ".join(
