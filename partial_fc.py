@@ -29,7 +29,7 @@ from utils.distributed import CopyToShards, GatherRows, all_gather_rows, rank, r
 from utils.errors import require
 from utils.precision import PRECISIONS
 from utils.seeds import seed_of
-from utils.unit_vectors import normalise
+from utils.unit_vectors import inverse_norm, normalise
 
 DRAW_STREAM = 3  # last number of the seeds of `MarginLoss.draw`
 BLOCK_BYTES = {"cpu": 4 << 20, "cuda": 256 << 20}  # of a block (batch, chunk) of `stream`, in float32
@@ -107,10 +107,8 @@ class PartialFC(nn.Module):
 
     def set_extra_state(self, state: dict) -> None:
         self.num_samplings = state["num_samplings"]
-        self.step, self.micro_batch = (
-            state.get("step", 0),
-            state.get("micro_batch", 0),
-        )  # new in later versions
+        # Checkpoints of earlier versions lack both.
+        self.step, self.micro_batch = state.get("step", 0), state.get("micro_batch", 0)
 
     def remember_class_rows(self) -> None:
         """From now on keep the rows that regularisers replace by a formula, for `put_back_class_rows`."""
@@ -128,9 +126,9 @@ class PartialFC(nn.Module):
         Args:
             step: from 0. What a loss draws is a function of it and of the number of micro-batches since.
         """
-        self.step, self.micro_batch = step, 0
-        for part in (self.loss, *self.regularizers):
-            part.set_progress(step, epoch, num_epoch)
+        self.step, self.micro_batch = int(step), 0
+        for module in (self.loss, *self.regularizers):
+            module.set_progress(step, epoch, num_epoch)
 
     def class_parameters(self) -> dict[str, nn.Parameter]:
         """By name, what has one row for each of this rank's classes: what a checkpoint saves by class."""
@@ -140,13 +138,13 @@ class PartialFC(nn.Module):
     def only_input_gradient(self):
         """Within this context a step changes no state, and only its input gets a gradient: for ARoFace."""
         learnt = [parameter for parameter in self.loss.parameters() if parameter.requires_grad]
-        self._only_input_gradient = True
+        before, self._only_input_gradient = self._only_input_gradient, True
         for parameter in learnt:
             parameter.requires_grad_(False)
         try:
             yield
         finally:
-            self._only_input_gradient = False
+            self._only_input_gradient = before
             for parameter in learnt:
                 parameter.requires_grad_(True)
 
@@ -165,6 +163,8 @@ class PartialFC(nn.Module):
         sizes = len(local_embeddings), len(local_labels)
         if sizes[0] != sizes[1]:
             raise ValueError(f"{sizes[0]} embeddings, {sizes[1]} labels: each needs the other")
+        if self.weight.dtype in PRECISIONS.values() and self.weight.dtype != torch.float32:
+            raise ValueError(f"class centres of {self.weight.dtype}: keep them float32, and set precision")
         counts = row_counts(sizes[0])
         labels = all_gather_rows(local_labels.cpu(), counts)
         self._check(labels, counts)
@@ -183,9 +183,10 @@ class PartialFC(nn.Module):
         compared = engine(to_shard, norms, step.shard.active_rows(self.weight), step)
 
         loss = step.loss.per_sample(compared.own_cos, compared.lse_others, norms).mean()
-        self.last_terms = {"ce": loss.detach(), **self.loss.terms()}
+        self.last_terms = {**self.loss.terms(), "ce": loss.detach()}
         if self.regularizers:
             directions = embeddings if self.loss.normalize else normalise(raw)
+            raw = torch.where(inverse_norm(raw) > 0, raw, 0)
             seen = compared.own_centres, compared.max_cos
             batch = Batch(raw, directions, norms, labels.to(raw.device, non_blocking=True), *seen)
             for name, term in self._regularizer_terms(batch, step.shard):
@@ -198,8 +199,8 @@ class PartialFC(nn.Module):
         """Each regulariser's term, after its memories and its rows of this batch have moved on."""
         for name, regularizer in zip(self.term_names, self.regularizers):
             table = regularizer.class_rows
-            if table is not None:
-                batch = batch._replace(own_rows=shard.gather_own(shard.active_rows(table)))
+            own_rows = None if table is None else shard.gather_own(shard.active_rows(table))
+            batch = batch._replace(own_rows=own_rows)
             if self._is_training_step:
                 regularizer.update_state(batch.detached())
                 if table is not None and not table.requires_grad:
@@ -226,7 +227,7 @@ class PartialFC(nn.Module):
             )
 
     def _step(self, labels: Tensor, raw: Tensor) -> Step:
-        """What the engine is told of this step."""
+        """What the engine gets for this step."""
         sample = self._sample if self.sample_rate < 1 else None
         classes = range(self.class_start, self.class_start + self.num_local)
         shard = Shard.of_batch(labels, classes, raw.device, sample, frozen=self._only_input_gradient)
@@ -250,7 +251,8 @@ class PartialFC(nn.Module):
                     f"{type(self.loss).__name__}.draw: {name!r} has shape {tuple(values.shape)}, allowed is "
                     f"one number a sample, {(len(raw),)}"
                 )
-        return {name: values.to(raw, non_blocking=True) for name, values in draws.items()}
+        dtypes = {name: raw.dtype if v.is_floating_point() else v.dtype for name, v in draws.items()}
+        return {name: v.to(raw.device, dtypes[name], non_blocking=True) for name, v in draws.items()}
 
     def _sample(self, own_classes: Tensor, num_own: int) -> Tensor:
         """Local class ids of this step, ascending: the batch's own classes, filled up with random others."""

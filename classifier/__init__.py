@@ -3,7 +3,7 @@
 Only partial_fc.py uses them. One step goes through these files:
 
     partial_fc.py     gathers the global batch and asks `Shard.of_batch` which classes take part in the step
-    step.py           `Step`, all that an engine is told; `Comparison`, all that it returns
+    step.py           `Step`, all that an engine gets; `Comparison`, all that it returns
     step_loss.py      the loss in this step: its random draws, row statistics and parameters
     centres.py        what the class centres start from
     shard.py          which of this rank's classes take part, and which samples belong to them

@@ -72,7 +72,8 @@ class MovedLogits:
         )
         self.grad_vectors[:, rows] += torch.stack(grad_vectors)[:, rows]
         if self.learnt:
-            weighted = probability.mul_(self.grad_lse[rows, None])
+            # Not in place: where the loss hands cosines through, autograd has returned `probability` itself.
+            weighted = probability * self.grad_lse[rows, None]
             grads = torch.autograd.grad(logits, self.learnt.values(), weighted, materialize_grads=True)
             for total, gradient in zip(self.grad_learnt.values(), grads):
                 total += gradient

@@ -1,4 +1,4 @@
-"""What an engine is told of one step, and what it returns.
+"""What an engine gets for one step, and what it returns.
 
 Shapes: B samples of the global batch, n classes of this rank that take part, D the embedding size.
 """
@@ -13,7 +13,7 @@ from classifier.step_loss import StepLoss
 
 
 class Step(NamedTuple):
-    """All that an engine is told, beside the embeddings and the centres.
+    """All that an engine gets, beside the embeddings and the centres.
 
     Attributes:
         dtype: of the matrix products.

@@ -9,11 +9,11 @@ import math
 from collections.abc import Iterator, Mapping
 
 import torch
-from torch import Tensor, nn
-from torch.func import functional_call
+from torch import Tensor
 
 from classifier.shard import fill_own
 from losses.base import MarginLoss
+from utils.buffers import exchanged
 from utils.distributed import all_max, all_reduce
 from utils.unit_vectors import MIN_NORM, inverse_norm, normalise
 
@@ -27,20 +27,25 @@ class StepLoss:
     Args:
         loss: the module.
         draws: name -> `(B,)`, what `loss.draw` returned for this step, equal on every rank.
-        advances: whether this step moves the running statistics of the loss on.
+        updates_state: whether this step moves the running statistics of the loss on.
 
     Attributes:
         statistics: name -> `(B,)`, the draws and, once the engine has reduced them, the row statistics.
     """
 
-    def __init__(self, loss: MarginLoss, draws: Mapping[str, Tensor], advances: bool):
-        self.loss, self.advances = loss, advances
+    def __init__(self, loss: MarginLoss, draws: Mapping[str, Tensor], updates_state: bool):
+        self.loss, self.updates_state = loss, updates_state
         self.statistics: dict[str, Tensor] = dict(draws)
 
     @property
     def is_linear(self) -> bool:
-        """Whether the others' logits are scale · cos, and nobody reads their cosines before."""
+        """Whether the others' logits are scale · cos, and no row statistic reads the cosines."""
         return not (self.loss.moves_others or self.loss.has_row_statistics)
+
+    @property
+    def normalizes(self) -> bool:
+        """Whether the loss compares directions, not vectors."""
+        return self.loss.normalize
 
     @property
     def product_scale(self) -> float:
@@ -59,7 +64,7 @@ class StepLoss:
 
     def update_state(self, own_cos: Tensor, norms: Tensor) -> None:
         """Move the running statistics of the loss on, if this step is one that does."""
-        if self.advances:
+        if self.updates_state:
             self.loss.update_state(own_cos.detach(), norms.detach())
 
     def reduce_statistics(
@@ -109,8 +114,8 @@ class StepLoss:
         arguments = cos, own_cos[rows, None], norms[rows, None], statistics
         if not tensors:
             return self.loss.other_logits(*arguments)
-        tensors = {f"loss.{name}": tensor for name, tensor in tensors.items()}
-        return functional_call(_OtherLogits(self.loss), tensors, arguments)
+        with exchanged(self.loss, tensors):
+            return self.loss.other_logits(*arguments)
 
     def per_sample(self, own_cos: Tensor, lse_others: Tensor, norms: Tensor) -> Tensor:
         """`(B,)`, each sample's loss."""
@@ -124,14 +129,3 @@ class StepLoss:
     def saved_buffers(self) -> dict[str, Tensor]:
         """Copies of the running statistics, which another forward may move on before the backward pass."""
         return {} if self.is_linear else {name: b.clone() for name, b in self.loss.named_buffers()}
-
-
-class _OtherLogits(nn.Module):
-    """`loss.other_logits` as the forward pass of a module, which is what `functional_call` calls."""
-
-    def __init__(self, loss: MarginLoss):
-        super().__init__()
-        self.loss = loss
-
-    def forward(self, *arguments) -> Tensor:
-        return self.loss.other_logits(*arguments)

@@ -74,7 +74,7 @@ class StreamedClasses(torch.autograd.Function):
     def backward(ctx, grad_own_cos: Tensor, grad_lse: Tensor, grad_own_centres: Tensor | None, _):
         embeddings, norms, weight, own_cos, own_directions, lse, *parameters = ctx.saved_tensors
         step, shard, dtype = ctx.step, ctx.step.shard, ctx.step.dtype
-        normalize, scale = step.loss.loss.normalize, step.loss.product_scale
+        normalize, scale = step.loss.normalizes, step.loss.product_scale
         needs_weight, needs_parameters = ctx.needs_input_grad[2], ctx.needs_input_grad[5:]
         grad_weight, ctx.workspace = ctx.workspace, None  # the only reference: autograd takes it, uncopied
         slices, ctx.slices = ctx.slices, slices_of(embeddings * scale, None, dtype)

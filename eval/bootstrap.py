@@ -89,7 +89,7 @@ def bootstrap_tar(
     # How many same-person pairs score above the first negative that is rejected; all, where none is.
     own_above = np.searchsorted(-scores[own], np.append(-scores[other], np.inf))
     random = np.random.default_rng(seed)
-    rates = np.full((resamples, len(fars)), np.nan)  # it stays where nobody was drawn who has pairs of a kind
+    rates = np.full((resamples, len(fars)), np.nan)  # NaN stays where those drawn have no pairs of one kind
     for r in range(resamples):
         drawn = np.bincount(random.integers(len(names), size=len(names)), minlength=len(names)).astype(float)
         own_weight = np.append(0, drawn[own_person].cumsum())

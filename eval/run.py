@@ -183,9 +183,8 @@ def evaluation(args: argparse.Namespace, protocol: str, title: str) -> Iterator[
     try:
         yield Evaluation(args, protocol, title, device)
     except BaseException:
-        if (
-            alone
-        ):  # with several ranks it would wait for those that failed; run_script ends the process instead
+        # With several ranks it would wait for those that failed; run_script ends the process instead.
+        if alone:
             stop_process_group()
         raise
     stop_process_group()

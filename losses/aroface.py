@@ -126,12 +126,12 @@ class AlignmentPerturbation:
         generator = generator_of_rank()
         places, clean, source = self._choose(len(images), count, generator)
         images, labels = images[source], labels[source]
-        chosen, company = images[places], images[clean[: max(0, MIN_FORWARD_BATCH - count)]]
+        chosen, companions = images[places], images[clean[: max(0, MIN_FORWARD_BATCH - count)]]
 
         def embed(parameters: Tensor) -> Tensor:
             if count == 0:
                 return images.new_zeros(0, head.weight.shape[1])
-            return backbone(torch.cat([self._warp(chosen, parameters), company]))[:count]
+            return backbone(torch.cat([self._warp(chosen, parameters), companions]))[:count]
 
         def loss(embeddings: Tensor) -> Tensor:
             return head(embeddings, labels[places])

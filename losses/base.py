@@ -128,21 +128,21 @@ class MarginLoss(nn.Module):
         own_cos, norms = torch.full((1, 1), 0.3), torch.full((1, 1), 20.0)
         name = type(self).__name__
         if not self.has_row_statistics and self.row_statistics(cos, own_cos, norms):
-            raise ValueError(f"{name} has row_statistics and has to say so: has_row_statistics = True")
-        if isinstance(self.scale, nn.Parameter) and not self.moves_others:
-            raise ValueError(f"{name} learns its scale, which is in all logits: set moves_others = True")
+            raise ValueError(f"{name} has row_statistics: set has_row_statistics = True")
         if not (self.moves_others or self.has_row_statistics):
             draws = {key: value[:, None] for key, value in self.draw(torch.Generator(), 1).items()}
-            if not torch.equal(self.other_logits(cos, own_cos, norms, draws), self.scale * cos):
-                raise ValueError(
-                    f"{name}.other_logits is not scale · cos and has to say so: moves_others = True"
-                )
+            with torch.enable_grad():
+                logits = self.other_logits(cos, own_cos, norms, draws)
+            if logits.requires_grad:
+                raise ValueError(f"{name}.other_logits reads a parameter: set moves_others = True")
+            if not torch.equal(logits, self.scale * cos):
+                raise ValueError(f"{name}.other_logits is not scale · cos: set moves_others = True")
 
     def extra_repr(self) -> str:
         """Every setting, for the log of a run."""
         kinds = int | float | str | tuple
         settings = {name: value for name, value in vars(self).items() if isinstance(value, kinds)}
-        hidden = ("training", "moves_others")
+        hidden = ("training", "moves_others", "has_row_statistics")
         return ", ".join(f"{n}={v!r}" for n, v in settings.items() if n[0] != "_" and n not in hidden)
 
     def terms(self) -> dict[str, Tensor]:
@@ -155,7 +155,8 @@ class Batch(NamedTuple):
     """The global batch as a regulariser sees it, equal on every rank.
 
     Attributes:
-        raw: `(B, D)`, the embeddings as the network gives them.
+        raw: `(B, D)`, the embeddings as the network gives them; 0 where there is no direction (too short, or
+            longer than float32 can square).
         embeddings: `(B, D)`, the same with unit length; 0 where there is no direction.
         norms: `(B,)`, the lengths of `raw`.
         labels: `(B,)`.

@@ -19,11 +19,10 @@ from losses.base import MarginLoss, angle
 from losses.margin import GRADIENTS, straight_through
 from utils.errors import require
 
-LARGEST = 1e6
-MARGINS = {  # by kind, of SphereFace2: lowest, highest, in words
-    "cos": (0, LARGEST, ">= 0 (a cosine)"),
-    "arc": (0, math.pi, "in [0, π] radians"),
-    "mult": (1, LARGEST, ">= 1 (a factor of the angle)"),
+MARGINS = {  # by kind, of SphereFace2: lowest, what it stays below, in words
+    "cos": (0, math.inf, ">= 0 (a cosine)"),
+    "arc": (0, math.nextafter(math.pi, 4), "in [0, π] radians"),
+    "mult": (1, math.inf, ">= 1 (a factor of the angle)"),
 }
 
 
@@ -132,8 +131,8 @@ class SphereFace2(BinaryLoss):
     ):
         require(0 < s < math.inf, "s", s, "> 0")
         require(kind in MARGINS, "kind", kind, f"one of {tuple(MARGINS)}")
-        lowest, highest, allowed = MARGINS[kind]
-        require(lowest <= m <= highest, "m", m, allowed)
+        lowest, limit, allowed = MARGINS[kind]
+        require(lowest <= m < limit, "m", m, allowed)
         require(1 <= t < math.inf, "t", t, ">= 1")
         require(0 < alpha < 1, "alpha", alpha, "in (0, 1)")
         require(0 < weight < math.inf, "weight", weight, "> 0")
@@ -150,21 +149,21 @@ class SphereFace2(BinaryLoss):
         root = math.sqrt((1 - ratio) ** 2 + 4 * ratio * math.exp(own - other))
         if ratio > 1:  # both forms are the same number; each loses its digits where the other keeps them
             return math.log(ratio - 1 + root) - math.log(2) - own
-        return math.log(2 * ratio) - other - math.log(1 - ratio + root)
+        return math.log(2 * ratio) - other - math.log(max(1 - ratio + root, 1e-300))
 
     def own_similarity(self, cos: Tensor) -> Tensor:
         """z_y/s without the bias, from the own cosine."""
         if self.kind == "cos":
-            return self.spread_out(cos) - self.m
+            return self.adjusted_similarity(cos) - self.m
         theta = angle(cos)
         phi = theta + self.m if self.kind == "arc" else theta * self.m
-        return self.spread_out(phi.clamp_max(math.pi).cos())
+        return self.adjusted_similarity(phi.clamp_max(math.pi).cos())
 
     def other_similarity(self, cos: Tensor) -> Tensor:
         """z_j/s without the bias, from the cosine with another class."""
-        return self.spread_out(cos) + (self.m if self.kind == "cos" else 0)
+        return self.adjusted_similarity(cos) + (self.m if self.kind == "cos" else 0)
 
-    def spread_out(self, cos: Tensor) -> Tensor:
+    def adjusted_similarity(self, cos: Tensor) -> Tensor:
         """g, from [-1, 1] onto itself; rounding may make a cosine less than -1."""
         return 2 * ((cos.clamp_min(-1) + 1) / 2).pow(self.t) - 1
 

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from helpers.interface_losses import Drawing, Learning
-from losses import build_loss
-from losses.base import MarginLoss
+from losses import build_loss, build_regularizer
+from losses.base import MarginLoss, Regularizer
 from losses.binary import inverse_log_softplus, log_softplus
 from partial_fc import PartialFC
 from utils.optimizer import build_optimizer, make_scaler
@@ -236,25 +236,71 @@ def test_a_loss_that_moves_the_others_has_to_say_so():
         def other_logits(self, cos, own_cos, norms, statistics):
             return self.scale * cos.relu()
 
-    with pytest.raises(ValueError, match="other_logits is not scale"):
+    with pytest.raises(ValueError, match=r"Undeclared\.other_logits is not scale"):
         PartialFC(Undeclared(), 8, 20)
 
 
-def test_a_loss_that_learns_its_scale_has_to_say_that_it_moves_the_others():
-    class Scaled(MarginLoss):
-        def __init__(self):
-            super().__init__()
-            self.scale = nn.Parameter(torch.tensor(8.0))
+class Scaled(MarginLoss):
+    """Learns its scale."""
 
-    with pytest.raises(ValueError, match="Scaled learns its scale"):
-        PartialFC(Scaled(), 8, 20)
-    Scaled.moves_others = True
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(8.0))
+
+
+class ScaledByProperty(MarginLoss):
+    """Learns the logarithm of its scale."""
+
+    def __init__(self):
+        super().__init__()
+        del self.scale
+        self.log_scale = nn.Parameter(torch.tensor(2.0))
+
+    def __getattr__(self, name):
+        return self.log_scale.exp() if name == "scale" else super().__getattr__(name)
+
+
+class BiasFromZero(MarginLoss):
+    """As long as its bias is 0 the logits are scale · cos."""
+
+    def __init__(self):
+        super().__init__(s=8.0)
+        self.bias = nn.Parameter(torch.tensor(0.0))
+
+    def other_logits(self, cos, own_cos, norms, statistics):
+        return self.scale * cos + self.bias
+
+
+@pytest.mark.parametrize("loss", [Scaled, ScaledByProperty, BiasFromZero])
+def test_a_loss_whose_other_logits_read_a_parameter_has_to_say_so(loss):
+    with pytest.raises(ValueError, match=f"{loss.__name__}.other_logits reads a parameter"):
+        PartialFC(loss(), 8, 20)
+    declared = type(loss.__name__, (loss,), {"moves_others": True})
     gradients = []
     for engine in ENGINES:
-        head = PartialFC(Scaled(), 8, 20, engine=engine)
+        head = PartialFC(declared(), 8, 20, engine=engine)
         head(*batch()).backward()
-        gradients.append(head.loss.scale.grad)
+        gradients.append([p.grad for p in head.loss.parameters()])
     torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_module_under_two_names_goes_on_learning(engine):
+    class Shared(MarginLoss):
+        moves_others = True
+
+        def __init__(self):
+            super().__init__(s=8.0)
+            self.one = self.two = nn.Linear(1, 1)
+
+        def other_logits(self, cos, own_cos, norms, statistics):
+            return self.scale * cos + self.two(self.one(own_cos))
+
+    head = PartialFC(Shared(), 8, 20, engine=engine)
+    before = list(head.loss.parameters())
+    head(*batch()).backward()
+    assert all(a is b and b.grad is not None for a, b in zip(before, head.loss.parameters()))
+    assert head.loss.one.weight is head.loss.two.weight is before[0]
 
 
 def test_a_loss_with_row_statistics_has_to_say_so():
@@ -262,5 +308,61 @@ def test_a_loss_with_row_statistics_has_to_say_so():
         def row_statistics(self, cos, own_cos, norms):
             return {"top": (cos, "max")}
 
-    with pytest.raises(ValueError, match="Undeclared has row_statistics"):
+    with pytest.raises(ValueError, match="Undeclared has row_statistics: set has_row_statistics = True"):
         PartialFC(Undeclared(), 8, 20)
+
+
+# ---- what else a step promises
+
+
+def test_an_inner_pass_for_the_input_alone_does_not_end_the_outer_one():
+    head = PartialFC(Learning(), 8, 20)
+    with head.only_input_gradient():
+        with head.only_input_gradient():
+            pass
+        head(batch()[0].requires_grad_(), batch()[1]).backward()
+    assert all(parameter.grad is None for parameter in head.parameters())
+    assert all(parameter.requires_grad for parameter in head.parameters())
+
+
+def test_a_regularizer_without_rows_sees_none():
+    seen = []
+
+    class Spy(Regularizer):
+        def forward(self, batch):
+            seen.append(batch.own_rows)
+            return batch.norms.sum() * 0
+
+    for order in ([build_regularizer("center"), Spy()], [Spy(), build_regularizer("center")]):
+        PartialFC(build_loss("cosface"), 8, 20, regularizers=order)(*batch())
+    assert seen == [None, None]
+
+
+@pytest.mark.parametrize("name", ["center", "disc", "ndr"])
+@pytest.mark.parametrize("size", [1e20, 3e38])
+def test_an_embedding_beyond_float32_gives_a_finite_term(name, size):
+    hyper = {"ramp": None} if name == "ndr" else {}
+    head = PartialFC(build_loss("cosface"), 8, 20, regularizers=[build_regularizer(name, **hyper)])
+    embeddings, labels = batch()
+    embeddings[2] = size
+    embeddings.requires_grad_()
+    loss = head(embeddings, labels)
+    loss.backward()
+    assert loss.isfinite()
+    assert embeddings.grad.isfinite().all()
+
+
+def test_whole_numbers_and_choices_may_be_drawn():
+    class Chooses(MarginLoss):
+        def draw(self, generator, batch_size):
+            return {"keep": torch.rand(batch_size, generator=generator) < 0.5}
+
+        def own_logit(self, own_cos, norms, statistics):
+            return self.scale * torch.where(statistics["keep"], own_cos, own_cos - 0.2)
+
+    assert PartialFC(Chooses(), 8, 20)(*batch()).isfinite()
+
+
+def test_centres_in_half_precision_are_refused_with_the_remedy():
+    with pytest.raises(ValueError, match=r"class centres of torch.float16.*set precision"):
+        PartialFC(build_loss("cosface"), 8, 20).half()(*batch())

@@ -219,7 +219,7 @@ def test_gradient_is_the_derivative(variant, engine):
         return functional_call(head, {"weight": weight}, (embeddings, labels))
 
     inputs = embeddings.requires_grad_(), weight.requires_grad_()
-    # The second walk through one graph recomputes what the first one found kept: equal but for rounding.
+    # A second backward pass through one graph recomputes what the first one kept: equal but for rounding.
     assert torch.autograd.gradcheck(loss, inputs, eps=1e-6, atol=1e-6, rtol=1e-5, nondet_tol=1e-10)
 
 

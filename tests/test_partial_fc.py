@@ -77,7 +77,7 @@ def test_a_second_derivative_is_an_error_and_not_a_wrong_number(engine):
 
 
 @pytest.mark.parametrize("variant", EXTREMES, ids=str)
-def test_a_graph_can_be_walked_through_twice(variant):
+def test_a_graph_can_be_differentiated_twice(variant):
     case = Case(variant, "stream", (12,), chunk_size=4)
     head, (embeddings, labels) = make_head(case), data(case)
     inputs = embeddings.requires_grad_(), head.weight
@@ -101,7 +101,7 @@ def test_a_gradient_is_of_the_state_that_its_forward_pass_had(engine):
     ("loss", "precision", "size", "expected"),
     [
         ("cosface", "fp32", 4, 3),
-        ("cosface", "fp32", 16, 3.5),  # half of the batch finds room in 8 dimensions
+        ("cosface", "fp32", 16, 3.5),  # half of the batch fits in 8 dimensions
         ("cosface", "bf16", 16, 3),
         ("curricularface", "fp32", 8, 3),
         ("curricularface", "fp16", 32, 3.5),
@@ -109,7 +109,7 @@ def test_a_gradient_is_of_the_state_that_its_forward_pass_had(engine):
         ("npcface", "fp32", 16, 4),
     ],
 )
-def test_no_product_is_computed_twice_that_the_gradient_has_room_for(loss, precision, size, expected):
+def test_no_product_is_computed_twice_that_the_gradient_can_hold(loss, precision, size, expected):
     work = 0  # in products of the whole batch with all classes
 
     class Count(TorchDispatchMode):

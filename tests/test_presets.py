@@ -8,9 +8,13 @@ import runpy
 import pytest
 
 from backbones import MODEL_NAMES
+from configs import base
 from losses import LOSSES, REGULARIZERS, build_loss, build_perturbation, build_regularizer
+from utils import config as config_module
 from utils.config import get_config
+from utils.frozen import to_builtin
 from utils.run_info import ROOT
+from utils.settings import DEFAULTS
 
 PRESETS = sorted({path.stem for path in (ROOT / "configs").glob("*.py")} - {"__init__", "base"})
 DEMOS = [name for name in PRESETS if name.startswith("demo_")]
@@ -121,3 +125,15 @@ def test_a_preset_leaves_the_one_that_it_builds_on_as_it_is():
     for name in PRESETS:
         imported = importlib.import_module(f"configs.{name}").config
         assert imported == runpy.run_path(str(ROOT / "configs" / f"{name}.py"))["config"], name
+
+
+def test_a_preset_that_changes_the_defaults_in_place_is_refused_and_leaves_no_trace(tmp_path, monkeypatch):
+    path = tmp_path / "configs" / "in_place.py"
+    path.parent.mkdir()
+    path.write_text('from configs.base import config\n\nconfig.lr = 0.777\nconfig.network = "r18"\n')
+    monkeypatch.setattr(
+        config_module, "ROOT", tmp_path
+    )  # so that the file is one of this repository's presets
+    with pytest.raises(ValueError, match=r"in_place.py changes the config of configs/base.py in place"):
+        get_config(path)
+    assert to_builtin(base.config) == DEFAULTS

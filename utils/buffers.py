@@ -1,6 +1,6 @@
-"""Buffers of a module (running statistics): copied, exchanged for a while, put back."""
+"""Buffers and parameters of a module: copied, exchanged for a while, put back."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -36,6 +36,30 @@ def _exchange(module: nn.Module, buffers: Buffers) -> None:
     for part, own in zip(module.modules(), buffers):
         for name, buffer in own.items():
             setattr(part, name, buffer)
+
+
+@contextmanager
+def exchanged(module: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[None]:
+    """While entered, these tensors stand where the module has its parameters and buffers of those names.
+
+    Wherever it has them: a module or a tensor that is registered under several names is exchanged under all.
+    """
+    own = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    substitutes = {id(own[name]): tensor for name, tensor in tensors.items()}
+    places = [
+        (table, name, present)
+        for part in module.modules()
+        for table in (part._parameters, part._buffers)
+        for name, present in table.items()
+        if id(present) in substitutes
+    ]
+    try:
+        for table, name, present in places:
+            table[name] = substitutes[id(present)]
+        yield
+    finally:
+        for table, name, present in places:
+            table[name] = present
 
 
 class FlatBuffers:

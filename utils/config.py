@@ -112,7 +112,7 @@ def verification_files(cfg: Mapping) -> dict[str, Path]:
 
 def _run(path: Path) -> Mapping:
     """The `config` that the file defines."""
-    is_preset = path.parent == ROOT / "configs"
+    is_preset, before = path.parent == ROOT / "configs", to_builtin(base.config)
     try:
         with nullcontext() if is_preset else _private_presets():
             # Under this name `from .base import config` means this repository's base, wherever the file lies.
@@ -125,6 +125,13 @@ def _run(path: Path) -> Mapping:
         raise ValueError(f"{path}, line {line}: {type(error).__name__}: {error}") from error
     if not isinstance(config, Mapping):
         raise ValueError(f"{path} defines no EasyDict named config")
+    if to_builtin(base.config) != before:
+        base.config.clear()
+        base.config.update(before)
+        raise ValueError(
+            f"{path} changes the config of configs/base.py in place, and with it every later config: begin "
+            "with config = deepcopy(config)"
+        )
     return config
 
 

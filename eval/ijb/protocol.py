@@ -64,7 +64,7 @@ class Verification:
     tar: np.ndarray  # (6,) at FARS
     tar_interval: np.ndarray  # (6,) half width of the 95 % interval
     far: np.ndarray  # (6,) really met
-    enough_pairs: np.ndarray  # (6,) bool: of 1,000 pairs of different people none is a millionth
+    enough_pairs: np.ndarray  # (6,) bool: whether there are at least 1/FAR pairs of different people
     cosine_threshold: np.ndarray  # (6,)
     auc: float
     curve: tuple[np.ndarray, np.ndarray]  # FAR, TAR

@@ -156,6 +156,28 @@ def learning(embeddings, centres, labels, margin, slope, offset):
     return cross_entropy(replace_own(others, labels, own_logit), labels) + offset**2
 
 
+class LearntBias(MarginLoss):
+    """Softmax with a bias: the cosines pass through, and autograd may return what it was handed."""
+
+    normalize = False
+    moves_others = True
+
+    def __init__(self):
+        super().__init__(s=1.0)
+        self.bias = nn.Parameter(torch.tensor(0.4))
+
+    def own_logit(self, own_cos, norms, statistics):
+        return own_cos
+
+    def other_logits(self, cos, own_cos, norms, statistics):
+        return cos + self.bias
+
+
+def learnt_bias(embeddings, centres, labels, bias):
+    products = embeddings @ centres.T
+    return cross_entropy(replace_own(products + bias, labels, own(products, labels)), labels)
+
+
 class Drawing(MarginLoss):
     """Random numbers in both kinds of logits."""
 
@@ -228,6 +250,7 @@ INTERFACE: dict[str, tuple[Callable[[], MarginLoss], Callable[..., Tensor]]] = {
     "running_norm": (RunningNorm, running_norm),
     "cosines_as_they_are": (CosinesAsTheyAre, cosines_as_they_are),
     "learning": (Learning, learning),
+    "learnt_bias": (LearntBias, learnt_bias),
     "drawing": (Drawing, drawing),
     "with_regularizer": (HardNegatives, lambda *batch: hard_negatives(*batch) + compact(*batch)),
 }

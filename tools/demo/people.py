@@ -4,7 +4,7 @@ import numpy as np
 
 from tools.demo.canvas import SHAPE
 
-# name: (lowest, highest, how much more the most masculine face has than the most feminine one)
+# name: (lowest, highest, difference between the most masculine and the most feminine face)
 # Lengths and positions are in face units (see canvas), angles in radians, all others are shares.
 TRAITS = {
     "face_width": (0.98, 1.14, 0.03),  # half the width at the height of the eyes
