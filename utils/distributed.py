@@ -118,6 +118,15 @@ def all_gather_rows(tensor: Tensor, counts: list[int] | None = None) -> Tensor:
     return torch.cat([part[:count] for part, count in zip(parts, counts)])
 
 
+def gather_objects(value) -> list:
+    """A small Python value of each rank, in rank order, on every rank; it is pickled on the way."""
+    values = [None] * world_size()
+    if world_size() == 1:
+        return [value]
+    dist.all_gather_object(values, value)
+    return values
+
+
 class GatherRows(torch.autograd.Function):
     """`all_gather_rows` with a gradient: each rank gets back its own rows, times the world size.
 
