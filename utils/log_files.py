@@ -42,7 +42,6 @@ class LineFile:
     def __init__(self, path: str | os.PathLike):
         self.path = Path(path)
         self.descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-        _told.discard(self.path.parent)  # a run that starts again may meet a disk that has room
 
     def write(self, line: str) -> None:
         """Append `line` and a line break."""
