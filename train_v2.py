@@ -38,6 +38,8 @@ from utils.distributed import (
     stop_process_group,
     world_size,
 )
+from utils.fail_together import fail_together
+from utils.files import remove_partial_files
 from utils.frozen import to_builtin
 from utils.loader import FaceLoader
 from utils.logging import RunLog, setup_logging
@@ -48,6 +50,7 @@ from utils.precision import autocast
 from utils.run_info import write_run_info
 from utils.settings_page import settings_page
 from utils.step_guard import StepGuard
+from utils.tensor_files import require_finite
 from utils.training_state import TrainingState, find_checkpoint, seed_step
 
 
@@ -57,6 +60,8 @@ def main() -> None:
     device = start_process_group()
     torch.backends.cudnn.benchmark = True  # shapes never change
     output = Path(cfg.output)
+    if rank() == 0:
+        remove_partial_files(output)  # of a run that was killed while it wrote them
     first_step = find_checkpoint(output / "checkpoints", cfg.resume)
     logger = setup_logging(output, rank())
 
@@ -122,6 +127,7 @@ def main() -> None:
     # ---------------------------------------------------------------- two things done now and then
     def evaluate(step: int) -> dict:
         average_buffers(backbone)
+        require_finite(backbone.state_dict(), f"after step {step}, with lr={cfg.lr:g}")
         how = dict(batch_size=cfg.batch_size, precision=cfg.precision)
         results = {name: verify(backbone, *pairs, **how) for name, pairs in validation.items()}
         log.log_eval(step, results)
@@ -129,11 +135,12 @@ def main() -> None:
 
     def save(step: int) -> None:
         average_buffers(backbone)
+        with fail_together():
+            if rank() == 0:  # before the checkpoint: from that one on, nothing before it is done again
+                names = dict(network=cfg.network, num_features=cfg.embedding_size, network_args=network_args)
+                save_backbone(output / "model.pt", backbone, **names)
         if cfg.save_all_states:
             state.save(output / "checkpoints", step)
-        if rank() == 0:
-            names = dict(network=cfg.network, num_features=cfg.embedding_size, network_args=network_args)
-            save_backbone(output / "model.pt", backbone, **names)
 
     # ---------------------------------------------------------------- the loop
     backbone.train(), head.train()
@@ -179,8 +186,8 @@ def main() -> None:
 
     # ---------------------------------------------------------------- the end
     log.close()
+    log.draw("curves.png", partial(plot_training_curves, output / "metrics.jsonl"))
     if rank() == 0:
-        plot_training_curves(output / "metrics.jsonl", output / "curves.png")
         accuracies = summary(results, val_files, validation)
         logger.info("%s\nmodel, curves and logs are in %s", accuracies, output)
     stop_process_group()

@@ -4,6 +4,7 @@ Nothing in a file is ever executed: `weights_only=True` reads tensors and plain 
 also names classes of Lightning; classes that do nothing take their place, and Lightning is not imported.
 """
 
+import logging
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from utils.files import whole_file
+from utils.log_files import LOGGER_NAME
+from utils.tensor_files import content_checksum, require_finite, write_tensors
 
 from .adaface_ir import AdaFaceIR
 from .backbone import Backbone
@@ -39,22 +42,25 @@ def save_backbone(
         input_order: "RGB" or "BGR", the order of the channels in training; None: the backbone's own.
 
     Raises:
-        ValueError: an input order that is neither.
+        ValueError: an input order that is neither, or a weight that is not finite.
+        OSError: a full disk, for example. After any error, an earlier file stays as it is.
     """
     backbone = getattr(backbone, "module", backbone)
     input_order = input_order or backbone.input_order
     if input_order not in ("RGB", "BGR"):
         raise ValueError(f"input_order is 'RGB' or 'BGR', got {input_order!r}")
-    content = {
+    weights = {key: tensor.cpu() for key, tensor in backbone.state_dict().items()}
+    require_finite(weights, f"{path} is not written")
+    settings = {
         "format": FORMAT,
         "network": network,
         "num_features": num_features,
         "network_args": dict(network_args or {}),
         "input_order": input_order,
-        "state_dict": {key: tensor.cpu() for key, tensor in backbone.state_dict().items()},
     }
+    checksum = content_checksum(weights, settings)
     with whole_file(path) as partial:
-        torch.save(content, partial)
+        write_tensors(partial, {**settings, "state_dict": weights, "crc32": checksum})
 
 
 def load_backbone(path: str | Path, name: str | None = None, *, num_features: int | None = None) -> Backbone:
@@ -125,6 +131,7 @@ def _read(path: Path) -> dict:
         classes = get_unsafe_globals_in_checkpoint(path) if zipfile.is_zipfile(path) else []
         with safe_globals([(_stand_in(name), name) for name in classes if name.startswith(LIGHTNING)]):
             content = torch.load(path, map_location="cpu", weights_only=True)
+            _compare_checksum(path, content)
     except Exception as error:  # the file may hold any bytes, for which torch has no error class of its own
         if forbidden := sorted(name for name in classes if not name.startswith(LIGHTNING)):
             load = f"torch.load('{path.name}', weights_only=False)"
@@ -140,6 +147,17 @@ def _read(path: Path) -> dict:
     if not isinstance(content, dict):
         raise ValueError(f"{path} is no model file: it holds a {type(content).__name__}, not a state_dict")
     return content
+
+
+def _compare_checksum(path: Path, content) -> None:
+    """Raise ValueError where the checksum that a file of this project carries is not that of its content."""
+    content = dict(content) if isinstance(content, dict) else {}
+    if "crc32" in content:
+        if content.pop("crc32") != content_checksum(content.pop("state_dict"), content):
+            raise ValueError("its checksum is another than when it was written: copy it again")
+    else:
+        level = logging.WARNING if content.get("format") == FORMAT else logging.INFO  # the files of others
+        logging.getLogger(LOGGER_NAME).log(level, "%s has no checksum: damage would go unnoticed", path)
 
 
 def _weights(path: Path, content: dict) -> dict[str, Tensor]:

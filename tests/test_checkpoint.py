@@ -1,6 +1,7 @@
 """A checkpoint is whole or absent, fits any number of ranks, and holds all that the next step depends on."""
 
 import json
+import re
 import shutil
 from datetime import timedelta
 
@@ -11,40 +12,20 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import nn
 
+from helpers.checkpoints import (
+    NUM_CLASSES,
+    SHARED,
+    WIDTH,
+    assert_every_split_loads,
+    damage,
+    per_class,
+    ranges,
+    save,
+)
+from helpers.disk import file_size_limit
 from utils import checkpoint
 from utils.optimizer import SGD, AdamW, restore_optimizer_state, split_optimizer_state
-
-NUM_CLASSES, WIDTH = 10, 3
-SHARED = {"step": 7, "name": "r50", "none": None, "nested": [1.5, {"ema": torch.arange(4)}]}
-
-
-def per_class(start, end):
-    """Tensors whose rows say their class."""
-    rows = torch.arange(start, end, dtype=torch.float32)
-    return {"weight": rows[:, None].repeat(1, WIDTH), "age": torch.arange(start, end)}
-
-
-def ranges(num_ranks, num_classes=NUM_CLASSES):
-    """(class_start, class_end) of each rank."""
-    share, left = divmod(num_classes, num_ranks)
-    starts = [share * r + min(r, left) for r in range(num_ranks)]
-    return list(zip(starts, [*starts[1:], num_classes]))
-
-
-def assert_every_split_loads(folder, num_classes=NUM_CLASSES):
-    for num_ranks in (1, 2, 3, 4):
-        for start, end in ranges(num_ranks, num_classes):
-            shared, sharded = checkpoint.load(folder, start, end - start, num_classes=num_classes)
-            expected = per_class(start, end)
-            assert set(sharded) == set(expected)
-            assert all(torch.equal(sharded[name], expected[name]) for name in expected)
-            assert sharded["age"].dtype == torch.int64
-            assert shared["nested"][1]["ema"].tolist() == [0, 1, 2, 3]
-            assert {k: shared[k] for k in ("step", "name", "none")} == {
-                "step": 7,
-                "name": "r50",
-                "none": None,
-            }
+from utils.tensor_files import file_checksum
 
 
 def save_as_three_ranks(rank, folder):
@@ -56,7 +37,38 @@ def save_as_three_ranks(rank, folder):
         shared = SHARED if rank == 0 else {"written by": "the wrong rank"}
         for step in (1, 2, 3):
             checkpoint.save(folder / str(num_classes), step, shared, per_class(start, end), start)
+    start, end = ranges(3)[rank]
+    for name, change in FAULTS.items():
+        mine = per_class(start, end)
+        checkpoint.save(folder / name, 1, SHARED, mine, start)
+        # The last rank sees a problem of which the others know nothing.
+        with pytest.MonkeyPatch.context() as patch:
+            if rank == 2:
+                change(mine, patch)
+            with pytest.raises(ValueError, match=r"^rank 2: ") as error:
+                checkpoint.save(folder / name, 2, SHARED, mine, start)
+        (folder / f"{name}.{rank}").write_text(str(error.value))
+    if rank == 2:
+        damage(folder / name / "step_00000001" / f"classes_{start:09d}-{end:09d}.pt", "overwritten")
+    dist.barrier()
+    with pytest.raises(ValueError, match=r"^rank 2: .*000000007-000000010.pt is damaged"):
+        checkpoint.load(folder / name, start, end - start)
     dist.destroy_process_group()
+
+
+def put_nan(rows, patch):
+    rows["weight"][1, 2] = torch.nan
+
+
+def fill_the_disk(rows, patch):
+    def full(path, content):
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device", str(path))
+
+    patch.setattr(checkpoint, "write_tensors", full)
+
+
+FAULTS = {"nan": put_nan, "full_disk": fill_the_disk}
 
 
 @pytest.fixture(scope="module")
@@ -77,8 +89,14 @@ def test_what_three_ranks_save_any_number_of_ranks_load(saved_by_three_ranks):
     assert shards == [f"classes_{start:09d}-{end:09d}.pt" for start, end in ranges(3)]
 
 
-def save(folder, step=1, num_classes=NUM_CLASSES, **changed):
-    return checkpoint.save(folder, step, SHARED, per_class(0, num_classes), 0, **changed)
+def test_what_fails_on_one_rank_fails_on_all_and_leaves_what_was_there(saved_by_three_ranks):
+    told = {"nan": "rank 2: step_00000002 is not saved, .*: weight holds numbers that are not finite"}
+    told["full_disk"] = r"rank 2: No space left on device: '.*/classes_000000007-000000010.pt'"
+    for name, message in told.items():
+        for rank in range(3):
+            assert re.fullmatch(message, (saved_by_three_ranks / f"{name}.{rank}").read_text())
+        assert [path.name for path in (saved_by_three_ranks / name).iterdir()] == ["step_00000001"]
+    assert_every_split_loads(saved_by_three_ranks / "nan")
 
 
 def test_what_one_rank_saves_any_number_of_ranks_load(tmp_path):
@@ -108,7 +126,7 @@ def test_a_step_may_be_saved_again(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["step_00000004"]
 
 
-@pytest.mark.parametrize("stopped_in", ["_write", "_flush_to_disk", "barrier"])
+@pytest.mark.parametrize("stopped_in", ["_write", "_flush_to_disk", "gather_objects", "write_manifest"])
 def test_an_interrupted_save_leaves_the_last_checkpoint_and_is_cleaned_up(tmp_path, monkeypatch, stopped_in):
     def interrupted(*_):
         raise KeyboardInterrupt
@@ -157,13 +175,6 @@ def one_line(error):
     return "\n" not in str(error.value) and len(str(error.value)) < 400
 
 
-def damage(path, how):
-    if how == "missing":
-        path.unlink()
-    else:
-        path.write_bytes(path.read_bytes()[:-100] if how == "truncated" else b"\0" * path.stat().st_size)
-
-
 @pytest.mark.parametrize("name", ["shared.pt", "classes_000000000-000000010.pt", "manifest.json"])
 @pytest.mark.parametrize("how", ["missing", "truncated", "overwritten"])
 def test_a_missing_or_damaged_file_is_named_in_one_line(tmp_path, name, how):
@@ -197,11 +208,33 @@ def test_nothing_is_unpickled(tmp_path):
 
     path = save(tmp_path)
     torch.save({"x": Evil()}, path / "shared.pt")
-    manifest = json.loads((path / "manifest.json").read_text())
-    manifest["files"]["shared.pt"] = (path / "shared.pt").stat().st_size
-    (path / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(ValueError, match=r"shared\.pt is damaged"):
+    files = json.loads((path / "manifest.json").read_text())
+    files["files"]["shared.pt"] = (path / "shared.pt").stat().st_size
+    files["crc32"]["shared.pt"] = f"{file_checksum(path / 'shared.pt'):08x}"
+    (path / "manifest.json").write_text(json.dumps(files))
+    with pytest.raises(ValueError, match=r"shared\.pt is damaged") as error:
         checkpoint.load(tmp_path, 0, NUM_CLASSES)
+    assert "checksum" not in str(error.value)  # torch has looked inside
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_what_is_not_finite_is_not_saved_and_earlier_checkpoints_stay(tmp_path, value):
+    save(tmp_path, 1)
+    broken = {"optimizer": [{"momentum_buffer": torch.tensor([1.0, value])}]}
+    with pytest.raises(
+        ValueError, match=r"step_00000002 is not saved, .*: optimizer.0.momentum_buffer holds"
+    ):
+        checkpoint.save(tmp_path, 2, broken, per_class(0, NUM_CLASSES), 0)
+    assert [path.name for path in tmp_path.iterdir()] == ["step_00000001"]
+
+
+def test_a_full_disk_is_named_and_earlier_checkpoints_stay_whole(tmp_path):
+    save(tmp_path, 1)
+    with file_size_limit(20_000), pytest.raises(OSError, match="File too large") as error:
+        checkpoint.save(tmp_path, 2, {"weight": torch.zeros(100_000)}, per_class(0, NUM_CLASSES), 0)
+    assert error.value.filename == str(tmp_path / "step_00000002.tmp" / "shared.pt")
+    assert [path.name for path in tmp_path.iterdir()] == ["step_00000001"]
+    assert_every_split_loads(tmp_path)
 
 
 # -- the optimiser's state -----------------------------------------------------

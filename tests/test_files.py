@@ -1,10 +1,15 @@
 """Files are whole or absent, and seeds are functions of their numbers."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 
-from utils.files import whole_file, write_json
+from helpers.disk import file_size_limit
+from utils.files import remove_partial_files, whole_file, write_json
+from utils.run_info import ROOT
 from utils.seeds import seed_of
 
 
@@ -28,6 +33,63 @@ def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path):
     with pytest.raises(OSError, match="full"):
         fail_halfway()
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("file", "old")]
+
+
+def test_a_full_disk_names_the_file_that_it_was_to_become(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+    with file_size_limit(1000), pytest.raises(OSError, match="File too large") as error:
+        write_json(path, {"x": "y" * 2000})
+    assert error.value.filename == str(path)
+    with pytest.raises(FileNotFoundError) as error, whole_file(path):
+        (tmp_path / "another").read_text()
+    assert error.value.filename == str(tmp_path / "another")
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("file", "old")]
+
+
+WRITER = """
+import sys
+sys.path.insert(0, {root!r})
+from utils.files import whole_file
+with whole_file({path!r}) as partial:
+    partial.write_text("half")
+    print(partial.name, flush=True)
+    sys.stdin.read()
+"""
+
+
+def names(folder) -> set[str]:
+    return {file.name for file in folder.iterdir()}
+
+
+def test_what_a_killed_writer_left_is_removed_and_what_a_living_one_writes_is_not(tmp_path):
+    program = WRITER.format(root=str(ROOT), path=str(tmp_path / "model.pt"))
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", program], **pipes) as writer:
+        partial = writer.stdout.readline().strip()
+        remove_partial_files(tmp_path)
+        assert names(tmp_path) == {partial}
+        with whole_file(tmp_path / "model.pt") as mine:  # two writers: the last one wins
+            mine.write_text("mine")
+        assert names(tmp_path) == {"model.pt", partial}
+        writer.kill()
+        writer.wait()
+        assert names(tmp_path) == {"model.pt", partial}
+        (tmp_path / "notes.partial").write_text("not ours")
+        (tmp_path / "a.b.7.partial").write_text("left by a process of another machine")
+        with whole_file(tmp_path / "model.pt") as mine:  # the leftovers of this file, of no other
+            assert names(tmp_path) == {"model.pt", mine.name, "notes.partial", "a.b.7.partial"}
+            mine.write_text("again")
+        remove_partial_files(tmp_path)
+        assert names(tmp_path) == {"model.pt", "notes.partial"}
+
+
+def test_a_leftover_with_this_process_s_own_number_is_written_over(tmp_path):
+    # In a container every run may have the same number.
+    (tmp_path / f"file.{os.getpid()}.partial").write_text("left by a run that was killed")
+    with whole_file(tmp_path / "file") as partial:
+        partial.write_text("new")
+    assert (names(tmp_path), (tmp_path / "file").read_text()) == ({"file"}, "new")
 
 
 def test_json_makes_its_folder_and_takes_paths(tmp_path):

@@ -1,7 +1,9 @@
 """Weights survive every kind of file: this project's, insightface's, AdaFace's, and broken ones."""
 
 import itertools
+import logging
 import pickle
+import re
 import shutil
 import sys
 import types
@@ -13,6 +15,7 @@ from torch import nn
 
 from backbones import MODEL_NAMES, get_model, load_backbone, save_backbone
 from helpers.backbone_cases import SMALL, case, images, shapes, small
+from helpers.disk import damaged, file_size_limit
 
 
 def same_outputs(backbone, original) -> bool:
@@ -42,6 +45,7 @@ def test_own_files_carry_everything(name, input_order, tmp_path):
         "network_args",
         "input_order",
         "state_dict",
+        "crc32",
     }
 
 
@@ -69,8 +73,8 @@ def test_a_failed_save_leaves_the_old_file_whole(tmp_path, monkeypatch):
     original = small("mbf")
     save_backbone(file, original, **settings)
 
-    def full_disk(content, path):
-        Path(path).write_bytes(b"half of it")
+    def full_disk(content, file):
+        file.write(b"half of it")
         raise OSError("No space left on device")
 
     monkeypatch.setattr(torch, "save", full_disk)
@@ -78,6 +82,79 @@ def test_a_failed_save_leaves_the_old_file_whole(tmp_path, monkeypatch):
         save_backbone(file, small("mbf", num_features=32), **settings)
     assert same_outputs(load_backbone(file), original)
     assert [f.name for f in tmp_path.iterdir()] == ["model.pt"]
+
+
+MBF = {"network": "mbf", "num_features": 32, "network_args": SMALL["mbf"]}
+
+
+def test_a_full_disk_is_named_and_the_old_file_stays_whole(tmp_path):
+    file, original = tmp_path / "model.pt", small("mbf")
+    save_backbone(file, original, **MBF)
+    with file_size_limit(100_000), pytest.raises(OSError, match="File too large") as error:
+        save_backbone(file, small("mbf"), **MBF)
+    assert error.value.filename == str(file)
+    assert same_outputs(load_backbone(file), original)
+    assert [f.name for f in tmp_path.iterdir()] == ["model.pt"]
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_weights_that_are_not_finite_are_not_written_and_the_old_file_stays(tmp_path, value):
+    file, original = tmp_path / "model.pt", small("mbf")
+    save_backbone(file, original, **MBF)
+    broken = small("mbf")
+    key = list(broken.state_dict())[7]
+    broken.state_dict()[key].flatten()[-1] = value
+    with pytest.raises(
+        ValueError, match=rf"model.pt is not written: {key} holds numbers that are not finite"
+    ):
+        save_backbone(file, broken, **MBF)
+    assert same_outputs(load_backbone(file), original)
+    assert [f.name for f in tmp_path.iterdir()] == ["model.pt"]
+
+
+def test_no_flipped_bit_loads_as_another_network(tmp_path):
+    file, original = tmp_path / "model.pt", small("mbf")
+    save_backbone(file, original, **MBF, input_order="BGR")
+    data, right, told = file.read_bytes(), original.state_dict(), []
+    for seed in range(200):
+        file.write_bytes(damaged(data, seed))
+        try:
+            found = load_backbone(file)
+            assert (found.input_order, found.network) == ("BGR", "mbf"), seed
+            assert all(torch.equal(tensor, right[key]) for key, tensor in found.state_dict().items()), seed
+        except ValueError as error:
+            told.append(str(error))
+    assert len(told) > 100
+    # A bit may also make a class of what torch reads, which is refused as one that could run code.
+    known = rf"{file} (is no model file, or a damaged one \(|names .*, and to read that could run any code).*"
+    assert [line for line in told if not re.fullmatch(known, line)] == []
+
+
+@pytest.mark.parametrize(
+    "change", [{"input_order": "RGB"}, {"network": "r18"}, {"network_args": {}}, {"num_features": 16}]
+)
+def test_settings_are_covered_by_the_checksum(tmp_path, change):
+    file = tmp_path / "model.pt"
+    save_backbone(file, small("mbf"), **MBF, input_order="BGR")
+    torch.save(torch.load(file, weights_only=True) | change, file)
+    with pytest.raises(ValueError, match="checksum is another than when it was written"):
+        load_backbone(file)
+
+
+def test_files_without_a_checksum_load_with_a_word(tmp_path, caplog):
+    file, original = tmp_path / "model.pt", small("mbf")
+    save_backbone(file, original, **MBF)
+    content = torch.load(file, weights_only=True)
+    with caplog.at_level(logging.INFO):
+        load_backbone(file)
+        assert caplog.records == []
+        del content["crc32"]  # an older version of this project
+        torch.save(content, file)
+        assert same_outputs(load_backbone(file), original)
+        torch.save(get_model("mbf").state_dict(), file)  # insightface
+        load_backbone(file)
+    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
+    assert {r.getMessage() for r in caplog.records} == {f"{file} has no checksum: damage would go unnoticed"}
 
 
 @pytest.mark.parametrize("prefix", ["", "module."])

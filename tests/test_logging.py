@@ -1,5 +1,7 @@
 """What a run writes down: readable lines, numbers that survive a kill, and curves."""
 
+import contextlib
+import errno
 import fcntl
 import json
 import logging
@@ -14,6 +16,8 @@ import numpy as np
 import pytest
 import torch
 
+from helpers.disk import file_size_limit
+from utils import log_files
 from utils import logging as run_logging
 from utils.logging import RunLog, read_metrics, setup_logging
 from utils.plots import plot_training_curves
@@ -210,6 +214,102 @@ def test_setting_up_again_does_not_repeat_lines(tmp_path, capsys):
         setup_logging(tmp_path / name, 0).info("once")
     assert capsys.readouterr().out.count("once") == 2
     assert (tmp_path / "a" / "train.log").read_text().count("once") == 1
+
+
+def test_lines_that_are_damaged_are_left_out(tmp_path):
+    log = run_log(tmp_path)
+    log_step(log, 10)
+    log.close()
+    path = tmp_path / "metrics.jsonl"
+    good = path.read_bytes()
+    bad = (good[:-40], bytes(100), b"\xff\xfe", b"[1]", b'{"kind": "train"}', b"null", b'{"step": "3"}', b"7")
+    path.write_bytes(good + b"\n".join(bad) + b"\n" + good)
+    assert read_metrics(path) == [json.loads(good)] * 2
+    log = run_log(tmp_path, first_step=10)
+    log_step(log, 20)
+    log.close()
+    assert [line["step"] for line in read_metrics(path)] == [10, 10, 20]
+    assert len(path.read_bytes().splitlines()) == 3
+
+
+def full_disk(monkeypatch, accepts: int = 0):
+    """From now on os.write takes `accepts` bytes of each line, or reports a full disk."""
+
+    def write(descriptor, data):
+        if accepts:
+            return real_write(descriptor, data[:accepts])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    real_write = os.write
+    monkeypatch.setattr(log_files.os, "write", write)
+
+
+@pytest.mark.parametrize("accepts", [0, 10])
+def test_a_full_disk_is_told_once_and_lines_are_whole_or_missing(tmp_path, monkeypatch, capsys, accepts):
+    log = run_log(tmp_path)
+    log_step(log, 10)
+    with monkeypatch.context() as patch:
+        full_disk(patch, accepts)
+        for step in (20, 30):
+            log_step(log, step)
+    log_step(log, 40)  # there is room again
+    log.close()
+    assert [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [10, 40]
+    assert (tmp_path / "metrics.jsonl").read_text().count("\n") == 2
+    assert re.findall(r"step (\d+)/", (tmp_path / "train.log").read_text()) == ["10", "40"]
+    out, err = capsys.readouterr()
+    told = f"cannot write {tmp_path}/metrics.jsonl: No space left on device. Training goes on; logs and"
+    assert out.count("cannot write") == out.count(told) == 1
+    assert re.findall(r"step (\d+)/", out) == ["10", "20", "30", "40"]
+    assert err == ""
+
+
+def test_a_full_disk_behind_stdout_costs_no_run(tmp_path, monkeypatch):
+    log = run_log(tmp_path)
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr("sys.stdout", full)
+        log_step(log, 10)
+        monkeypatch.undo()
+        with contextlib.suppress(OSError):
+            full.close()
+    assert "step 10/5000" in (tmp_path / "train.log").read_text()
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
+def test_tensorboard_on_a_full_disk_is_told_once_without_a_traceback(tmp_path, capsys):
+    log = run_log(tmp_path, tensorboard=True)
+    with file_size_limit(3000):
+        for step in range(10, 100, 10):
+            log_step(log, step)
+            log.log_eval(step, {"lfw": result()})  # flushes
+        log.close()
+    out, err = capsys.readouterr()
+    assert out.count("cannot write") == 1
+    assert f"cannot write {tmp_path}/tensorboard: File too large. Training goes on" in out
+    assert "step 90/5000" in out
+    assert "Traceback" not in err
+
+
+def test_a_picture_that_cannot_be_drawn_is_told_and_nothing_is_left_of_it(tmp_path, capsys):
+    log = run_log(tmp_path)
+
+    def fail(error):
+        def paint(file):
+            file.write_text("half")
+            raise error
+
+        return paint
+
+    assert log.draw("fine.png", lambda file: file.write_text("picture"))
+    assert not log.draw("a.png", fail(OSError(errno.ENOSPC, "No space left on device")))
+    assert not log.draw("b.png", fail(KeyError("lr")))
+    assert not log.draw("fine.png", fail(ValueError("no point")))
+    assert (tmp_path / "fine.png").read_text() == "picture"
+    assert {file.name for file in tmp_path.iterdir()} == {"fine.png", "train.log", "metrics.jsonl"}
+    told = re.findall(r"cannot write \S+/a.png: No space|\w+.png is not drawn: .*", capsys.readouterr().out)
+    assert [line[-15:] for line in told] == ["a.png: No space", "not drawn: 'lr'", "drawn: no point"]
+    other = RunLog(tmp_path / "other", rank=1, total_steps=1, global_batch=1)
+    assert not other.draw("a.png", fail(AssertionError))
 
 
 def run_on_a_terminal(folder, monkeypatch, columns):

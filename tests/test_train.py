@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pickle
+import re
 import shutil
 import signal
 import time
@@ -107,6 +108,67 @@ def test_a_run_that_diverged_keeps_the_last_model_that_was_finite(faces, tmp_pat
     assert weights(tmp_path / "run", step)[1]["weight"].isfinite().all()
     model = torch.load(tmp_path / "run/model.pt", weights_only=True)["state_dict"]
     assert all(tensor.isfinite().all() for tensor in model.values())
+
+
+@pytest.fixture(scope="module")
+def of_faulty_disks(faces, tmp_path_factory):
+    """Runs that cannot write everything, or have nothing fit to be written: (folder, name -> outcome)."""
+    folder = tmp_path_factory.mktemp("faulty")
+    run = ["configs/synthetic", *SMALL, f"rec={faces}", "num_classes=None", "num_image=None", "num_workers=0"]
+    full = [*run, "save_all_states=true", f"output={folder}/full", "checkpoint_every=3"]
+    overflow = [*run, "save_all_states=true", f"output={folder}/overflow", "num_steps=1", "warmup_epoch=0"]
+    (folder / "gaps/curves.png").mkdir(parents=True)
+    (folder / "gaps/train.log").symlink_to("/dev/full")
+    (folder / "gaps/file.7.partial").write_text("left by a run that was killed")
+    runs = {  # arguments, largest file
+        "start": ([*full, "num_steps=3"], None),
+        "no checkpoint": ([*full, "resume=true"], 3_000_000),
+        "no model": ([*full, "resume=true"], 700_000),
+        "overflow": ([*overflow, "lr=3e38", "grad_clip=0", "loss=arcface", "loss_args={}"], None),
+        "gaps": ([*run, f"output={folder}/gaps"], None),
+    }
+    arguments, largest_files = zip(*runs.values())
+    return folder, dict(zip(runs, train(*arguments, largest_files=largest_files)))
+
+
+def test_a_full_disk_ends_a_save_in_one_line_and_what_was_saved_stays(of_faulty_disks):
+    folder, outcomes = of_faulty_disks
+    run = folder / "full"
+    assert outcomes["start"][0] == 0, outcomes["start"][1]
+    assert 700_000 < (run / "model.pt").stat().st_size < 3_000_000
+    unfinished = "checkpoints/step_00000006.tmp/shared.pt"
+    for name, file in {"no checkpoint": unfinished, "no model": "model.pt"}.items():
+        code, output = outcomes[name]
+        assert code == 1
+        assert output.splitlines()[-1] == f"error: File too large: '{run}/{file}'"
+        assert "Traceback" not in output
+    assert checkpoint.latest_step(run / "checkpoints") == weights(run, 3)[0]["step"] == 3
+    # model.pt comes first: a run that is killed between the two has something left to do.
+    model = torch.load(run / "model.pt", weights_only=True)["state_dict"]
+    assert not all(torch.equal(model[key], old) for key, old in weights(run, 3)[0]["backbone"].items())
+    assert not [path for path in run.rglob("*") if path.suffix in (".tmp", ".partial")]
+
+
+def test_weights_that_overflowed_in_the_last_step_are_not_saved(of_faulty_disks):
+    folder, outcomes = of_faulty_disks
+    code, output = outcomes["overflow"]
+    assert code == 1
+    told = r"error: after step 1, with lr=3e\+38: \S+ holds numbers that are not finite"
+    assert re.fullmatch(told, output.splitlines()[-1]), output
+    assert not {"model.pt", "checkpoints"} & {path.name for path in (folder / "overflow").iterdir()}
+
+
+def test_what_cannot_be_logged_or_drawn_costs_no_run(of_faulty_disks):
+    folder, outcomes = of_faulty_disks
+    code, output = outcomes["gaps"]
+    assert code == 0, output
+    (told,) = [line for line in output.splitlines() if "cannot write" in line]
+    assert "/train.log: No space left on device. Training goes on; logs and pictures will have gaps" in told
+    assert "Logging error" not in output
+    assert "Traceback" not in output
+    assert len(losses(folder / "gaps")) == 6
+    assert (folder / "gaps/model.pt").exists()
+    assert not list((folder / "gaps").glob("*.partial"))
 
 
 def test_mistakes_are_told_in_one_line(faces, tmp_path):

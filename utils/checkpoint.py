@@ -1,20 +1,22 @@
 """Checkpoints: whole or absent, and independent of the number of ranks.
 
     step_00002000/
-        manifest.json                       the files and their sizes
+        manifest.json                       the files, their sizes and checksums
         shared.pt                           what is equal on every rank, written by rank 0
         classes_000000000-000042871.pt      per-class tensors, one file per rank: first class, last + 1
         classes_000042871-000085742.pt
 
 A checkpoint is written to step_XXXXXXXX.tmp and renamed when every rank is done, so a folder without .tmp is
 whole, whenever the run was stopped. Loading takes any range of classes out of the files through memory maps:
-a rank reads its own rows, however many ranks wrote them. Every rank has to see the folder (a shared file
+a rank holds its own rows only, however many ranks wrote them. Every rank has to see the folder (a shared file
 system).
+
+Numbers that are not finite are neither saved nor loaded. A rank compares the checksums of the files that its
+classes are in, and reads these whole: on as many ranks as have saved, one file of classes each.
 """
 
-import json
+import logging
 import os
-import pickle
 import re
 import shutil
 from pathlib import Path
@@ -22,9 +24,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from utils.distributed import barrier, rank
+from utils.distributed import gather_objects, rank
+from utils.fail_together import fail_together
+from utils.log_files import LOGGER_NAME
+from utils.manifest import DamagedError, Manifest, MissingError, is_whole, write_manifest
+from utils.tensor_files import require_finite, write_tensors
 
-MANIFEST = "manifest.json"
 PLAIN = (bool, int, float, str, type(None))
 
 
@@ -42,38 +47,41 @@ def save(
     Afterwards the `keep` newest checkpoints up to this step remain. Those of later steps are deleted: they
     are of a run that was given up, and training has started again before them.
 
+    If something fails on one rank, it fails on all, and what was there before stays.
+
     Args:
         shared: nested dicts and lists of tensors and plain values, equal on every rank.
         sharded: name -> `(num_local, ...)`, the rows of this rank's classes; the same names on every rank.
         class_start: first of this rank's classes; the ranges of the ranks follow one another without a gap.
+    Raises:
+        ValueError: a number is not finite, or another rank failed.
+        OSError: a full disk, for example.
     """
     assert keep >= 1, keep
     class_end = class_start + len(next(iter(sharded.values())))
     assert all(len(rows) == class_end - class_start for rows in sharded.values()), "sharded: unequal lengths"
-    folder, name = Path(folder), f"step_{step:08d}"
-    unfinished = folder / f"{name}.tmp"
-    if rank() == 0:
-        _sweep(folder)
-        unfinished.mkdir(parents=True)
-    barrier()
-    if rank() == 0:
-        _write(unfinished / "shared.pt", shared)
+    folder = Path(folder)
+    own = {"shared.pt": shared} if rank() == 0 else {}
     if class_end > class_start:  # with more ranks than classes, some ranks have nothing to write
-        _write(unfinished / f"classes_{class_start:09d}-{class_end:09d}.pt", sharded)
-    barrier()
-    if rank() == 0:
-        sizes = {path.name: path.stat().st_size for path in sorted(unfinished.iterdir())}
-        (unfinished / MANIFEST).write_text(json.dumps({"step": step, "files": sizes}, indent=1))
-        if (folder / name).exists():
-            _retire(folder, step)
-        unfinished.rename(folder / name)
-        _flush_to_disk(folder)
-        kept = [other for other in _steps(folder) if other <= step][-keep:]
-        for other in set(_steps(folder)) - set(kept):
-            _retire(folder, other)
-        _sweep(folder)
-    barrier()
-    return folder / name
+        own[f"classes_{class_start:09d}-{class_end:09d}.pt"] = sharded
+    unfinished = folder / f"{_name(step)}.tmp"
+    try:
+        with fail_together():
+            if rank() == 0:
+                _sweep(folder)
+                unfinished.mkdir(parents=True)
+        with fail_together():
+            written = {file: _write(unfinished / file, content) for file, content in own.items()}
+        files = {file: of for files in gather_objects(written) for file, of in files.items()}
+        with fail_together():
+            if rank() == 0:
+                write_manifest(unfinished, step, files)
+                _commit(folder, step, keep)
+    except (OSError, ValueError):
+        if rank() == 0:
+            shutil.rmtree(unfinished, ignore_errors=True)  # a full disk has room for others again
+        raise
+    return folder / _name(step)
 
 
 def latest_step(folder: str | Path) -> int | None:
@@ -100,29 +108,62 @@ def load(
         FileNotFoundError: no such checkpoint, or one of its files is gone.
         ValueError: a damaged file, or another number of classes.
     """
-    folder, steps = Path(folder), _steps(Path(folder))
+    with fail_together():
+        path = _find(Path(folder), step)
+        try:
+            return _read(path, class_start, class_start + num_local, num_classes)
+        except DamagedError as error:
+            kind = FileNotFoundError if isinstance(error, MissingError) else ValueError
+            raise kind(f"{error}; {_remedy(path)}") from error
+
+
+def _find(folder: Path, step: int | None) -> Path:
+    """The folder of the checkpoint of `step`; None: of the newest."""
+    steps = _steps(folder)
     if not steps:
         raise FileNotFoundError(f"no checkpoint in {folder}")
-    step = steps[-1] if step is None else step
-    if step not in steps:
+    if step not in (None, *steps):
         raise FileNotFoundError(f"no checkpoint of step {step} in {folder}; there are those of steps {steps}")
-    path = folder / f"step_{step:08d}"
-    shards = _check_files(path)
+    return folder / _name(steps[-1] if step is None else step)
 
-    saved_classes, class_end = shards[-1][1], class_start + num_local
+
+def _read(
+    path: Path, class_start: int, class_end: int, num_classes: int | None
+) -> tuple[dict, dict[str, Tensor]]:
+    manifest = Manifest(path)
+    manifest.check_sizes()
+    if manifest.checksums is None:
+        logging.getLogger(LOGGER_NAME).info("%s is of an older version, without checksums", path)
+    saved_classes = manifest.shards[-1][1]
     if class_end > saved_classes or num_classes not in (None, saved_classes):
         wanted = num_classes or class_end
         raise ValueError(
             f"{path} holds {saved_classes} classes, but this run has {wanted}: other training data?"
         )
     parts = []
-    for start, end, name in shards:
+    for start, end, name in manifest.shards:
         # The first file also tells a rank without classes the names and widths of the tensors.
         if (start < class_end and end > class_start) or not parts:
             low, high = max(class_start - start, 0), max(class_end - start, 0)
-            parts.append({key: rows[low:high] for key, rows in _read(path / name, mmap=True).items()})
+            parts.append({key: rows[low:high] for key, rows in manifest.read(name, mmap=True).items()})
     # torch.cat copies, so that the result no longer depends on the mapped files.
-    return _read(path / "shared.pt"), {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+    return manifest.read("shared.pt"), {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+
+
+def _remedy(path: Path) -> str:
+    """How to go on without the damaged checkpoint in `path`: what to remove, and what is then the newest."""
+    folder, step = path.parent, int(path.name.removeprefix("step_"))
+    damaged = [path.name]
+    for earlier in reversed([other for other in _steps(folder) if other < step]):
+        if is_whole(folder / _name(earlier)):
+            names = " and ".join(damaged)
+            return f"remove {names} from {folder} to go back to the checkpoint of step {earlier}"
+        damaged.append(_name(earlier))
+    return "no checkpoint before it is whole: start again, with another output=..."
+
+
+def _name(step: int) -> str:
+    return f"step_{step:08d}"
 
 
 def _steps(folder: Path) -> list[int]:
@@ -133,7 +174,7 @@ def _steps(folder: Path) -> list[int]:
 
 def _retire(folder: Path, step: int) -> None:
     """Hide a checkpoint by one rename before it is deleted: half-deleted it would look whole."""
-    path = folder / f"step_{step:08d}"
+    path = folder / _name(step)
     path.rename(path.with_name(f"{path.name}.old.tmp"))
 
 
@@ -143,41 +184,24 @@ def _sweep(folder: Path) -> None:
         shutil.rmtree(path)
 
 
-def _check_files(path: Path) -> list[tuple[int, int, str]]:
-    """(first class, last + 1, file name) of each shard, ascending.
-
-    Raises:
-        FileNotFoundError: a file of the manifest is missing.
-        ValueError: the manifest is damaged, or a file has another size than it says.
-    """
-    remedy = f"remove {path} to go back to the checkpoint before"
-    try:
-        sizes = json.loads((path / MANIFEST).read_text())["files"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path / MANIFEST} is damaged; {remedy}") from error
-    for name, size in sizes.items():
-        if not (path / name).exists():
-            raise FileNotFoundError(f"{path / name} is missing; {remedy}")
-        if (found := (path / name).stat().st_size) != size:
-            raise ValueError(f"{path / name} is damaged: {found} bytes, written were {size}; {remedy}")
-    ranges = {name: re.fullmatch(r"classes_(\d+)-(\d+)\.pt", name) for name in sizes}
-    return sorted((int(match[1]), int(match[2]), name) for name, match in ranges.items() if match)
+def _commit(folder: Path, step: int, keep: int) -> None:
+    """Give the finished checkpoint its name, and delete those that it replaces."""
+    if (folder / _name(step)).exists():
+        _retire(folder, step)
+    (folder / f"{_name(step)}.tmp").rename(folder / _name(step))
+    _flush_to_disk(folder)
+    kept = [other for other in _steps(folder) if other <= step][-keep:]
+    for other in set(_steps(folder)) - set(kept):
+        _retire(folder, other)
+    _sweep(folder)
 
 
-def _read(path: Path, *, mmap: bool = False) -> dict:
-    try:
-        return torch.load(path, map_location="cpu", mmap=mmap, weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise ValueError(
-            f"{path} is damaged; remove {path.parent} to go back to the checkpoint before"
-        ) from error
-
-
-def _write(path: Path, value: dict) -> None:
-    with open(path, "wb") as file:
-        torch.save(_plain(value), file)
-        file.flush()
-        os.fsync(file.fileno())  # on the disk before the folder gets its name: a power cut may come
+def _write(path: Path, content: dict) -> tuple[int, int]:
+    """Write a file; returns its size and checksum."""
+    content = _plain(content)
+    require_finite(content, f"{path.parent.stem} is not saved, checkpoints before it stay")
+    checksum = write_tensors(path, content)
+    return path.stat().st_size, checksum
 
 
 def _plain(value):

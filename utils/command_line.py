@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
+from utils.errors import one_line
 from utils.killed_workers import WorkerKilled
 
 GRACE_S = 5.0  # for a program to unwind after Ctrl-C
@@ -33,7 +34,7 @@ def run_script(main: Callable[[], object]) -> NoReturn:
         _leave(_stopped(), code=130)
     except (ValueError, OSError, WorkerKilled) as error:
         wanted = os.environ.get("LQFACE_TRACEBACK", "0") not in ("", "0")
-        message = traceback.format_exc() if wanted else f"error: {_one_line(error)}"
+        message = traceback.format_exc() if wanted else f"error: {one_line(error)}"
         _wait_for_torchrun(seconds=0)
         _leave(message, code=1)
     except Exception:
@@ -56,12 +57,6 @@ def _interrupt(signum, frame) -> None:
     last_resort.daemon = True
     last_resort.start()
     raise KeyboardInterrupt
-
-
-def _one_line(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror + (f": {os.fspath(error.filename)!r}" if error.filename is not None else "")
-    return " ".join(str(error).split("\n")) or type(error).__name__
 
 
 def _rank() -> int:

@@ -1,22 +1,72 @@
 """Files that are there whole or not at all."""
 
+import fcntl
+import glob
 import json
 import os
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
 @contextmanager
 def whole_file(path: str | os.PathLike) -> Iterator[Path]:
-    """A name beside `path` to write to; it becomes `path` at the end, or is removed after an error."""
+    """A name beside `path` to write to; it becomes `path` at the end, or is removed after an error.
+
+    Files of this kind that a killed process has left there are removed first.
+
+    Raises:
+        OSError: the file cannot be written (a full disk, a quota); `filename` is `path`.
+    """
     path = Path(path)
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    remove_partial_files(path.parent, path.name)
+    descriptor = None
     try:
-        yield partial
-        partial.replace(path)
+        with named_errors(path, partial):
+            descriptor = os.open(partial, os.O_RDWR | os.O_CREAT, 0o666)
+            with suppress(OSError):  # a file system without locks: the file stays if this process is killed
+                fcntl.flock(descriptor, fcntl.LOCK_EX)  # held as long as the process lives, so a sign of life
+            yield partial
+            partial.replace(path)
     finally:
-        partial.unlink(missing_ok=True)
+        if descriptor is not None:
+            partial.unlink(missing_ok=True)
+            os.close(descriptor)
+
+
+def remove_partial_files(folder: str | os.PathLike, name: str | None = None) -> None:
+    """Delete what killed writers of `whole_file` have left in `folder`; what is being written stays.
+
+    A living writer is known by its lock, not by the number in the name: that is the number of a process of
+    this or another machine, and may belong to another process by now.
+
+    Args:
+        name: of the one file whose leftovers are meant; None: of all.
+    """
+    for partial in Path(folder).glob(f"{glob.escape(name) if name else '*'}.*.partial"):
+        if not re.search(r"\.\d+\.partial$", partial.name):
+            continue
+        with suppress(OSError):  # locked, gone already, or on a file system that cannot tell: it stays
+            descriptor = os.open(partial, os.O_RDWR)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                partial.unlink()
+            finally:
+                os.close(descriptor)
+
+
+@contextmanager
+def named_errors(path: str | os.PathLike, *also: str | os.PathLike) -> Iterator[None]:
+    """An OSError inside that names no file, or one of `also`, names `path`: a write does not say to what."""
+    try:
+        yield
+    except OSError as error:
+        unnamed = error.filename is None or error.filename in map(os.fspath, also)
+        if error.errno is not None and error.filename2 is None and unnamed:  # else its text has it all
+            error.filename = os.fspath(path)
+        raise
 
 
 def write_json(path: str | os.PathLike, content: dict) -> None:

@@ -7,6 +7,7 @@ import os
 import resource
 import sys
 import time
+from collections.abc import Callable
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -14,16 +15,24 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-LOGGER_NAME = "lqface"
+from utils.errors import one_line
+from utils.files import whole_file
+from utils.log_files import FULL, LOGGER_NAME, LineFile, LineHandler, worth_no_run
+from utils.tensorboard_log import TensorBoardLog
 
 
 class ConsoleHandler(logging.Handler):
     """Prints to stdout, above the progress bar if there is one; leaves out what the bar itself shows."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        if not getattr(record, "shown_by_bar", False):
+        if getattr(record, "shown_by_bar", False):
+            return
+        try:
             tqdm.write(self.format(record), file=sys.stdout)
             sys.stdout.flush()
+        except OSError as error:  # sent to a file on a full disk: train.log tells the rest, or nothing can
+            if error.errno not in FULL:
+                raise
 
 
 def setup_logging(folder: str | Path, rank: int) -> logging.Logger:
@@ -36,7 +45,7 @@ def setup_logging(folder: str | Path, rank: int) -> logging.Logger:
     if rank == 0:
         Path(folder).mkdir(parents=True, exist_ok=True)
         logger.setLevel(logging.INFO)
-        log_file = logging.FileHandler(Path(folder) / "train.log", encoding="utf-8")
+        log_file = LineHandler(Path(folder) / "train.log")
         handlers = {ConsoleHandler(): "%H:%M:%S", log_file: "%Y-%m-%d %H:%M:%S"}
         line = "%(asctime)s  %(message)s"
     else:
@@ -83,12 +92,7 @@ class RunLog:
         self.total_steps, self.global_batch, self.first_step = total_steps, global_batch, first_step
         self.metrics = _continue_metrics(folder / "metrics.jsonl", first_step)
         if tensorboard:
-            from torch.utils.tensorboard import SummaryWriter  # not at the top: the import takes seconds
-
-            # purge_step: TensorBoard hides what was written about later steps before the run was resumed.
-            self.tensorboard = SummaryWriter(
-                str(folder / "tensorboard"), purge_step=first_step + 1, flush_secs=10
-            )
+            self.tensorboard = TensorBoardLog(folder / "tensorboard", first_step)
         if width := _terminal_width(sys.stdout):
             form = "{percentage:3.0f}% {bar:16} {desc}" if width >= 130 else "{percentage:3.0f}% {desc}"
             progress = {"total": total_steps, "initial": first_step}
@@ -166,11 +170,24 @@ class RunLog:
         from torchvision.utils import make_grid, save_image  # not at the top: the import takes seconds
 
         grid = make_grid(torch.cat(pairs), len(pairs[0]), normalize=True, value_range=(-1, 1), pad_value=1)
-        save_image(grid, self.folder / f"{name}.png")
+        if self.draw(f"{name}.png", lambda file: save_image(grid, file, format="png")):
+            self.logger.info(f"step {step}  {name}.png shows {len(pairs[0])} images, before above after")
         if self.tensorboard is not None:
-            self.tensorboard.add_image(name, grid, step)
-        self.logger.info(f"step {step}  {name}.png shows {len(pairs[0])} images, before above after")
+            self.tensorboard.add_image(step, name, grid)
         self.restart_clock(step)
+
+    def draw(self, name: str, paint: Callable[[Path], object]) -> bool:
+        """Let `paint` write the picture folder/name; whether it could. No picture is worth a run."""
+        if not self.is_main:
+            return False
+        path = self.folder / name
+        try:
+            with worth_no_run(path), whole_file(path) as partial:
+                paint(partial)
+                return True
+        except Exception as error:  # whatever it is, what was trained is worth more
+            self.logger.warning("%s is not drawn: %s", path, one_line(error))
+        return False
 
     def close(self) -> None:
         """Flush and close everything; may be called twice."""
@@ -184,25 +201,23 @@ class RunLog:
         numbers = {name: float(value) for name, value in numbers.items()}
         finite = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
         of_set = {} if set_name is None else {"set": set_name}
-        self.metrics.write(json.dumps({"kind": kind, "step": step, **of_set, **finite}) + "\n")
-        self.metrics.flush()
+        self.metrics.write(json.dumps({"kind": kind, "step": step, **of_set, **finite}))
         if self.tensorboard is not None:
-            for name, value in numbers.items():
-                self.tensorboard.add_scalar(
-                    f"{name}/{set_name}" if set_name else f"train/{name}", value, step
-                )
-            if kind == "eval":
-                self.tensorboard.flush()
+            form = "train/{}" if set_name is None else f"{{}}/{set_name}"
+            scalars = {form.format(name): value for name, value in numbers.items()}
+            self.tensorboard.add_scalars(step, scalars, flush=kind == "eval")
 
 
 def read_metrics(path: str | Path) -> list[dict]:
-    """The lines of a metrics.jsonl. A last line that a kill has cut off is left out."""
+    """The lines of a metrics.jsonl. What is none is left out: a line that a kill has cut off, or damage."""
     lines = []
-    for line in Path(path).read_text(encoding="utf-8").splitlines():
+    for line in Path(path).read_bytes().split(b"\n"):
         try:
-            lines.append(json.loads(line))
-        except json.JSONDecodeError:
+            content = json.loads(line)
+        except ValueError:
             continue
+        if isinstance(content, dict) and isinstance(content.get("step"), int) and "kind" in content:
+            lines.append(content)
     return lines
 
 
@@ -214,13 +229,12 @@ def peak_memory_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
 
-def _continue_metrics(path: Path, first_step: int):
-    """The file, open for appending, without the lines that the run is going to write again."""
+def _continue_metrics(path: Path, first_step: int) -> LineFile:
+    """The file to go on with, without the lines that the run is going to write again."""
     earlier = read_metrics(path) if first_step and path.exists() else []
-    unfinished = path.with_name(f"{path.name}.tmp")
-    unfinished.write_text("".join(json.dumps(line) + "\n" for line in earlier if line["step"] <= first_step))
-    os.replace(unfinished, path)
-    return open(path, "a", encoding="utf-8")
+    with whole_file(path) as partial:
+        partial.write_text("".join(json.dumps(line) + "\n" for line in earlier if line["step"] <= first_step))
+    return LineFile(path)
 
 
 def _terminal_width(stream) -> int:

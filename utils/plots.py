@@ -82,7 +82,7 @@ def plot_training_curves(metrics_jsonl: str | Path, png: str | Path) -> None:
         _accuracies(panels[1], sets)
         _curve(panels[2], train, LEARNING_RATE)
         _curve(panels[3], train, SPEED)
-        figure.savefig(png)
+        figure.savefig(png, format="png")  # whatever the name ends with
 
 
 def _curve(axes, train: list[dict], curve: Curve) -> None:

@@ -5,6 +5,7 @@ import os
 import pickle
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -31,17 +32,19 @@ SMALL = [
 
 # Importing torch takes seconds: one process imports everything, then each command line runs in a fork of it.
 FORKS = """
-import json, os, sys, tempfile
+import json, os, resource, sys, tempfile
 sys.path.insert(0, {root!r})
 import train_v2
 from utils.command_line import run_script
 outcomes = []
-for arguments in json.loads(sys.argv[1]):
+for arguments, limit in zip(*map(json.loads, sys.argv[1:])):
     with tempfile.TemporaryFile() as out:
         child = os.fork()
         if child == 0:
             os.dup2(out.fileno(), 1), os.dup2(out.fileno(), 2)
             sys.argv = ["train_v2.py", *arguments]
+            if limit is not None:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
             run_script(train_v2.main)
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         out.seek(0)
@@ -50,13 +53,21 @@ print("\\n" + json.dumps(outcomes))
 """
 
 
-def train(*command_lines: list[str], timeout: float = 120) -> list[tuple[int, str]]:
-    """Run `train_v2.py` with each list of arguments, one after the other; (exit code, output) of each."""
+def train(
+    *command_lines: list[str], timeout: float = 120, largest_files: Sequence[int | None] = ()
+) -> list[tuple[int, str]]:
+    """Run `train_v2.py` with each list of arguments, one after the other; (exit code, output) of each.
+
+    Args:
+        largest_files: for each command line, in bytes: what is larger cannot be written, as if the disk were
+            full by then. None: no limit.
+    """
     program = [
         sys.executable,
         "-c",
         FORKS.format(root=str(ROOT)),
         json.dumps([list(map(str, c)) for c in command_lines]),
+        json.dumps(largest_files or [None] * len(command_lines)),
     ]
     done = subprocess.run(program, capture_output=True, text=True, timeout=timeout, env=ENVIRONMENT)
     assert done.returncode == 0, done.stderr
