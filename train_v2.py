@@ -27,6 +27,7 @@ from dataset import get_dataloader, get_dataset, to_input
 from eval.verification import load_set, summary, verify
 from losses import build_loss, build_perturbation, build_regularizer
 from partial_fc import PartialFC
+from utils.agreement import failing_together
 from utils.command_line import run_script
 from utils.config import get_config, verification_files
 from utils.distributed import (
@@ -38,12 +39,14 @@ from utils.distributed import (
     world_size,
 )
 from utils.frozen import to_builtin
+from utils.identity import RunIdentity, compare_data, compare_settings
 from utils.loader import FaceLoader
 from utils.logging import RunLog, setup_logging
 from utils.lr_scheduler import Schedule
 from utils.optimizer import build_optimizer, make_scaler
 from utils.plots import plot_training_curves
 from utils.precision import autocast
+from utils.run_folder import RunFolder
 from utils.run_info import write_run_info
 from utils.settings_page import settings_page
 from utils.training_state import TrainingState, find_checkpoint, seed_step
@@ -51,25 +54,27 @@ from utils.training_state import TrainingState, find_checkpoint, seed_step
 
 def main() -> None:
     # ---------------------------------------------------------------- config, processes, run folder
-    cfg = get_config(*parse_command_line(sys.argv[1:]))
+    with failing_together():  # a mistake that one rank meets ends all of them with its message
+        cfg = get_config(*parse_command_line(sys.argv[1:]))
     device = start_process_group()
     torch.backends.cudnn.benchmark = True  # shapes never change
+    compare_settings(cfg)
     output = Path(cfg.output)
-    first_step = find_checkpoint(output / "checkpoints", cfg.resume)
-    logger = setup_logging(output, rank())
+    with failing_together():
+        first_step = find_checkpoint(output / "checkpoints", cfg.resume)
+        folder = RunFolder(output, shared=cfg.save_all_states)
+        logger = setup_logging(output, rank())
 
     # ---------------------------------------------------------------- data and schedule
-    dataset = get_dataset(cfg)
-    loader = get_dataloader(cfg, dataset, rank=rank(), world_size=world_size())
-    schedule = Schedule(cfg, len(loader), world_size())  # raises here, before an earlier run's files go
-    total_steps, global_batch = schedule.total_steps, schedule.global_batch
-    if first_step >= total_steps:
-        raise ValueError(
-            f"the checkpoint in {output} is of step {first_step}, and the run ends at step {total_steps}: "
-            "nothing is left to do; a larger num_epoch or num_steps goes on"
-        )
-    val_files = verification_files(cfg)
-    validation = {name: load_set(path) for name, path in val_files.items()}
+    with failing_together():
+        dataset = get_dataset(cfg)
+        loader = get_dataloader(cfg, dataset, rank=rank(), world_size=world_size())
+        schedule = Schedule(cfg, len(loader), world_size())  # raises here, before an earlier run's files go
+        total_steps, global_batch = schedule.total_steps, schedule.global_batch
+        schedule.require_steps_after(first_step, output)
+        val_files = verification_files(cfg)
+        validation = {name: load_set(path) for name, path in val_files.items()}
+    compare_data(dataset, validation, first_step)
 
     # ---------------------------------------------------------------- backbone, loss, head
     torch.manual_seed(cfg.seed)
@@ -99,8 +104,8 @@ def main() -> None:
     # ---------------------------------------------------------------- optimiser, scaler, resume
     optimizer = build_optimizer(cfg, backbone, head, schedule.base_lr)
     scaler = make_scaler(cfg.precision, device)
-    fixed = dict(global_batch=global_batch, num_image=len(dataset), loss=cfg.loss)
-    state = TrainingState(backbone, head, optimizer, scaler, **fixed)
+    state = TrainingState(backbone, head, optimizer, scaler, RunIdentity(cfg, dataset, schedule))
+    folder.require_room(state.bytes_of_save(checkpoint=cfg.save_all_states))
     if first_step:
         state.load(output / "checkpoints", first_step)
 
@@ -110,7 +115,7 @@ def main() -> None:
     derived |= dict(steps_per_epoch=schedule.steps_per_epoch, num_steps=total_steps, first_step=first_step)
     derived |= dict(parameters=sum(p.numel() for p in backbone.parameters()))
     if rank() == 0:
-        write_run_info(output, cfg, **derived)
+        write_run_info(output, cfg, keep_earlier=first_step > 0, **derived)
     logger.info("%s", cfg)
     logger.info("%s\n%s", "  ".join(f"{name} {value}" for name, value in derived.items()), head)
     counts = dict(total_steps=total_steps, global_batch=global_batch, first_step=first_step)
@@ -180,6 +185,8 @@ def main() -> None:
             total_loss, logged = 0.0, done
         if perturb and done == 1:
             log.log_pairs(done, "aroface_samples", perturb.samples)
+        if cfg.check_ranks_every and (saving or step == first_step or done % cfg.check_ranks_every == 0):
+            state.check_ranks(done)
         if done == total_steps or (cfg.verbose and done % cfg.verbose == 0):
             results = evaluate(done)
         if saving:
@@ -192,6 +199,7 @@ def main() -> None:
         plot_training_curves(output / "metrics.jsonl", output / "curves.png")
         accuracies = summary(results, val_files, validation)
         logger.info("%s\nmodel, curves and logs are in %s", accuracies, output)
+    folder.release()
     stop_process_group()
 
 

@@ -33,7 +33,7 @@ def run_script(main: Callable[[], object]) -> NoReturn:
         _leave(_stopped(), code=130)
     except (ValueError, OSError, WorkerKilled) as error:
         wanted = os.environ.get("LQFACE_TRACEBACK", "0") not in ("", "0")
-        message = traceback.format_exc() if wanted else f"error: {_one_line(error)}"
+        message = traceback.format_exc() if wanted else f"error: {one_line(error)}"
         _wait_for_torchrun(seconds=0)
         _leave(message, code=1)
     except Exception:
@@ -58,7 +58,8 @@ def _interrupt(signum, frame) -> None:
     raise KeyboardInterrupt
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
+    """The message of an error, as `run_script` prints it."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror + (f": {os.fspath(error.filename)!r}" if error.filename is not None else "")
     return " ".join(str(error).split("\n")) or type(error).__name__

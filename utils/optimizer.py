@@ -68,9 +68,13 @@ class SparseRows:
 class SGD(SparseRows, torch.optim.SGD):
     """`torch.optim.SGD` that also takes sparse rows."""
 
+    numbers_per_weight = 1  # that it remembers
+
 
 class AdamW(SparseRows, torch.optim.AdamW):
     """`torch.optim.AdamW` that also takes sparse rows."""
+
+    numbers_per_weight = 2
 
 
 def has_rows_of(value: object, parameter: Tensor) -> bool:
