@@ -19,10 +19,8 @@ from torch.utils.data import Dataset
 from utils.augment import Augmentation
 from utils.faces import IMAGE_SUFFIXES, SIZE, decode_rgb
 from utils.loader import DistributedSampler, FaceLoader
-from utils.record_layout import SCAN_LIMIT, check_labels, count_classes, image_keys, read_property
+from utils.record_layout import check_labels, content, count_classes, image_keys, read_property
 from utils.recordio import IndexedRecordReader, RecordError
-
-NUM_LABELS = 1 << 16  # of more than SCAN_LIMIT images, whose labels take minutes to read
 
 
 def decode(encoded: bytes, name: str) -> np.ndarray:
@@ -100,14 +98,8 @@ class RecordDataset(FaceDataset):
         return self.reader.first_labels(self.keys).astype(np.int64)
 
     def content(self) -> dict[str, tuple[np.ndarray, ...]]:
-        """Labels (of large data a sample: see `labels`), keys and where each record starts in the file."""
-        keys = self.keys
-        if len(keys) > SCAN_LIMIT:
-            keys = keys[np.linspace(0, len(keys) - 1, NUM_LABELS).astype(np.int64)]
-        return {
-            "labels": (self.reader.first_labels(keys),),
-            "images": (self.keys, *self.reader.layout()),
-        }
+        """Labels and places of the records."""
+        return content(self.reader, self.keys)
 
 
 class FolderDataset(FaceDataset):

@@ -10,7 +10,8 @@ curves.png, model.pt (the backbone alone), checkpoints/ and, with ARoFace, arofa
 first step has warped (a resumed run leaves it as it is). `resume=true` goes on from the newest checkpoint,
 mid-epoch too, on any number of ranks that make the same global batch: the order of the data and the
 randomness of a step are functions of (seed, epoch, step), so a resumed run repeats what an uninterrupted one
-does. Without `resume`, a folder that holds checkpoints is refused.
+does. What it may change is listed in docs/reliability.md. Without `resume`, a folder that holds checkpoints
+is refused, and always one in which another run works.
 """
 
 import sys
@@ -27,7 +28,6 @@ from dataset import get_dataloader, get_dataset, to_input
 from eval.verification import load_set, summary, verify
 from losses import build_loss, build_perturbation, build_regularizer
 from partial_fc import PartialFC
-from utils.agreement import failing_together
 from utils.command_line import run_script
 from utils.config import get_config, verification_files
 from utils.distributed import (
@@ -38,8 +38,9 @@ from utils.distributed import (
     stop_process_group,
     world_size,
 )
+from utils.fail_together import fail_together
 from utils.frozen import to_builtin
-from utils.identity import RunIdentity, compare_data, compare_settings
+from utils.identity import RunIdentity, compare_settings
 from utils.loader import FaceLoader
 from utils.logging import RunLog, setup_logging
 from utils.lr_scheduler import Schedule
@@ -54,27 +55,31 @@ from utils.training_state import TrainingState, find_checkpoint, seed_step
 
 def main() -> None:
     # ---------------------------------------------------------------- config, processes, run folder
-    with failing_together():  # a mistake that one rank meets ends all of them with its message
+    with fail_together():  # a mistake that one rank meets ends all of them with its message
         cfg = get_config(*parse_command_line(sys.argv[1:]))
     device = start_process_group()
     torch.backends.cudnn.benchmark = True  # shapes never change
     compare_settings(cfg)
     output = Path(cfg.output)
-    with failing_together():
-        first_step = find_checkpoint(output / "checkpoints", cfg.resume)
-        folder = RunFolder(output, shared=cfg.save_all_states)
-        logger = setup_logging(output, rank())
+    first_step = find_checkpoint(output / "checkpoints", cfg.resume)
+    folder = RunFolder(output, shared=cfg.save_all_states)
 
     # ---------------------------------------------------------------- data and schedule
-    with failing_together():
+    with fail_together():
+        logger = setup_logging(output, rank())
         dataset = get_dataset(cfg)
         loader = get_dataloader(cfg, dataset, rank=rank(), world_size=world_size())
         schedule = Schedule(cfg, len(loader), world_size())  # raises here, before an earlier run's files go
         total_steps, global_batch = schedule.total_steps, schedule.global_batch
-        schedule.require_steps_after(first_step, output)
+        if first_step >= total_steps:
+            raise ValueError(
+                f"the checkpoint in {output} is of step {first_step}, and the run ends at step "
+                f"{total_steps}: nothing is left to do; a larger num_epoch or num_steps goes on"
+            )
         val_files = verification_files(cfg)
         validation = {name: load_set(path) for name, path in val_files.items()}
-    compare_data(dataset, validation, first_step)
+        identity = RunIdentity(cfg, dataset, schedule, global_batch)
+    identity.compare_ranks(validation, first_step)
 
     # ---------------------------------------------------------------- backbone, loss, head
     torch.manual_seed(cfg.seed)
@@ -104,7 +109,7 @@ def main() -> None:
     # ---------------------------------------------------------------- optimiser, scaler, resume
     optimizer = build_optimizer(cfg, backbone, head, schedule.base_lr)
     scaler = make_scaler(cfg.precision, device)
-    state = TrainingState(backbone, head, optimizer, scaler, RunIdentity(cfg, dataset, schedule))
+    state = TrainingState(backbone, head, optimizer, scaler, identity)
     folder.require_room(state.bytes_of_save(checkpoint=cfg.save_all_states))
     if first_step:
         state.load(output / "checkpoints", first_step)

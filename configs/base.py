@@ -182,13 +182,16 @@ BELONGS_TO = {
 # process alone. All others are compared before the first step, and so is the content of the data.
 MAY_DIFFER_BETWEEN_RANKS = ("output", "rec", "val_root", "val_targets", "num_workers", "tensorboard")
 
-# Settings that a run may change when it goes on from a checkpoint, by what they decide. Any other change is
-# an error. docs/reliability.md has the same table.
+# Settings that a run may change when it goes on from a checkpoint, by what they decide: those that change the
+# result, which a checkpoint keeps so that the log can tell, and those that change nothing but rounding. Any
+# other change is an error. docs/reliability.md has the same tables.
 MAY_CHANGE_ON_RESUME = {
     "length": "num_epoch num_steps",
     "learning rate": "lr lr_reference_batch warmup_epoch scheduler poly_power milestones lr_decay",
     "update": "momentum weight_decay grad_clip",
     "precision": "precision fp16",
+}
+SAME_RESULT_ON_RESUME = {
     "division of the global batch, which stays as large": "batch_size gradient_acc",
     "speed and memory": "num_workers engine chunk_size grad_checkpointing channels_last",
     "place of the data, whose content stays": "rec num_classes num_image",

@@ -5,8 +5,9 @@ import pytest
 from helpers.rank_runs import train_on_ranks
 from helpers.ranks import run_ranks
 from helpers.train_runs import SMALL, write_faces
-from utils.agreement import Disagreement, compare_ranks, differences, failing_together, tell
+from utils.agreement import compare_ranks, differences, tell
 from utils.distributed import rank
+from utils.fail_together import Disagreement, fail_together
 
 
 def outcome(action, *args) -> str:
@@ -18,14 +19,14 @@ def outcome(action, *args) -> str:
 
 
 def fail_at(ranks, error=ValueError) -> None:
-    with failing_together():
+    with fail_together():
         if rank() in ranks:
             raise error(f"no file on rank {rank()}" if len(ranks) < 3 else "no file")
 
 
 def fail_inside() -> None:
     """An inner error is told once, not again by each block around it."""
-    with failing_together():
+    with fail_together():
         fail_at([2])
         raise AssertionError("not reached")
 
@@ -65,7 +66,7 @@ def test_every_rank_raises_what_one_of_them_met():
 
 
 def test_alone_an_error_stays_what_it_is():
-    with pytest.raises(FileNotFoundError, match="gone"), failing_together():
+    with pytest.raises(FileNotFoundError, match="gone"), fail_together():
         raise FileNotFoundError("gone")
     compare_ranks({"a": 1}, "remedy")
     assert issubclass(Disagreement, ValueError)  # one line for the user
@@ -130,3 +131,41 @@ def test_what_belongs_to_a_machine_may_differ(tmp_path):
     other += [f"val_targets=[{tmp_path}/link/faces/pairs.bin]", "tensorboard=true"]
     (ranks,) = train_on_ranks([[*common, *first], [*common, *other]])
     assert [code for code, _ in ranks] == [0, 0], ranks
+
+
+# Rank 1 computes with another number from step 3 on.
+DRIFT = """
+real = train_v2.data_parallel
+
+def data_parallel(model, device):
+    calls = []
+
+    def drift(*_):
+        calls.append(None)
+        if len(calls) == 3:
+            model.features.layers[2].weight.data.view(-1)[0] += 1e-6
+
+    ddp = real(model, device)
+    ddp.register_forward_pre_hook(drift)
+    return ddp
+
+train_v2.data_parallel = data_parallel
+"""
+
+
+def test_weights_that_drift_apart_end_the_run_before_they_are_saved(tmp_path):
+    common = ["configs/synthetic", *SMALL, "num_classes=None", "num_image=None", "save_all_states=true"]
+    common += ["num_workers=0", f"rec={write_faces(tmp_path / 'faces')}", "checkpoint_every=2"]
+    runs = {"check_ranks_every=1": 3, "check_ranks_every=1000": 4, "check_ranks_every=0": None}
+    outcomes = train_on_ranks(*([[*common, f"output={tmp_path}/{n}", n]] * 2 for n in runs), code=DRIFT)
+    for (name, step), ranks in zip(runs.items(), outcomes):
+        saved = {path.name for path in (tmp_path / name / "checkpoints").iterdir()}
+        if step is None:  # nobody looks
+            assert [code for code, _ in ranks] == [0, 0], ranks
+            continue
+        assert [code for code, _ in ranks] == [1, 1], ranks
+        assert saved == {"step_00000002"}
+        for _, output in ranks:
+            line = output.strip().splitlines()[-1]
+            assert line.startswith("error: rank 1 has backbone.features.layers.2.weight "), line
+            assert f"after step {step} the ranks have to hold the same numbers" in line

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 
 import cv2
 import numpy as np
@@ -270,6 +271,14 @@ def test_content_tells_data_apart_without_reading_an_image(tmp_path, monkeypatch
     assert {name for name in merged[0] if merged[0][name] != merged[2][name]} == {"labels of folder 0"}
     assert content(SyntheticDataset(3, 9)) == {}
 
-    monkeypatch.setattr("dataset.SCAN_LIMIT", 3)
-    monkeypatch.setattr("dataset.NUM_LABELS", 2)
+    broken = shutil.copytree(tmp_path / "a", tmp_path / "broken")
+    (broken / "property").write_text("4,112,112\n")
+    unreadable = RecordDataset(broken)
+    with open(broken / "train.rec", "r+b") as file:
+        file.seek(int(unreadable.reader.layout()[0][1]))
+        file.write(bytes(4))
+    assert content(unreadable) == {"images": first["images"]}
+
+    monkeypatch.setattr("utils.record_layout.SCAN_LIMIT", 3)
+    monkeypatch.setattr("utils.record_layout.NUM_LABELS", 2)
     assert RecordDataset(tmp_path / "a").content()["labels"][0].tolist() == [0, 3]

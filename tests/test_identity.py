@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from configs.base import MAY_CHANGE_ON_RESUME, MAY_DIFFER_BETWEEN_RANKS, Settings
+from configs.base import MAY_CHANGE_ON_RESUME, MAY_DIFFER_BETWEEN_RANKS, SAME_RESULT_ON_RESUME, Settings
 from dataset import RecordDataset, SyntheticDataset
 from helpers.job_files import load
 from helpers.ranks import run_ranks
 from helpers.records import write_rec
 from utils import identity
 from utils.distributed import rank
-from utils.identity import CHANGEABLE, RunIdentity, compare_data, compare_settings
+from utils.identity import CHANGEABLE, NOT_KEPT, RunIdentity, compare_settings
 from utils.logging import LOGGER_NAME
 from utils.lr_scheduler import Schedule
 from utils.run_info import ROOT
@@ -26,7 +26,8 @@ FOLDER = Path("run/checkpoints")
 def an_identity(*overrides: str, dataset=None) -> RunIdentity:
     cfg = load("rec=synthetic", "num_classes=5", "num_image=100", "batch_size=4", "num_steps=8", *overrides)
     dataset = dataset or SyntheticDataset(5, 100)
-    return RunIdentity(cfg, dataset, Schedule(cfg, len(dataset) // cfg.batch_size, world_size=1))
+    schedule = Schedule(cfg, len(dataset) // cfg.batch_size, world_size=1)
+    return RunIdentity(cfg, dataset, schedule, cfg.batch_size * cfg.gradient_acc)
 
 
 class Lines(logging.Handler):
@@ -66,11 +67,11 @@ def test_the_same_run_goes_on_without_a_word(tmp_path):
 @pytest.mark.parametrize("name", sorted(Settings.__annotations__))
 def test_a_setting_may_change_or_is_an_error_that_names_it(name, tmp_path):
     saved, run = as_loaded(an_identity(), tmp_path), an_identity()
-    where = saved["changeable"] if name in CHANGEABLE else saved["fixed"]
-    if name == "resume":  # whoever goes on has another one than whoever starts
-        assert name not in where
+    if name in NOT_KEPT:
+        assert name not in saved["changeable"]
+        assert name not in saved["fixed"] or name in ("num_classes", "num_image")  # those are the data's
         return
-    where[name] = "another"
+    saved["changeable" if name in CHANGEABLE else "fixed"][name] = "another"
     if name in CHANGEABLE:
         (line,) = go_on(saved, run)
         assert line.startswith(f"changed since the checkpoint: {name} another -> ")
@@ -80,25 +81,26 @@ def test_a_setting_may_change_or_is_an_error_that_names_it(name, tmp_path):
 
 
 def test_the_tables_name_settings_and_no_setting_twice():
-    changeable = " ".join(MAY_CHANGE_ON_RESUME.values()).split()
-    assert len(changeable) == len(set(changeable))
-    assert set(changeable) | set(MAY_DIFFER_BETWEEN_RANKS) <= Settings.__annotations__.keys()
+    names = " ".join([*MAY_CHANGE_ON_RESUME.values(), *SAME_RESULT_ON_RESUME.values()]).split()
+    assert len(names) == len(set(names))
+    assert set(names) | set(MAY_DIFFER_BETWEEN_RANKS) <= Settings.__annotations__.keys()
 
 
 def test_the_docs_list_what_may_change():
     text = (ROOT / "docs" / "reliability.md").read_text()
-    rows = dict(re.findall(r"^\| (.+?) \| (`.+`) \|$", text, re.MULTILINE))
-    assert {what: names.replace("`", "") for what, names in rows.items()} == MAY_CHANGE_ON_RESUME
+    tables = [dict(re.findall(r"^\| (.+?) \| (`.+`) \|$", part, re.M)) for part in text.split("no result")]
+    found = [{what: names.replace("`", "") for what, names in table.items()} for table in tables]
+    assert found == [MAY_CHANGE_ON_RESUME, SAME_RESULT_ON_RESUME]
 
 
 def test_a_part_of_a_setting_and_the_global_batch_are_named(tmp_path):
     saved = as_loaded(an_identity("loss=cosface", "loss_args.m=0.3"), tmp_path)
     with pytest.raises(ValueError, match=r"run with loss_args.m 0.3, this one has 0.4: step 4 would not be"):
         go_on(saved, an_identity("loss=cosface", "loss_args.m=0.4"))
-    with pytest.raises(ValueError, match=r"run with global_batch 4, this one has 8; loss cosface, this one"):
+    with pytest.raises(ValueError, match=r"run with loss cosface, .*; global_batch 4, this one has 8: step"):
         go_on(saved, an_identity("batch_size=8"))
     half = an_identity("loss=cosface", "loss_args.m=0.3", "batch_size=2", "gradient_acc=2")
-    assert go_on(saved, half) == ["changed since the checkpoint: batch_size 4 -> 2, gradient_acc 1 -> 2"]
+    assert go_on(saved, half) == []
 
 
 def test_other_data_of_equal_length_is_refused(tmp_path):
@@ -171,15 +173,15 @@ def each_setting_on_rank_1() -> dict[str, str]:
 
 def data_of_ranks() -> dict[str, str]:
     same, images = np.array([True, False] * 5), np.zeros((20, 2, 2, 3), np.uint8)
-    sets, data = {"lfw": (images, same)}, SyntheticDataset(5, 100)
-    other = {"lfw": (images + np.uint8(rank()), same)}
+    sets, run = {"lfw": (images, same)}, an_identity()
+    classes = an_identity(dataset=SyntheticDataset(5 + rank(), 100))
     return {
-        "equal": told(compare_data, data, sets, 3),
-        "classes": told(compare_data, SyntheticDataset(5 + rank(), 100), sets, 3),
-        "checkpoint": told(compare_data, data, sets, 3 + rank()),
-        "pairs": told(compare_data, data, {"lfw": (images, same[: 10 - rank()])}, 3),
-        "images": told(compare_data, data, other, 3),
-        "set": told(compare_data, data, sets if rank() else {}, 3),
+        "equal": told(run.compare_ranks, sets, 3),
+        "classes": told(classes.compare_ranks, sets, 3),
+        "checkpoint": told(run.compare_ranks, sets, 3 + rank()),
+        "pairs": told(run.compare_ranks, {"lfw": (images, same[: 10 - rank()])}, 3),
+        "images": told(run.compare_ranks, {"lfw": (images + np.uint8(rank()), same)}, 3),
+        "set": told(run.compare_ranks, sets if rank() else {}, 3),
     }
 
 

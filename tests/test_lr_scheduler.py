@@ -118,13 +118,6 @@ def test_num_steps_decides_and_without_a_reference_batch_the_rate_is_taken_as_it
     assert schedule(3) == learning_rate(3, base_lr=0.1, total_steps=7, power=2)
 
 
-def test_a_run_that_is_over_says_how_to_go_on(tmp_path):
-    schedule = Schedule(load("num_steps=7"), num_batches=100, world_size=4)
-    schedule.require_steps_after(6, tmp_path)
-    with pytest.raises(ValueError, match=r"is of step 7, and the run ends at step 7: nothing is left"):
-        schedule.require_steps_after(7, tmp_path)
-
-
 def test_an_impossible_schedule_cannot_be_made():
     with pytest.raises(ValueError, match="gradient_acc=4 asks for more batches than an epoch's 3"):
         Schedule(load("gradient_acc=4"), num_batches=3, world_size=1)

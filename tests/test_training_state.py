@@ -151,7 +151,8 @@ def test_a_run_that_divides_its_epochs_otherwise_cannot_go_on(tmp_path, alone):
     def run(seed: int, *overrides: str) -> TrainingState:
         cfg = load("rec=synthetic", "num_classes=11", "num_image=100", "num_steps=9", *overrides)
         data = SyntheticDataset(11, 100)
-        return new_run(seed, identity=RunIdentity(cfg, data, Schedule(cfg, 100 // cfg.batch_size, 1)))
+        schedule = Schedule(cfg, 100 // cfg.batch_size, 1)
+        return new_run(seed, identity=RunIdentity(cfg, data, schedule, cfg.batch_size))
 
     train(run(1, "batch_size=8"), range(2, 4)).save(tmp_path, 2)
     run(2, "batch_size=8").load(tmp_path, 2)

@@ -1,57 +1,13 @@
-"""What the ranks agree on, so that none goes on with something else, and none waits for one that left.
+"""Values that have to be equal on every rank, and how a difference is told."""
 
-Two things cross the network here, as short texts over the CPU: errors (`failing_together`) and values that
-have to be equal (`compare_ranks`). Every rank calls both at the same places, so that each exchange of one
-rank meets an exchange of the others, and the error of one rank ends all of them with the same message.
-"""
-
-import json
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
-from utils.command_line import one_line
-from utils.distributed import gather_texts, has_process_group, start_process_group, world_size
+from utils.fail_together import Disagreement, exchange
 from utils.frozen import to_builtin
 
 NOTHING = "nothing"  # what a message says of a value that one side does not have
 NUM_TOLD = 3  # differences that a message names
-
-
-class Disagreement(ValueError):
-    """An error that every rank raises, at the same place and with the same message."""
-
-
-@contextmanager
-def failing_together() -> Iterator[None]:
-    """What fails inside on one rank fails on every rank, with the message of that rank.
-
-    Reading the config comes before there is a process group. A rank that fails there joins the group only to
-    say so; the others hear it at their first exchange. Inside, ranks may not talk to one another but through
-    this module.
-
-    Raises:
-        Disagreement: another rank failed.
-    """
-    try:
-        yield
-    except Disagreement:
-        raise
-    except Exception as error:
-        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-            raise
-        if not has_process_group():
-            start_process_group()
-        is_ours = not isinstance(error, (ValueError, OSError))  # then it keeps its traceback
-        try:
-            _exchange({"error": f"{type(error).__name__}: {error}" if is_ours else one_line(error)})
-        except Disagreement as told:
-            if not is_ours:
-                raise told from error
-        raise
-    if has_process_group():
-        _exchange({})
 
 
 def compare_ranks(values: Mapping[str, Any], remedy: str) -> None:
@@ -63,7 +19,7 @@ def compare_ranks(values: Mapping[str, Any], remedy: str) -> None:
     Raises:
         Disagreement: it names the first such rank, and both values of the first differences.
     """
-    everyone = [message.get("values", {}) for message in _exchange({"values": to_builtin(values)})]
+    everyone = exchange(to_builtin(values))
     for number, own in enumerate(everyone):
         if found := differences(own, everyone[0]):
             raise Disagreement(f"rank {number} has {tell(found, 'rank 0 has')}: {remedy}")
@@ -85,14 +41,3 @@ def tell(found: list[tuple[str, Any, Any]], other: str) -> str:
     """The first differences as text: "lr 0.5, rank 0 has 0.05; seed 2, rank 0 has 1"."""
     text = "; ".join(f"{name} {first}, {other} {second}" for name, first, second in found[:NUM_TOLD])
     return text + (f"; and {len(found) - NUM_TOLD} more" if len(found) > NUM_TOLD else "")
-
-
-def _exchange(message: dict) -> list[dict]:
-    """Every rank's message. Disagreement, on every rank, where one of them is an error."""
-    messages = [json.loads(text) for text in gather_texts(json.dumps(message))]
-    errors = {number: m["error"] for number, m in enumerate(messages) if "error" in m}
-    if errors:
-        number, error = next(iter(errors.items()))
-        alike = len(errors) == world_size() and len(set(errors.values())) == 1
-        raise Disagreement(error if alike else f"rank {number}: {error}")
-    return messages

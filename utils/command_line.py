@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
+from utils.errors import one_line
 from utils.killed_workers import WorkerKilled
 
 GRACE_S = 5.0  # for a program to unwind after Ctrl-C
@@ -56,13 +57,6 @@ def _interrupt(signum, frame) -> None:
     last_resort.daemon = True
     last_resort.start()
     raise KeyboardInterrupt
-
-
-def one_line(error: BaseException) -> str:
-    """The message of an error, as `run_script` prints it."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror + (f": {os.fspath(error.filename)!r}" if error.filename is not None else "")
-    return " ".join(str(error).split("\n")) or type(error).__name__
 
 
 def _rank() -> int:

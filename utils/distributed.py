@@ -127,11 +127,13 @@ def all_gather_rows(tensor: Tensor, counts: list[int] | None = None) -> Tensor:
     return torch.cat([part[:count] for part, count in zip(parts, counts)])
 
 
-def gather_texts(text: str) -> list[str]:
-    """Every rank's text, in rank order, on every rank; over the CPU, no GPU waits."""
-    encoded = torch.tensor(list(text.encode()), dtype=torch.uint8)
-    counts = row_counts(len(encoded))
-    return [bytes(part.tolist()).decode() for part in all_gather_rows(encoded, counts).split(counts)]
+def gather_objects(value) -> list:
+    """A small Python value of each rank, in rank order, on every rank; it is pickled on the way."""
+    values = [None] * world_size()
+    if world_size() == 1:
+        return [value]
+    dist.all_gather_object(values, value)
+    return values
 
 
 class GatherRows(torch.autograd.Function):

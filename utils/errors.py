@@ -1,11 +1,19 @@
-"""What errors for users are made of: the near miss, and the checks of a setting's range, name and type."""
+"""What errors for users are made of: one line, the near miss, checks of a setting's range, name and type."""
 
 import difflib
 import inspect
+import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from utils import typed_values
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, without line breaks; of the operating system's, reason and file."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror + (f": {os.fspath(error.filename)!r}" if error.filename is not None else "")
+    return " ".join(str(error).split("\n")) or type(error).__name__
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str:

@@ -2,7 +2,7 @@
 
 Before the first step the ranks compare it with one another; a checkpoint holds it, so that a resumed run can
 be compared with the one before. configs/base.py says what may differ (MAY_DIFFER_BETWEEN_RANKS) and what may
-change (MAY_CHANGE_ON_RESUME).
+change (MAY_CHANGE_ON_RESUME, SAME_RESULT_ON_RESUME).
 """
 
 import hashlib
@@ -13,16 +13,16 @@ from typing import Any
 
 import numpy as np
 
-from configs.base import MAY_CHANGE_ON_RESUME, MAY_DIFFER_BETWEEN_RANKS
+from configs.base import MAY_CHANGE_ON_RESUME, MAY_DIFFER_BETWEEN_RANKS, SAME_RESULT_ON_RESUME
 from utils.agreement import compare_ranks, differences, tell
-from utils.distributed import world_size
 from utils.frozen import to_builtin
 from utils.logging import LOGGER_NAME
 from utils.lr_scheduler import Schedule
 from utils.run_info import code_version
 from utils.settings import DEFAULTS
 
-CHANGEABLE = {"name", *" ".join(MAY_CHANGE_ON_RESUME.values()).split()}
+CHANGEABLE = " ".join(MAY_CHANGE_ON_RESUME.values()).split()
+NOT_KEPT = {"name", *" ".join(SAME_RESULT_ON_RESUME.values()).split()}
 LOCAL = {"name", *MAY_DIFFER_BETWEEN_RANKS}
 
 
@@ -31,21 +31,6 @@ def compare_settings(cfg: Mapping) -> None:
     settings = {key: value for key, value in cfg.items() if key not in LOCAL}
     remedy = "start every rank with the same command, code and packages"
     compare_ranks(settings | code_version(), remedy)
-
-
-def compare_data(dataset, validation: Mapping[str, tuple[np.ndarray, np.ndarray]], first_step: int) -> None:
-    """Raise on every rank where one has other data than rank 0, or would start from another checkpoint.
-
-    Args:
-        validation: name -> images `(2P, ...)` and whether they are the same person `(P,)`. The images are
-            compared by a sample.
-    """
-    sets = {
-        f"verification set {name}": {"pairs": len(same), "content": hash_of(same, images[::97])}
-        for name, (images, same) in validation.items()
-    }
-    values = {"the checkpoint of step": first_step, **content_of(dataset), **sets}
-    compare_ranks(values, "every rank has to see the same data and checkpoints")
 
 
 def content_of(dataset) -> dict[str, Any]:
@@ -67,16 +52,29 @@ class RunIdentity:
 
     Attributes:
         fixed: by name, what has to be the same in every run that goes on from its checkpoint.
-        changeable: the settings that may change, the number of ranks, the code; a change is told.
+        changeable: settings and code that may change the result; a change is told.
     """
 
-    def __init__(self, cfg: Mapping, dataset, schedule: Schedule):
+    def __init__(self, cfg: Mapping, dataset, schedule: Schedule, global_batch: int):
         settings = to_builtin(cfg)
         self.schedule = schedule
-        self.fixed = {key: value for key, value in settings.items() if key not in CHANGEABLE}
-        self.fixed |= {"global_batch": schedule.global_batch, **content_of(dataset)}
-        self.changeable = {key: settings[key] for key in sorted(CHANGEABLE - {"name", "resume"})}
-        self.changeable |= {"world_size": world_size(), **code_version()}
+        self.fixed = {key: settings[key] for key in settings if key not in {*CHANGEABLE, *NOT_KEPT}}
+        self.fixed |= {"global_batch": global_batch, **content_of(dataset)}
+        self.changeable = {key: settings[key] for key in CHANGEABLE} | code_version()
+
+    def compare_ranks(self, validation: Mapping[str, tuple[np.ndarray, np.ndarray]], first_step: int) -> None:
+        """Raise on every rank where one has other data than rank 0, or would start from another checkpoint.
+
+        Args:
+            validation: name -> images `(2P, ...)` and whether they are the same person `(P,)`. The images
+                are compared by a sample.
+        """
+        sets = {
+            f"verification set {name}": {"pairs": len(same), "content": hash_of(same, images[::97])}
+            for name, (images, same) in validation.items()
+        }
+        values = {"the checkpoint of step": first_step, **self.fixed, **sets}
+        compare_ranks(values, "every rank has to see the same data and checkpoints")
 
     def state_dict(self, lr: float) -> dict[str, Any]:
         """What a checkpoint keeps. `lr`: of its last step."""
@@ -97,7 +95,7 @@ class RunIdentity:
             before = {key: DEFAULTS[key] for key in now if key in DEFAULTS} | before
         else:
             logger.info("the checkpoint is an older one: whether data and settings are the same is not known")
-        both = before.keys() & now.keys()
+        both = [key for key in now if key in before]
         if found := differences({k: before[k] for k in both}, {k: now[k] for k in both}):
             raise ValueError(
                 f"the checkpoint in {folder} is of a run with {tell(found, 'this one has')}: step {step} "

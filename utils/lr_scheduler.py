@@ -4,7 +4,6 @@ import functools
 import math
 from bisect import bisect_right
 from collections.abc import Sequence
-from pathlib import Path
 
 from utils.errors import nearest
 
@@ -93,14 +92,6 @@ class Schedule:
 
     def __call__(self, step: int) -> float:
         return self._learning_rate(step)
-
-    def require_steps_after(self, first_step: int, output: Path) -> None:
-        """Raise ValueError where a run that resumes at `first_step` has nothing left to do."""
-        if first_step >= self.total_steps:
-            raise ValueError(
-                f"the checkpoint in {output} is of step {first_step}, and the run ends at step "
-                f"{self.total_steps}: nothing is left to do; a larger num_epoch or num_steps goes on"
-            )
 
     def epoch(self, step: int) -> float:
         """Passes over the data that are done when `step` begins, with fraction."""

@@ -17,8 +17,8 @@ import time
 from datetime import datetime
 from pathlib import Path
 
-from utils.agreement import failing_together
-from utils.distributed import gather_texts, rank
+from utils.distributed import rank
+from utils.fail_together import exchange, fail_together
 from utils.logging import LOGGER_NAME
 
 LOCK = "run.lock"
@@ -43,12 +43,12 @@ class RunFolder:
 
     def __init__(self, path: str | os.PathLike, *, shared: bool):
         self.path, self._descriptor, owner = Path(path), None, ""
-        with failing_together():
+        with fail_together():
             if rank() == 0:
                 _make(self.path)
                 owner = self._lock()
-        owner = gather_texts(owner)[0]
-        with failing_together():
+        owner = exchange(owner)[0]
+        with fail_together():
             if rank() > 0 and shared:
                 _see(self.path, owner)
             if rank() == 0 or shared:
@@ -63,7 +63,7 @@ class RunFolder:
 
     def require_room(self, num_bytes: int) -> None:
         """Raise on every rank where the disk has less room than one checkpoint and the model take."""
-        with failing_together():
+        with fail_together():
             free = shutil.disk_usage(self._of_checkpoints).free if rank() == 0 else num_bytes
             if free < num_bytes:
                 raise ValueError(

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from utils import checkpoint
-from utils.agreement import compare_ranks, failing_together
+from utils.agreement import compare_ranks
 from utils.distributed import rank
+from utils.fail_together import fail_together
 from utils.identity import RunIdentity
 from utils.optimizer import restore_optimizer_state, split_optimizer_state
 from utils.seeds import seed_of
@@ -61,7 +62,7 @@ class TrainingState:
             ValueError: it belongs to another network, loss, optimiser or number of classes, or what has to
                 stay as it was does not.
         """
-        with failing_together():
+        with fail_together():
             self._load(folder, step)
 
     def _load(self, folder: Path, step: int) -> None:
@@ -137,21 +138,22 @@ def learnt(parameters: dict[str, nn.Parameter]) -> dict[str, nn.Parameter]:
 def find_checkpoint(folder: Path, resume: bool) -> int:
     """The step to start from: the newest checkpoint's if resuming, else 0.
 
-    Raises:
+    Raises, on every rank:
         FileNotFoundError: there is none to resume from.
         ValueError: there are checkpoints, and `resume` is off: a new run would delete them.
     """
-    newest = checkpoint.latest_step(folder)
-    if resume and newest is None:
-        raise FileNotFoundError(
-            f"resume=true, but there is no checkpoint in {folder}: leave it out to start, or name the folder "
-            "of the run with output=..."
-        )
-    if newest and not resume:
-        raise ValueError(
-            f"{folder} holds a checkpoint of step {newest}: go on from it with resume=true, choose another "
-            "output=..., or delete the folder"
-        )
+    with fail_together():
+        newest = checkpoint.latest_step(folder)
+        if resume and newest is None:
+            raise FileNotFoundError(
+                f"resume=true, but there is no checkpoint in {folder}: leave it out to start, or name the "
+                "folder of the run with output=..."
+            )
+        if newest and not resume:
+            raise ValueError(
+                f"{folder} holds a checkpoint of step {newest}: go on from it with resume=true, choose "
+                "another output=..., or delete the folder"
+            )
     return newest or 0
 
 

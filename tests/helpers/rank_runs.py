@@ -14,13 +14,14 @@ sys.path.insert(0, {root!r})
 import train_v2
 from utils.command_line import run_script
 ranks = []
-for environment, arguments in json.loads(sys.argv[1]):
+for environment, arguments, code in json.loads(sys.argv[1]):
     out = tempfile.TemporaryFile()
     child = os.fork()
     if child == 0:
         os.dup2(out.fileno(), 1), os.dup2(out.fileno(), 2)
         os.environ.update(environment)
         sys.argv = ["train_v2.py", *arguments]
+        exec(code, {{"train_v2": train_v2}})
         run_script(train_v2.main)
     ranks.append((child, out))
 codes, end = {{}}, time.monotonic() + {timeout}
@@ -40,10 +41,15 @@ print("\\n" + json.dumps(outcomes))
 """
 
 
-def train_on_ranks(*runs: list[list], timeout: float = 100) -> list[list[tuple[int | str, str]]]:
+def train_on_ranks(
+    *runs: list[list], timeout: float = 100, code: str = ""
+) -> list[list[tuple[int | str, str]]]:
     """Run `train_v2.py` once for each run, which is a list of arguments for each of its ranks.
 
-    Returns (exit code, output) of each rank, run by run; "hangs" for a code after `timeout` seconds.
+    Args:
+        code: run on the last rank of each before it starts; it may change what is in `train_v2`.
+    Returns:
+        (exit code, output) of each rank, run by run; "hangs" for a code after `timeout` seconds.
     """
     ranks = []
     for run in runs:
@@ -51,7 +57,8 @@ def train_on_ranks(*runs: list[list], timeout: float = 100) -> list[list[tuple[i
         for rank, arguments in enumerate(run):
             address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
             numbers = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(len(run))}
-            ranks.append((address | numbers, list(map(str, arguments))))
+            own_code = code if rank == len(run) - 1 else ""
+            ranks.append((address | numbers, list(map(str, arguments)), own_code))
     program = [sys.executable, "-c", FORKS.format(root=str(ROOT), timeout=timeout), json.dumps(ranks)]
     done = subprocess.run(program, capture_output=True, text=True, timeout=timeout + 60, env=ENVIRONMENT)
     assert done.returncode == 0, done.stderr
