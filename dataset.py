@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 from utils.augment import Augmentation
 from utils.faces import IMAGE_SUFFIXES, SIZE, decode_rgb
 from utils.loader import DistributedSampler, FaceLoader
-from utils.record_layout import check_labels, count_classes, image_keys, read_property
+from utils.record_layout import check_labels, content, count_classes, image_keys, read_property
 from utils.recordio import IndexedRecordReader, RecordError
 
 
@@ -50,6 +50,10 @@ class FaceDataset(Dataset):
     def read(self, index: int) -> tuple[np.ndarray, int]:
         """Image `(112, 112, 3)` uint8 RGB and label of one sample; RecordError where it cannot be used."""
         raise NotImplementedError
+
+    def content(self) -> dict[str, tuple[np.ndarray, ...]]:
+        """Arrays by name that tell it from other data of its size, if there can be any; reads no image."""
+        return {}
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         if not -len(self) <= index < len(self):
@@ -93,6 +97,10 @@ class RecordDataset(FaceDataset):
         """Every image's label, `(len(self),)` int64; touches one page of the file per image."""
         return self.reader.first_labels(self.keys).astype(np.int64)
 
+    def content(self) -> dict[str, tuple[np.ndarray, ...]]:
+        """Labels and places of the records."""
+        return content(self.reader, self.keys)
+
 
 class FolderDataset(FaceDataset):
     """One sub-folder of images per identity. Labels number the names in sorted order: `.identities`.
@@ -135,6 +143,10 @@ class FolderDataset(FaceDataset):
         """Every image's label, `(len(self),)` int64."""
         return self._labels
 
+    def content(self) -> dict[str, tuple[np.ndarray, ...]]:
+        """Labels, and names of the files."""
+        return {"labels": (self._labels,), "images": (self._paths,)}
+
     def read(self, index: int) -> tuple[np.ndarray, int]:
         path = self.path(index)
         try:
@@ -176,6 +188,13 @@ class MergedDataset(FaceDataset):
         part = bisect_right(self._starts, index) - 1
         image, label = self.datasets[part].read(index - self._starts[part])
         return image, label + self._first_labels[part]
+
+    def content(self) -> dict[str, tuple[np.ndarray, ...]]:
+        """That of each part, and where the parts begin."""
+        parts = {"parts": (np.array(self._starts), np.array(self._first_labels))}
+        for number, dataset in enumerate(self.datasets):
+            parts |= {f"{name} of folder {number}": arrays for name, arrays in dataset.content().items()}
+        return parts
 
 
 def get_dataset(cfg) -> FaceDataset:

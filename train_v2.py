@@ -10,7 +10,8 @@ curves.png, model.pt (the backbone alone), checkpoints/ and, with ARoFace, arofa
 first step has warped (a resumed run leaves it as it is). `resume=true` goes on from the newest checkpoint,
 mid-epoch too, on any number of ranks that make the same global batch: the order of the data and the
 randomness of a step are functions of (seed, epoch, step), so a resumed run repeats what an uninterrupted one
-does. Without `resume`, a folder that holds checkpoints is refused.
+does. What it may change is listed in docs/reliability.md. Without `resume`, a folder that holds checkpoints
+is refused, and always one in which another run works.
 """
 
 import sys
@@ -39,14 +40,15 @@ from utils.distributed import (
     world_size,
 )
 from utils.fail_together import fail_together
-from utils.files import remove_partial_files
 from utils.frozen import to_builtin
+from utils.identity import RunIdentity, compare_settings
 from utils.loader import FaceLoader
 from utils.logging import RunLog, setup_logging
 from utils.lr_scheduler import Schedule
 from utils.optimizer import build_optimizer, make_scaler
 from utils.plots import plot_training_curves
 from utils.precision import autocast
+from utils.run_folder import RunFolder
 from utils.run_info import write_run_info
 from utils.settings_page import settings_page
 from utils.step_guard import StepGuard
@@ -56,27 +58,31 @@ from utils.training_state import TrainingState, find_checkpoint, seed_step
 
 def main() -> None:
     # ---------------------------------------------------------------- config, processes, run folder
-    cfg = get_config(*parse_command_line(sys.argv[1:]))
+    with fail_together():  # a mistake that one rank meets ends all of them with its message
+        cfg = get_config(*parse_command_line(sys.argv[1:]))
     device = start_process_group()
     torch.backends.cudnn.benchmark = True  # shapes never change
+    compare_settings(cfg)
     output = Path(cfg.output)
-    if rank() == 0:
-        remove_partial_files(output)  # of a run that was killed while it wrote them
     first_step = find_checkpoint(output / "checkpoints", cfg.resume)
-    logger = setup_logging(output, rank())
+    folder = RunFolder(output, shared=cfg.save_all_states)
 
     # ---------------------------------------------------------------- data and schedule
-    dataset = get_dataset(cfg)
-    loader = get_dataloader(cfg, dataset, rank=rank(), world_size=world_size())
-    schedule = Schedule(cfg, len(loader), world_size())  # raises here, before an earlier run's files go
-    total_steps, global_batch = schedule.total_steps, schedule.global_batch
-    if first_step >= total_steps:
-        raise ValueError(
-            f"the checkpoint in {output} is of step {first_step}, and the run ends at step {total_steps}: "
-            "nothing is left to do; a larger num_epoch or num_steps goes on"
-        )
-    val_files = verification_files(cfg)
-    validation = {name: load_set(path) for name, path in val_files.items()}
+    with fail_together():
+        logger = setup_logging(output, rank())
+        dataset = get_dataset(cfg)
+        loader = get_dataloader(cfg, dataset, rank=rank(), world_size=world_size())
+        schedule = Schedule(cfg, len(loader), world_size())  # raises here, before an earlier run's files go
+        total_steps, global_batch = schedule.total_steps, schedule.global_batch
+        if first_step >= total_steps:
+            raise ValueError(
+                f"the checkpoint in {output} is of step {first_step}, and the run ends at step "
+                f"{total_steps}: nothing is left to do; a larger num_epoch or num_steps goes on"
+            )
+        val_files = verification_files(cfg)
+        validation = {name: load_set(path) for name, path in val_files.items()}
+        identity = RunIdentity(cfg, dataset, schedule, global_batch)
+    identity.compare_ranks(validation, first_step)
 
     # ---------------------------------------------------------------- backbone, loss, head
     torch.manual_seed(cfg.seed)
@@ -106,8 +112,8 @@ def main() -> None:
     # ---------------------------------------------------------------- optimiser, scaler, resume
     optimizer = build_optimizer(cfg, backbone, head, schedule.base_lr)
     scaler = make_scaler(cfg.precision, device)
-    fixed = dict(global_batch=global_batch, num_image=len(dataset), loss=cfg.loss)
-    state = TrainingState(backbone, head, optimizer, scaler, **fixed)
+    state = TrainingState(backbone, head, optimizer, scaler, identity)
+    folder.require_room(state.bytes_of_save(checkpoint=cfg.save_all_states))
     if first_step:
         state.load(output / "checkpoints", first_step)
     guard = StepGuard(backbone, head, optimizer, scaler, cfg, total_steps - first_step)
@@ -118,7 +124,7 @@ def main() -> None:
     derived |= dict(steps_per_epoch=schedule.steps_per_epoch, num_steps=total_steps, first_step=first_step)
     derived |= dict(parameters=sum(p.numel() for p in backbone.parameters()))
     if rank() == 0:
-        write_run_info(output, cfg, **derived)
+        write_run_info(output, cfg, keep_earlier=first_step > 0, **derived)
     logger.info("%s", cfg)
     logger.info("%s\n%s", "  ".join(f"{name} {value}" for name, value in derived.items()), head)
     counts = dict(total_steps=total_steps, global_batch=global_batch, first_step=first_step)
@@ -178,6 +184,8 @@ def main() -> None:
             log.log_step(done, epoch=schedule.epoch(done), lr=lr, **guard.numbers(), **head.last_terms)
         if perturb and done == 1:
             log.log_pairs(done, "aroface_samples", perturb.samples)
+        if cfg.check_ranks_every and (saving or step == first_step or done % cfg.check_ranks_every == 0):
+            state.check_ranks(done)
         if done == total_steps or (cfg.verbose and done % cfg.verbose == 0):
             results = evaluate(done)
         if saving:
@@ -190,6 +198,7 @@ def main() -> None:
     if rank() == 0:
         accuracies = summary(results, val_files, validation)
         logger.info("%s\nmodel, curves and logs are in %s", accuracies, output)
+    folder.release()
     stop_process_group()
 
 

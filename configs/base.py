@@ -50,6 +50,9 @@ class Settings:
     seed: Annotated[int, "[0, 2147483647]"] = 2048
     # Steps between two log lines.
     frequent: Count = 10
+    # Steps between two comparisons of weights and states between the ranks, which also come after the first
+    # step and before each save. 0: never, for machines of different kinds, which may round differently.
+    check_ranks_every: CountOrZero = 1000
     # Steps between two verifications. 0: none on the way. There is always one at the end.
     verbose: CountOrZero = 2000
     # Write TensorBoard files beside metrics.jsonl.
@@ -176,6 +179,28 @@ USED_WITH = {
 BELONGS_TO = {
     "loss": ("loss_args", "margin_list", "interclass_filtering_threshold"),
     "network": ("network_args",),
+}
+
+# Settings in which the ranks of a run may differ: how each machine calls its folders, and what acts on one
+# process alone. All others are compared before the first step, and so is the content of the data.
+MAY_DIFFER_BETWEEN_RANKS = ("output", "rec", "val_root", "val_targets", "num_workers", "tensorboard")
+
+# Settings that a run may change when it goes on from a checkpoint, by what they decide: those that change the
+# result, which a checkpoint keeps so that the log can tell, and those that change nothing but rounding. Any
+# other change is an error. docs/reliability.md has the same tables.
+MAY_CHANGE_ON_RESUME = {
+    "length": "num_epoch num_steps",
+    "learning rate": "lr lr_reference_batch warmup_epoch scheduler poly_power milestones lr_decay",
+    "update": "momentum weight_decay grad_clip",
+    "precision": "precision fp16",
+}
+SAME_RESULT_ON_RESUME = {
+    "division of the global batch, which stays as large": "batch_size gradient_acc",
+    "speed and memory": "num_workers engine chunk_size grad_checkpointing channels_last",
+    "place of the data, whose content stays": "rec num_classes num_image",
+    "verification": "val_targets val_root verbose",
+    "saving": "output resume save_all_states checkpoint_every",
+    "logging and checks": "frequent tensorboard check_ranks_every",
 }
 
 # get_model() arguments that are settings of their own, and so cannot be in network_args.

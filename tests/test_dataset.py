@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 
 import cv2
 import numpy as np
@@ -236,3 +237,48 @@ def test_input_is_normalised_as_the_networks_expect(channels_last):
     )
     assert torch.allclose(found, (images / 255 - 0.5) / 0.5, rtol=0, atol=2**-23)
     assert (found.dtype, found.min(), found.max()) == (torch.float32, -1, 1)
+
+
+def test_content_tells_data_apart_without_reading_an_image(tmp_path, monkeypatch):
+    def content(dataset) -> dict:
+        return {name: [part.tobytes() for part in parts] for name, parts in dataset.content().items()}
+
+    labels = [0, 1, 2, 3]
+    first = content(RecordDataset(write_rec(tmp_path / "a", labels)))
+    assert first == content(RecordDataset(write_rec(tmp_path / "b", labels)))
+    other_labels = content(RecordDataset(write_rec(tmp_path / "c", [0, 1, 3, 2])))
+    assert first["labels"] != other_labels["labels"]
+    assert first["images"] == other_labels["images"]
+    other_image = RecordDataset(write_rec(tmp_path / "d", labels, {2: b"one that nobody can decode"}))
+    assert first["images"] != content(other_image)["images"]
+    last = content(RecordDataset(write_rec(tmp_path / "e", labels, {3: png(picture(3)) + bytes(4)})))
+    assert first["images"] != last["images"]  # the last record has no follower: the file is longer
+
+    for name in ("x/1.jpg", "x/2.jpg", "y/1.jpg"):
+        (tmp_path / "folder" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "folder" / name).touch()
+    folder = FolderDataset(tmp_path / "folder")
+    before = content(folder)
+    (tmp_path / "folder/y/1.jpg").rename(tmp_path / "folder/y/2.jpg")
+    renamed = content(FolderDataset(tmp_path / "folder"))
+    assert before["labels"] == renamed["labels"]
+    assert before["images"] != renamed["images"]
+
+    a, c = RecordDataset(tmp_path / "a"), RecordDataset(tmp_path / "c")
+    merged = [content(MergedDataset(parts)) for parts in ((a, folder), (folder, a), (c, folder))]
+    assert merged[0] == content(MergedDataset((RecordDataset(tmp_path / "b"), folder)))
+    assert merged[0] != merged[1]
+    assert {name for name in merged[0] if merged[0][name] != merged[2][name]} == {"labels of folder 0"}
+    assert content(SyntheticDataset(3, 9)) == {}
+
+    broken = shutil.copytree(tmp_path / "a", tmp_path / "broken")
+    (broken / "property").write_text("4,112,112\n")
+    unreadable = RecordDataset(broken)
+    with open(broken / "train.rec", "r+b") as file:
+        file.seek(int(unreadable.reader.layout()[0][1]))
+        file.write(bytes(4))
+    assert content(unreadable) == {"images": first["images"]}
+
+    monkeypatch.setattr("utils.record_layout.SCAN_LIMIT", 3)
+    monkeypatch.setattr("utils.record_layout.NUM_LABELS", 2)
+    assert RecordDataset(tmp_path / "a").content()["labels"][0].tolist() == [0, 3]

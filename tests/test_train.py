@@ -73,14 +73,20 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(faces, tmp_path):
     resumed = [*common, f"output={tmp_path}/resumed", "val_targets=[pairs]", "verbose=2", "resume=true"]
     refused = [*common, f"output={tmp_path}/whole"]
     other_network, other_batch = [*resumed, "embedding_size=16"], [*resumed, "batch_size=2"]
-    bad, small, (code, output), (refused_code, refused_output), (late_code, late_output) = train(
-        other_network, other_batch, resumed, refused, resumed
+    other_data = [*resumed, f"rec={write_faces(tmp_path / 'others', seed=1)}"]
+    bad, small, alien, (code, output), (refused_code, refused_output), (late_code, late_output) = train(
+        other_network, other_batch, other_data, resumed, refused, resumed
     )
-    for (bad_code, bad_output), words in ((bad, "checkpoint"), (small, "global_batch 8, this one has 4")):
+    mistakes = ((bad, "embedding_size 32, this one has 16"), (small, "global_batch 8, this one has 4"))
+    for (bad_code, bad_output), words in (*mistakes, (alien, "of a run with images sha256")):
         assert bad_code == 1
         assert words in bad_output.splitlines()[-1]
     assert code == 0, output
     assert losses(tmp_path / "resumed") == losses(results)
+    parts = {path.name for path in (tmp_path / "resumed").glob("*.json")}
+    assert parts == {"config.json", "run.json", "config.0001.json", "run.0001.json"}
+    for name, first_step in (("run.0001.json", 0), ("run.json", 3)):
+        assert json.loads((tmp_path / "resumed" / name).read_text())["first_step"] == first_step
     for one, other in zip(weights(results, 6), weights(tmp_path / "resumed", 6)):
         assert_same_state(one, other)
 
@@ -227,7 +233,7 @@ def test_mistakes_are_told_in_one_line(faces, tmp_path):
         assert "Traceback" not in output, f"{name}: {output}"
         assert all(word in line for word in cases[name][1]), f"{name}: {line}"
     written = {path.name for path in (tmp_path / "out").iterdir()}
-    assert written == {"train.log"}, "what an earlier run left there would be overwritten"
+    assert written == {"train.log", "run.lock"}, "what an earlier run left there would be overwritten"
 
 
 def group_lives(group: int) -> bool:

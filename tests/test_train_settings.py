@@ -60,6 +60,7 @@ CHANGES_SPEED = [
     "frequent=1",
     "verbose=1 val_targets=pairs",
     "checkpoint_every=1 save_all_states=true",
+    "check_ranks_every=1",
     "tensorboard=true",
     "max_skipped_steps=1",
 ]

@@ -5,8 +5,12 @@ import torch
 from easydict import EasyDict
 from torch import nn
 
-from helpers.interface_losses import Compact, RunningNorm
+from dataset import SyntheticDataset
+from helpers.interface_losses import INTERFACE_VARIANTS, Compact, Learning, RunningNorm
+from helpers.job_files import load
+from helpers.loss_references import VARIANTS
 from helpers.ranks import run_ranks
+from losses import REGULARIZERS, build_loss, build_regularizer
 from partial_fc import PartialFC
 from utils.distributed import (
     average_buffers,
@@ -16,6 +20,8 @@ from utils.distributed import (
     stop_process_group,
     world_size,
 )
+from utils.identity import RunIdentity
+from utils.lr_scheduler import Schedule
 from utils.optimizer import build_optimizer, make_scaler
 from utils.training_state import TrainingState, find_checkpoint
 
@@ -23,13 +29,13 @@ SETTINGS = EasyDict(optimizer="sgd", momentum=0.9, weight_decay=5e-4, no_decay_n
 OVERFLOW_AT = 1  # the step that every rank skips
 
 
-def new_run(seed: int, precision: str = "fp16", **fixed) -> TrainingState:
+def new_run(seed: int, precision: str = "fp16", identity: RunIdentity | None = None) -> TrainingState:
     """A small run of all that has a state: BatchNorm, loss, regulariser, sampling, momentum, scaler."""
     torch.manual_seed(seed)
     backbone = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8))
     head = PartialFC(RunningNorm(), 8, 11, regularizers=[Compact()], sample_rate=0.5, seed=seed)
     optimizer = build_optimizer(SETTINGS, backbone, head, lr=0.01)
-    return TrainingState(backbone, head, optimizer, make_scaler(precision, torch.device("cpu")), **fixed)
+    return TrainingState(backbone, head, optimizer, make_scaler(precision, torch.device("cpu")), identity)
 
 
 def train(run: TrainingState, steps: range) -> TrainingState:
@@ -142,11 +148,78 @@ def test_a_run_may_go_on_in_another_precision(tmp_path, alone, before, after):
 
 
 def test_a_run_that_divides_its_epochs_otherwise_cannot_go_on(tmp_path, alone):
-    train(new_run(1, global_batch=8, loss="arcface"), range(2, 4)).save(tmp_path, 2)
-    new_run(2, global_batch=8, loss="arcface").load(tmp_path, 2)
+    def run(seed: int, *overrides: str) -> TrainingState:
+        cfg = load("rec=synthetic", "num_classes=11", "num_image=100", "num_steps=9", *overrides)
+        data = SyntheticDataset(11, 100)
+        schedule = Schedule(cfg, 100 // cfg.batch_size, 1)
+        return new_run(seed, identity=RunIdentity(cfg, data, schedule, cfg.batch_size))
+
+    train(run(1, "batch_size=8"), range(2, 4)).save(tmp_path, 2)
+    run(2, "batch_size=8").load(tmp_path, 2)
     with pytest.raises(
         ValueError, match=r"is of a run with global_batch 8, this one has 4: step 2 would not"
     ):
-        new_run(2, global_batch=4, loss="arcface").load(tmp_path, 2)
+        run(2, "batch_size=4").load(tmp_path, 2)
     with pytest.raises(ValueError, match="is of a run with loss arcface, this one has cosface"):
-        new_run(2, global_batch=8, loss="cosface").load(tmp_path, 2)
+        run(2, "batch_size=8", "loss=cosface").load(tmp_path, 2)
+
+
+# ---------------------------------------------------------------- what ranks hold alike
+
+
+def small_run(loss, optimizer: str = "sgd", regularizers=(), sample_rate: float = 0.5) -> TrainingState:
+    torch.manual_seed(0)
+    backbone = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8))
+    head = PartialFC(loss, 8, 11, regularizers=regularizers, sample_rate=sample_rate)
+    head.set_progress(2, 1, 3)  # ndr wants to know
+    optimizer = build_optimizer(EasyDict({**SETTINGS, "optimizer": optimizer}), backbone, head, lr=0.01)
+    return TrainingState(backbone, head, optimizer, make_scaler("fp32", torch.device("cpu")))
+
+
+def told(run: TrainingState) -> str:
+    try:
+        run.check_ranks(2)
+    except ValueError as error:
+        return str(error)
+    return "equal"
+
+
+def damage(run: TrainingState, name: str) -> str:
+    """What is told after a last digit of one number on rank 1 has changed; it is put back."""
+    tensor = run._replicated()[name].view(-1)
+    before = tensor[:1].clone()
+    with torch.no_grad():
+        if rank() == 1:
+            is_float = tensor.is_floating_point()
+            tensor[:1] = torch.nextafter(before, before + 1) if is_float else before + 1
+        found = told(run)
+        tensor[:1] = before
+    return found
+
+
+def ranks_of_every_loss() -> tuple[dict, dict]:
+    """What is told of each loss after two steps, and of each tensor of one that keeps all kinds of state."""
+    runs = {}
+    for variant in (*VARIANTS, *INTERFACE_VARIANTS):
+        runs[f"{variant} sgd"] = small_run(variant.make()[0])
+    for name in REGULARIZERS:
+        runs[name] = small_run(build_loss("adaface"), "adamw", (build_regularizer(name),), 1.0)
+    all_kinds = runs["all"] = small_run(Learning(), "adamw", (Compact(), build_regularizer("ndr")))
+    fine = {name: told(train(run, range(2, 4))) for name, run in runs.items()}
+    return fine, {name: damage(all_kinds, name) for name in all_kinds._replicated()}
+
+
+def test_what_is_not_sharded_is_equal_on_every_rank_bit_for_bit_and_a_changed_bit_is_named():
+    for fine, damaged in run_ranks(2, ranks_of_every_loss, timeout=200):
+        assert set(fine.values()) == {"equal"}, fine
+        assert len(fine) > 30
+        kinds = "backbone.0.weight head.loss.margin head.regularizers.0.steps"
+        kinds += " exp_avg_sq of backbone.0.weight step of head.loss.margin"
+        assert all(kind in " ".join(damaged) for kind in kinds.split()), damaged.keys()
+        for name, line in damaged.items():
+            assert line.startswith(f"rank 1 has {name} "), (name, line)
+            assert "after step 2 the ranks have to hold the same numbers" in line
+        of_classes = {
+            name for name in damaged if name.endswith((".weight", "class_rows")) and "head." in name
+        }
+        assert of_classes == {"step of head.weight"}  # that of AdamW; what has a row a class is sharded

@@ -18,12 +18,15 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.parallel import DistributedDataParallel
 
+from utils.launchers import refuse_lone_task
+
 
 def start_process_group(timeout_minutes: float = 30) -> torch.device:
     """Join torchrun's group, or make a world of one; returns this rank's device.
 
     Raises:
-        ValueError: more ranks were started on this machine than it has GPUs.
+        ValueError: more ranks were started on this machine than it has GPUs, or this process is one of
+            several that know nothing of one another.
     """
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
     if torch.cuda.is_available():
@@ -42,14 +45,20 @@ def start_process_group(timeout_minutes: float = 30) -> torch.device:
     if "RANK" in os.environ:
         dist.init_process_group(backend, timeout=timeout)
     else:
+        refuse_lone_task()
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=timeout)
     return device
 
 
 def stop_process_group() -> None:
     """Leave the group, if there is one."""
-    if dist.is_initialized():
+    if has_process_group():
         dist.destroy_process_group()
+
+
+def has_process_group() -> bool:
+    """Whether this process has joined one."""
+    return dist.is_initialized()
 
 
 def rank() -> int:

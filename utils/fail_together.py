@@ -1,32 +1,59 @@
-"""Work of all ranks that fails on all of them, or on none."""
+"""Work of all ranks that fails on all of them, or on none: no rank waits for one that has left."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from utils.distributed import gather_objects, world_size
+from utils.distributed import gather_objects, has_process_group, start_process_group, world_size
 from utils.errors import one_line
+
+
+class Disagreement(ValueError):
+    """An error that every rank raises, at the same place and with the same message."""
 
 
 @contextmanager
 def fail_together() -> Iterator[None]:
-    """Inside, an error that a user can meet (ValueError, OSError) on one rank is raised on every rank.
+    """What fails inside on one rank fails on every rank, with the message of that rank.
 
     Every rank enters and leaves; leaving waits for all of them, and one short text a rank crosses the
-    network. Without this, the others would wait for a rank that is gone, and their errors would be of the
-    network: a full disk of one machine would not be named.
+    network. Inside, ranks may meet in nothing but further exchanges. Reading the config comes before there
+    is a process group: a rank that fails there joins it only to say so, and the others hear of it at their
+    first exchange.
 
     Raises:
-        ValueError: what failed on the first of the ranks on which something failed, and on which.
-            In a world of one, the error itself.
+        Disagreement: what failed on the first of the ranks on which something failed, and on which. In a
+            world of one, and for a fault of ours where it happened, the error itself.
     """
-    failure = None
     try:
         yield
-    except (OSError, ValueError) as error:
-        failure = error
-    reasons = gather_objects(None if failure is None else one_line(failure))
-    failed = [rank for rank, reason in enumerate(reasons) if reason is not None]
-    if failed and world_size() == 1:
-        raise failure
+    except Disagreement:  # all have heard of it
+        raise
+    except Exception as error:
+        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+            raise
+        if not has_process_group():
+            start_process_group()
+        is_ours = not isinstance(error, (ValueError, OSError))
+        try:
+            exchange(error=f"{type(error).__name__}: {error}" if is_ours else one_line(error))
+        except Disagreement as told:
+            if not is_ours:
+                raise told from error
+        raise
+    if has_process_group():
+        exchange()
+
+
+def exchange(value=None, error: str | None = None) -> list:
+    """The values of all ranks, in rank order; every rank brings one, or what went wrong instead.
+
+    Raises:
+        Disagreement: something went wrong on a rank.
+    """
+    values, errors = zip(*gather_objects((value, error)))
+    failed = [number for number, text in enumerate(errors) if text is not None]
     if failed:
-        raise ValueError(f"rank {failed[0]}: {reasons[failed[0]]}") from failure
+        alike = len(failed) == world_size() and len(set(errors)) == 1
+        raise Disagreement(errors[0] if alike else f"rank {failed[0]}: {errors[failed[0]]}")
+    return list(values)

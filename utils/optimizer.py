@@ -77,9 +77,13 @@ class SGD(SparseRows, torch.optim.SGD):
                         self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         return super().step(closure)
 
+    numbers_per_weight = 1  # that it remembers
+
 
 class AdamW(SparseRows, torch.optim.AdamW):
     """`torch.optim.AdamW` that also takes sparse rows."""
+
+    numbers_per_weight = 2
 
 
 def has_rows_of(value: object, parameter: Tensor) -> bool:

@@ -16,6 +16,7 @@ from utils.recordio import IndexedRecordReader, RecordError
 # (and each again when its image is read); otherwise all are read, which takes seconds per million.
 SCAN_LIMIT = 1_000_000
 NUM_PROBES = 1024
+NUM_LABELS = 1 << 16  # that tell data apart where there are too many to read them all
 
 
 def image_keys(reader: IndexedRecordReader) -> tuple[np.ndarray, int]:
@@ -76,6 +77,21 @@ def check_labels(
         raise RecordError(
             f"{reader.rec_path}: record {keys[wrong][0]} has label {labels[wrong][0]:.9g}; allowed: {allowed}"
         )
+
+
+def content(reader: IndexedRecordReader, keys: np.ndarray) -> dict[str, tuple[np.ndarray, ...]]:
+    """What tells the images of these keys from others without reading them, as arrays by name.
+
+    "labels": of more than SCAN_LIMIT images a sample; left out where one is unreadable, which the loader will
+    find and may be told to skip. "images": the keys, where each record starts, and the size of the file.
+    """
+    places = {"images": (keys, *reader.layout())}
+    if len(keys) > SCAN_LIMIT:
+        keys = keys[np.linspace(0, len(keys) - 1, NUM_LABELS).astype(np.int64)]
+    try:
+        return {"labels": (reader.first_labels(keys),), **places}
+    except RecordError:
+        return places
 
 
 def read_property(path: Path) -> int | None:

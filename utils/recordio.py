@@ -98,6 +98,10 @@ class IndexedRecordReader:
         self._map.madvise(mmap.MADV_RANDOM)
         return labels
 
+    def layout(self) -> tuple[np.ndarray, np.ndarray]:
+        """Where the record of each key starts, `(N,)` int64, and the file's size, `(1,)`; reads no record."""
+        return self._index.offsets(self.keys), np.array([len(self._map)])
+
     def __getstate__(self) -> dict:
         return {name: value for name, value in self.__dict__.items() if name != "_map"}
 

@@ -1,5 +1,6 @@
 """What a run was: its config, code, software and hardware, written beside its results."""
 
+import hashlib
 import os
 import platform
 import shlex
@@ -17,13 +18,19 @@ from utils.files import write_json
 from utils.frozen import to_builtin
 
 ROOT = Path(__file__).resolve().parents[1]
+# The files whose change may change a step: not the configs, whose settings are compared one by one.
+CODE = ("*.py", *(f"{folder}/**/*.py" for folder in ("backbones", "classifier", "eval", "losses", "utils")))
 PACKAGES = ("torch", "torchvision", "numpy", "opencv-python-headless", "scipy", "scikit-learn")
 
 
-def write_run_info(folder: str | os.PathLike, cfg: Mapping, **derived: Any) -> None:
+def write_run_info(
+    folder: str | os.PathLike, cfg: Mapping, *, keep_earlier: bool = False, **derived: Any
+) -> None:
     """Writes config.json (every setting) and run.json (git, versions, hardware, command, `derived`) there.
 
     Args:
+        keep_earlier: those of the part of the run before become config.0001.json and run.0001.json, of the
+            next part 0002, and so on.
         derived: numbers that follow from config, data and ranks, such as the global batch or the class count.
     """
     folder = Path(folder)
@@ -34,6 +41,11 @@ def write_run_info(folder: str | os.PathLike, cfg: Mapping, **derived: Any) -> N
         "versions": versions(),
         "hardware": hardware(),
     }
+    if keep_earlier:
+        numbers = [int(file.name.split(".")[1]) for file in folder.glob("*.[0-9][0-9][0-9][0-9].json")]
+        for name in ("config", "run"):
+            if (folder / f"{name}.json").exists():
+                (folder / f"{name}.json").rename(folder / f"{name}.{max(numbers, default=0) + 1:04d}.json")
     write_json(folder / "config.json", to_builtin(cfg))
     write_json(folder / "run.json", run | to_builtin(derived))
 
@@ -46,6 +58,18 @@ def git_state() -> dict[str, Any]:
     commit = _git("rev-parse", "HEAD")
     changes = _git("status", "--porcelain", "--untracked-files=no")
     return {"commit": commit, "dirty": None if changes is None else bool(changes)}
+
+
+def code_version() -> dict[str, str]:
+    """The code that computes a step: a hash of this project's files, and the version of torch.
+
+    A commit would not do: working trees may differ from it, and a copy of the files may have none.
+    """
+    digest = hashlib.sha256()
+    for pattern in CODE:
+        for file in sorted(ROOT.glob(pattern)):
+            digest.update(f"{file.relative_to(ROOT)}\0".encode() + file.read_bytes())
+    return {"code": f"sha256 {digest.hexdigest()[:12]}", "torch": str(torch.__version__)}
 
 
 def versions() -> dict[str, str | None]:

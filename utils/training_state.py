@@ -3,10 +3,13 @@
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from utils import checkpoint
+from utils.agreement import compare_ranks
 from utils.distributed import rank
+from utils.fail_together import fail_together
+from utils.identity import RunIdentity
 from utils.optimizer import restore_optimizer_state, split_optimizer_state
 from utils.seeds import seed_of
 
@@ -19,47 +22,56 @@ class TrainingState:
     and a step's randomness are functions of (seed, epoch, step), so the step alone stands for them.
 
     Args:
-        fixed: by name, what has to be the same in every run that goes on from a checkpoint; numbers or text.
+        identity: of the run; kept in its checkpoints and compared with theirs. None: neither.
     """
 
     def __init__(
-        self, backbone: nn.Module, head: nn.Module, optimizer: torch.optim.Optimizer, scaler, **fixed
+        self,
+        backbone: nn.Module,
+        head: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        scaler,
+        identity: RunIdentity | None = None,
     ):
         self.backbone, self.head, self.optimizer, self.scaler = backbone, head, optimizer, scaler
-        self.fixed = fixed
+        self.identity = identity
 
-    def save(self, folder: Path, step: int) -> None:
-        """Write the checkpoint of `step`; buffers of the backbone have to be equal on all ranks by now."""
+    def shared(self) -> tuple[dict, dict[str, Tensor]]:
+        """(what every rank holds alike, what is sharded by class)."""
         centres = self.head.class_parameters()
         optimizer, sharded = split_optimizer_state(self.optimizer, learnt(centres))
         shared = {
-            "step": step,
-            "fixed": self.fixed,
             "backbone": self.backbone.state_dict(),
             "head": {name: value for name, value in self.head.state_dict().items() if name not in centres},
             "optimizer": optimizer,
             "scaler": self.scaler.state_dict(),
         }
-        sharded |= {name: parameter.detach() for name, parameter in centres.items()}
-        checkpoint.save(folder, step, shared, sharded, self.head.class_start)
+        return shared, sharded | {name: parameter.detach() for name, parameter in centres.items()}
+
+    def save(self, folder: Path, step: int) -> None:
+        """Write the checkpoint of `step`; buffers of the backbone have to be equal on all ranks by now."""
+        shared, sharded = self.shared()
+        if self.identity is not None:
+            shared |= self.identity.state_dict(lr=self.optimizer.param_groups[0]["lr"])
+        checkpoint.save(folder, step, shared | {"step": step}, sharded, self.head.class_start)
 
     def load(self, folder: Path, step: int) -> None:
         """Put back the checkpoint of `step`.
 
-        Raises:
+        Raises, on every rank:
             ValueError: it belongs to another network, loss, optimiser or number of classes, or what has to
                 stay as it was does not.
         """
+        with fail_together():
+            self._load(folder, step)
+
+    def _load(self, folder: Path, step: int) -> None:
         head, centres = self.head, self.head.class_parameters()
         shared, sharded = checkpoint.load(
             folder, head.class_start, head.num_local, step, num_classes=head.num_classes
         )
-        for name, value in shared.get("fixed", {}).items():
-            if name in self.fixed and self.fixed[name] != value:
-                raise ValueError(
-                    f"the checkpoint in {folder} is of a run with {name} {value}, this one has "
-                    f"{self.fixed[name]}: step {step} would not be where it stopped"
-                )
+        if self.identity is not None:
+            self.identity.compare_with(shared, folder, step)
         try:
             self.backbone.load_state_dict(shared["backbone"])
             head.load_state_dict(shared["head"] | {name: sharded[name] for name in centres})
@@ -72,6 +84,51 @@ class TrainingState:
         if self.scaler.is_enabled() and shared["scaler"]:  # empty if that run had another precision
             self.scaler.load_state_dict(shared["scaler"])
 
+    def check_ranks(self, step: int) -> None:
+        """Raise on every rank where one holds other weights or states than rank 0; waits for the GPU.
+
+        Compared are sums over the bits of all that is not sharded, but for BatchNorm's statistics, which each
+        rank collects on its own: a difference in one number shows, two that cancel out do not. A number for
+        each tensor crosses the network.
+        """
+        compare_ranks(
+            bit_sums(self._replicated()),
+            f"after step {step} the ranks have to hold the same numbers; a machine or the network between "
+            "them is at fault, or a loss draws at random; on machines of different kinds, which may round "
+            "differently, check_ranks_every=0 lets them",
+        )
+
+    def _replicated(self) -> dict[str, Tensor]:
+        """By name, what every rank holds alike."""
+        shared, _ = self.shared()
+        tensors = {f"backbone.{name}": tensor for name, tensor in self.backbone.named_parameters()}
+        tensors |= {f"head.{name}": value for name, value in shared["head"].items()}
+        names = {id(tensor): name for name, tensor in self.backbone.named_parameters("backbone")}
+        names |= {id(tensor): name for name, tensor in self.head.named_parameters("head")}
+        order = [names[id(tensor)] for group in self.optimizer.param_groups for tensor in group["params"]]
+        for position, state in shared["optimizer"]["state"].items():
+            tensors |= {f"{key} of {order[position]}": value for key, value in state.items()}
+        return {name: value for name, value in tensors.items() if isinstance(value, Tensor)}
+
+    def bytes_of_save(self, *, checkpoint: bool) -> int:
+        """About how much one save writes: the model's file and, if wanted, a checkpoint of all ranks."""
+        of_backbone = sum(tensor.nbytes for tensor in self.backbone.parameters())
+        share = self.head.num_classes / max(self.head.num_local, 1)
+        of_head = round(share * sum(tensor.nbytes for tensor in self.head.parameters()))
+        of_checkpoint = (1 + self.optimizer.numbers_per_weight) * (of_backbone + of_head)
+        return of_backbone + (of_checkpoint if checkpoint else 0)
+
+
+def bit_sums(tensors: dict[str, Tensor]) -> dict[str, int]:
+    """The sum over the bits of each tensor, read as integers, modulo 2^64: exact, in whatever order."""
+    integers = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    sums = [
+        tensor.detach().view(integers[tensor.element_size()]).sum(dtype=torch.int64)
+        for tensor in tensors.values()
+    ]
+    device = sums[0].device
+    return dict(zip(tensors, torch.stack([value.to(device) for value in sums]).tolist()))
+
 
 def learnt(parameters: dict[str, nn.Parameter]) -> dict[str, nn.Parameter]:
     """The parameters that the optimiser updates; a regulariser may update its own ones by a formula."""
@@ -81,21 +138,22 @@ def learnt(parameters: dict[str, nn.Parameter]) -> dict[str, nn.Parameter]:
 def find_checkpoint(folder: Path, resume: bool) -> int:
     """The step to start from: the newest checkpoint's if resuming, else 0.
 
-    Raises:
+    Raises, on every rank:
         FileNotFoundError: there is none to resume from.
         ValueError: there are checkpoints, and `resume` is off: a new run would delete them.
     """
-    newest = checkpoint.latest_step(folder)
-    if resume and newest is None:
-        raise FileNotFoundError(
-            f"resume=true, but there is no checkpoint in {folder}: leave it out to start, or name the folder "
-            "of the run with output=..."
-        )
-    if newest and not resume:
-        raise ValueError(
-            f"{folder} holds a checkpoint of step {newest}: go on from it with resume=true, choose another "
-            "output=..., or delete the folder"
-        )
+    with fail_together():
+        newest = checkpoint.latest_step(folder)
+        if resume and newest is None:
+            raise FileNotFoundError(
+                f"resume=true, but there is no checkpoint in {folder}: leave it out to start, or name the "
+                "folder of the run with output=..."
+            )
+        if newest and not resume:
+            raise ValueError(
+                f"{folder} holds a checkpoint of step {newest}: go on from it with resume=true, choose "
+                "another output=..., or delete the folder"
+            )
     return newest or 0
 
 

@@ -93,10 +93,10 @@ def torchrun(world_size: int, arguments: list[str]) -> subprocess.Popen:
     )
 
 
-def write_faces(folder: Path, num_classes: int = 5, images_each: int = 8) -> Path:
+def write_faces(folder: Path, num_classes: int = 5, images_each: int = 8, seed: int = 0) -> Path:
     """Random images under train.rec, in insightface's layout, and pairs of them under pairs.bin."""
     folder.mkdir(parents=True)
-    random = np.random.default_rng(0)
+    random = np.random.default_rng(seed)
     coarse = random.integers(0, 256, (num_classes * images_each, 7, 7, 3), dtype=np.uint8)
     images = [cv2.resize(image, (112, 112), interpolation=cv2.INTER_CUBIC) for image in coarse]
     jpegs = [cv2.imencode(".jpg", image)[1].tobytes() for image in images]
