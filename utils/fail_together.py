@@ -30,7 +30,8 @@ def fail_together() -> Iterator[None]:
     except Disagreement:  # all have heard of it
         raise
     except Exception as error:
-        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        in_all = world_size() if has_process_group() else int(os.environ.get("WORLD_SIZE", "1"))
+        if in_all == 1:
             raise
         if not has_process_group():
             start_process_group()
