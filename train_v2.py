@@ -142,7 +142,7 @@ def main() -> None:
     def save(step: int) -> None:
         average_buffers(backbone)
         with fail_together():
-            if rank() == 0:  # before the checkpoint: from that one on, nothing before it is done again
+            if rank() == 0:  # before the checkpoint: a run that goes on from that never saves this step again
                 names = dict(network=cfg.network, num_features=cfg.embedding_size, network_args=network_args)
                 save_backbone(output / "model.pt", backbone, **names)
         if cfg.save_all_states:

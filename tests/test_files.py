@@ -41,6 +41,11 @@ def test_a_full_disk_names_the_file_that_it_was_to_become(tmp_path):
     with file_size_limit(1000), pytest.raises(OSError, match="File too large") as error:
         write_json(path, {"x": "y" * 2000})
     assert error.value.filename == str(path)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(IsADirectoryError) as error:
+        write_json(tmp_path / "folder", {})
+    assert error.value.filename == str(tmp_path / "folder")
+    (tmp_path / "folder").rmdir()
     with pytest.raises(FileNotFoundError) as error, whole_file(path):
         (tmp_path / "another").read_text()
     assert error.value.filename == str(tmp_path / "another")

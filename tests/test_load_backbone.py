@@ -112,6 +112,7 @@ def test_weights_that_are_not_finite_are_not_written_and_the_old_file_stays(tmp_
     assert [f.name for f in tmp_path.iterdir()] == ["model.pt"]
 
 
+@pytest.mark.filterwarnings("ignore:TypedStorage is deprecated")
 def test_no_flipped_bit_loads_as_another_network(tmp_path):
     file, original = tmp_path / "model.pt", small("mbf")
     save_backbone(file, original, **MBF, input_order="BGR")

@@ -64,7 +64,7 @@ def named_errors(path: str | os.PathLike, *also: str | os.PathLike) -> Iterator[
         yield
     except OSError as error:
         unnamed = error.filename is None or error.filename in map(os.fspath, also)
-        if error.errno is not None and error.filename2 is None and unnamed:  # else its text has it all
+        if unnamed and error.errno is not None:  # without a number it shows no file name
             error.filename = os.fspath(path)
         raise
 
