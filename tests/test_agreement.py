@@ -31,6 +31,15 @@ def fail_inside() -> None:
         raise AssertionError("not reached")
 
 
+def fail_early() -> None:
+    """The exchange of the rank that failed meets the inner one of the others."""
+    with fail_together():
+        if rank() == 0:
+            raise ValueError("early")
+        fail_at([])
+        raise AssertionError("not reached")
+
+
 def cases() -> dict[str, str]:
     return {
         "equal": outcome(compare_ranks, {"a": 1, "b": {"c": [1, 2]}, "own": None}, "remedy"),
@@ -41,6 +50,7 @@ def cases() -> dict[str, str]:
         "two": outcome(fail_at, [2, 1]),
         "all": outcome(fail_at, [0, 1, 2]),
         "inside": outcome(fail_inside),
+        "early": outcome(fail_early),
         "ours": outcome(fail_at, [1], KeyError),
         "after": outcome(compare_ranks, {"a": 1}, "remedy"),  # the exchanges still meet one another
     }
@@ -58,6 +68,7 @@ def test_every_rank_raises_what_one_of_them_met():
             "two": "Disagreement: rank 1: no file on rank 1",
             "all": "Disagreement: no file",
             "inside": "Disagreement: rank 2: no file on rank 2",
+            "early": "Disagreement: rank 0: early",
             "ours": "",
             "after": "fine",
         }

@@ -7,6 +7,7 @@ import os
 import platform
 import resource
 import signal
+import threading
 import time
 from collections import namedtuple
 from contextlib import contextmanager
@@ -90,14 +91,15 @@ def test_the_lock_of_a_dead_process_is_taken_over_even_if_its_workers_live(tmp_p
 
 def test_a_machine_that_is_gone_gets_the_time_that_its_locks_take_to_end(tmp_path, monkeypatch):
     elsewhere = namedtuple("Platform", "node")(lambda: "elsewhere")
-    monkeypatch.setattr(run_folder, "LEASE_S", 2)
     with another_run(tmp_path, platform=elsewhere) as (said, _, pipe):
         assert said == "mine"
+        monkeypatch.setattr(run_folder, "LEASE_S", 0)
         with pytest.raises(ValueError, match=r"process \d+ on elsewhere, since .* is gone for good, delete"):
             RunFolder(tmp_path, shared=True)
-        pipe.send("release")
-        assert pipe.recv() == "released"
+        monkeypatch.setattr(run_folder, "LEASE_S", 30)
+        threading.Timer(0.5, pipe.send, ["release"]).start()
         RunFolder(tmp_path, shared=True).release()
+        assert pipe.recv() == "released"
 
 
 def test_a_lock_on_a_file_that_was_just_deleted_does_not_count(tmp_path, monkeypatch):
