@@ -200,7 +200,7 @@ SAME_RESULT_ON_RESUME = {
     "place of the data, whose content stays": "rec num_classes num_image",
     "verification": "val_targets val_root verbose",
     "saving": "output resume save_all_states checkpoint_every",
-    "logging and checks": "frequent tensorboard check_ranks_every",
+    "logging and checks": "frequent tensorboard check_ranks_every max_skipped_steps",
 }
 
 # get_model() arguments that are settings of their own, and so cannot be in network_args.
