@@ -28,9 +28,15 @@ from eval.kfold import load_set
 from eval.verification_report import summary, verify
 from losses import build_loss, build_perturbation, build_regularizer
 from partial_fc import PartialFC
+from training.diagnosis import explain_skips
+from training.identity import RunIdentity, compare_settings
+from training.lr_scheduler import Schedule
+from training.run_folder import RunFolder
+from training.settings_page import settings_page
+from training.step_guard import StepGuard
+from training.training_state import TrainingState, find_checkpoint, seed_step
 from utils.command_line import run_script
 from utils.config import get_config, verification_files
-from utils.diagnosis import explain_skips
 from utils.distributed import (
     average_buffers,
     data_parallel,
@@ -41,19 +47,13 @@ from utils.distributed import (
 )
 from utils.fail_together import fail_together
 from utils.frozen import to_builtin
-from utils.identity import RunIdentity, compare_settings
 from utils.loader import FaceLoader
 from utils.logging import RunLog, setup_logging
-from utils.lr_scheduler import Schedule
 from utils.optimizer import build_optimizer, make_scaler
 from utils.plots import plot_training_curves
 from utils.precision import autocast
-from utils.run_folder import RunFolder
 from utils.run_info import write_run_info
-from utils.settings_page import settings_page
-from utils.step_guard import StepGuard
 from utils.tensor_files import require_finite
-from utils.training_state import TrainingState, find_checkpoint, seed_step
 
 
 def main() -> None:

@@ -5,7 +5,7 @@ import pytest
 from helpers.rank_runs import train_on_ranks
 from helpers.ranks import run_ranks
 from helpers.train_runs import SMALL, write_faces
-from utils.agreement import compare_ranks, differences, tell
+from training.agreement import compare_ranks, differences, tell
 from utils.distributed import rank
 from utils.fail_together import Disagreement, fail_together
 

@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 MAY_IMPORT = {
     "configs": "",
     "utils": "configs",
+    "training": "configs utils",
     "losses": "utils",
     "backbones": "utils",
     "dataset": "utils",

@@ -23,7 +23,7 @@ from helpers.checkpoints import (
     save,
 )
 from helpers.disk import file_size_limit
-from utils import checkpoint
+from training import checkpoint
 from utils.optimizer import SGD, AdamW, restore_optimizer_state, split_optimizer_state
 from utils.tensor_files import file_checksum
 

@@ -13,11 +13,11 @@ from dataset import RecordDataset, SyntheticDataset
 from helpers.job_files import load
 from helpers.ranks import run_ranks
 from helpers.records import write_rec
-from utils import identity
+from training import identity
+from training.identity import CHANGEABLE, NOT_KEPT, RunIdentity, compare_settings
+from training.lr_scheduler import Schedule
 from utils.distributed import rank
-from utils.identity import CHANGEABLE, NOT_KEPT, RunIdentity, compare_settings
 from utils.logging import LOGGER_NAME
-from utils.lr_scheduler import Schedule
 from utils.run_info import ROOT
 
 FOLDER = Path("run/checkpoints")

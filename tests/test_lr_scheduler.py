@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from helpers.job_files import load
-from utils.lr_scheduler import Schedule, learning_rate
+from training.lr_scheduler import Schedule, learning_rate
 
 GOLDENS = json.loads((Path(__file__).parent / "goldens" / "lr_schedule.json").read_text())
 

@@ -11,8 +11,8 @@ from helpers.ranks import run_ranks
 from helpers.regularizer_runs import BATCHES, Run, data, expected, make_head, train_on_ranks
 from losses import build_loss, build_regularizer
 from partial_fc import PartialFC
+from training.training_state import TrainingState
 from utils.distributed import rank, start_process_group, stop_process_group
-from utils.training_state import TrainingState
 
 GOLDENS = Path(__file__).parent / "goldens" / "losses"
 ENGINES = ("dense", "stream")

@@ -16,9 +16,9 @@ from datetime import datetime
 import pytest
 
 from helpers.ranks import run_ranks
-from utils import run_folder
+from training import run_folder
+from training.run_folder import RunFolder
 from utils.distributed import rank
-from utils.run_folder import RunFolder
 
 FORK = multiprocessing.get_context("fork")
 

@@ -10,11 +10,11 @@ from torch import nn
 from helpers.ranks import run_ranks
 from losses import build_loss, build_regularizer
 from partial_fc import PartialFC
+from training.diagnosis import explain_skips, find_cause
+from training.step_guard import StepGuard
 from utils.buffers import FlatBuffers
-from utils.diagnosis import explain_skips, find_cause
 from utils.distributed import data_parallel, rank, world_size
 from utils.optimizer import build_optimizer, make_scaler
-from utils.step_guard import StepGuard
 
 CPU = torch.device("cpu")
 REGULARIZERS = (("ndr", {"ramp": None, "min_k": -1.0}), ("center", {}), ("disc", {}))

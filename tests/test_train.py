@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from helpers.train_runs import SMALL, torchrun, train, write_faces
-from utils import checkpoint
+from training import checkpoint
 
 
 @pytest.fixture(scope="module")

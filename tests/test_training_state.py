@@ -12,6 +12,9 @@ from helpers.loss_references import VARIANTS
 from helpers.ranks import run_ranks
 from losses import REGULARIZERS, build_loss, build_regularizer
 from partial_fc import PartialFC
+from training.identity import RunIdentity
+from training.lr_scheduler import Schedule
+from training.training_state import TrainingState, find_checkpoint
 from utils.distributed import (
     average_buffers,
     data_parallel,
@@ -20,10 +23,7 @@ from utils.distributed import (
     stop_process_group,
     world_size,
 )
-from utils.identity import RunIdentity
-from utils.lr_scheduler import Schedule
 from utils.optimizer import build_optimizer, make_scaler
-from utils.training_state import TrainingState, find_checkpoint
 
 SETTINGS = EasyDict(optimizer="sgd", momentum=0.9, weight_decay=5e-4, no_decay_norm_bias=False)
 OVERFLOW_AT = 1  # the step that every rank skips

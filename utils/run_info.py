@@ -19,7 +19,8 @@ from utils.frozen import to_builtin
 
 ROOT = Path(__file__).resolve().parents[1]
 # The files whose change may change a step: not the configs, whose settings are compared one by one.
-CODE = ("*.py", *(f"{folder}/**/*.py" for folder in ("backbones", "classifier", "eval", "losses", "utils")))
+FOLDERS = ("backbones", "classifier", "eval", "losses", "training", "utils")
+CODE = ("*.py", *(f"{folder}/**/*.py" for folder in FOLDERS))
 PACKAGES = ("torch", "torchvision", "numpy", "opencv-python-headless", "scipy", "scikit-learn")
 
 

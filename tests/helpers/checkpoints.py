@@ -2,7 +2,7 @@
 
 import torch
 
-from utils import checkpoint
+from training import checkpoint
 
 NUM_CLASSES, WIDTH = 10, 3
 SHARED = {"step": 7, "name": "r50", "none": None, "nested": [1.5, {"ema": torch.arange(4)}]}

@@ -5,11 +5,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from utils import checkpoint
-from utils.agreement import compare_ranks
+from training import checkpoint
+from training.agreement import compare_ranks
+from training.identity import RunIdentity
 from utils.distributed import rank
 from utils.fail_together import fail_together
-from utils.identity import RunIdentity
 from utils.optimizer import restore_optimizer_state, split_optimizer_state
 from utils.seeds import seed_of
 

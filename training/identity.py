@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from configs.base import MAY_CHANGE_ON_RESUME, MAY_DIFFER_BETWEEN_RANKS, SAME_RESULT_ON_RESUME
-from utils.agreement import compare_ranks, differences, tell
+from training.agreement import compare_ranks, differences, tell
+from training.lr_scheduler import Schedule
 from utils.frozen import to_builtin
 from utils.logging import LOGGER_NAME
-from utils.lr_scheduler import Schedule
 from utils.run_info import code_version
 from utils.settings import DEFAULTS
 

@@ -24,10 +24,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from training.manifest import DamagedError, Manifest, MissingError, is_whole, write_manifest
 from utils.distributed import gather_objects, rank
 from utils.fail_together import fail_together
 from utils.log_files import LOGGER_NAME
-from utils.manifest import DamagedError, Manifest, MissingError, is_whole, write_manifest
 from utils.tensor_files import require_finite, write_tensors
 
 PLAIN = (bool, int, float, str, type(None))
