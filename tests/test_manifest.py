@@ -8,7 +8,7 @@ import torch
 
 from helpers.checkpoints import NUM_CLASSES, SHARED, assert_every_split_loads, damage, per_class, save
 from helpers.disk import damaged
-from utils import checkpoint, manifest
+from training import checkpoint, manifest
 
 
 def assert_equal(one, other):
