@@ -15,7 +15,7 @@ from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from utils.files import whole_file
 from utils.log_files import LOGGER_NAME
-from utils.tensor_files import content_checksum, require_finite, write_tensors
+from utils.tensor_files import content_checksum, on_cpu, require_finite, write_tensors
 
 from .adaface_ir import AdaFaceIR
 from .backbone import Backbone
@@ -49,7 +49,7 @@ def save_backbone(
     input_order = input_order or backbone.input_order
     if input_order not in ("RGB", "BGR"):
         raise ValueError(f"input_order is 'RGB' or 'BGR', got {input_order!r}")
-    weights = {key: tensor.cpu() for key, tensor in backbone.state_dict().items()}
+    weights = {key: on_cpu(tensor) for key, tensor in backbone.state_dict().items()}
     require_finite(weights, f"{path} is not written")
     settings = {
         "format": FORMAT,

@@ -72,6 +72,7 @@ def identify(run: Evaluation, probes: Probes, faces: AlignedFaces) -> None:
 
 
 def report_pairs(report: Report, name: str, pairs: Pairs, result: PairResult) -> None:
+    """Table, numbers and pictures of the verification; `name`: the curve's, in the pictures."""
     num_positive = int(pairs.same.sum())
     sizes = {"images": len(pairs.paths), "positive": num_positive, "negative": len(pairs.same) - num_positive}
     table = PrettyTable(
@@ -89,6 +90,7 @@ def report_pairs(report: Report, name: str, pairs: Pairs, result: PairResult) ->
 
 
 def report_probes(report: Report, name: str, probes: Probes, result: ProbeResult) -> None:
+    """Tables, numbers and pictures of the identification."""
     sizes = {"gallery": len(probes.gallery_ids), "mated": len(probes.mated_ids)}
     sizes["unmated"] = probes.num_unmated
     table = PrettyTable([*sizes, *(f"@FPIR={fpir:g}" for fpir in FPIRS)], align="r")

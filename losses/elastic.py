@@ -28,7 +28,7 @@ class ElasticFace(MarginLoss):
 
     Args:
         kind: "arc", margins in radians, in [0, π/2]; or "cos", margins in cosine, >= 0.
-        m: mean of the margins; the paper has 0.5 for "arc" and 0.35 for "cos".
+        m: mean of the margins, in [0, π/2] of either kind; the paper has 0.5 for "arc" and 0.35 for "cos".
         std: their standard deviation, >= 0.
         plus: whether margins follow the own cosines.
     """

@@ -3,7 +3,7 @@
 import pytest
 
 from utils import launchers
-from utils.distributed import start_process_group, stop_process_group
+from utils.distributed import has_process_group, start_process_group, stop_process_group, world_size
 from utils.launchers import LAUNCHERS
 
 
@@ -33,6 +33,8 @@ def test_the_only_task_is_not(monkeypatch, launcher):
     for name, value in zip(LAUNCHERS[launcher], ("0", "1")):
         monkeypatch.setenv(name, value)
     start_process_group()
+    assert has_process_group()
+    assert world_size() == 1
 
 
 def test_a_batch_script_of_several_tasks_is_warned(monkeypatch, caplog):

@@ -16,6 +16,7 @@ from torch import nn
 from backbones import MODEL_NAMES, get_model, load_backbone, save_backbone
 from helpers.backbone_cases import SMALL, case, images, shapes, small
 from helpers.disk import damaged, file_size_limit
+from utils.buffers import FlatBuffers
 
 
 def same_outputs(backbone, original) -> bool:
@@ -85,6 +86,16 @@ def test_a_failed_save_leaves_the_old_file_whole(tmp_path, monkeypatch):
 
 
 MBF = {"network": "mbf", "num_features": 32, "network_args": SMALL["mbf"]}
+
+
+def test_the_file_holds_the_backbone_alone_where_its_buffers_share_memory_with_others(tmp_path):
+    original, memory = small("mbf"), nn.Module()
+    memory.register_buffer("rows", torch.zeros(1_000_000))
+    save_backbone(tmp_path / "before.pt", original, **MBF)
+    FlatBuffers(nn.ModuleList([original, memory]))
+    save_backbone(tmp_path / "after.pt", original, **MBF)
+    before, after = ((tmp_path / f"{name}.pt").stat().st_size for name in ("before", "after"))
+    assert after == before
 
 
 def test_a_full_disk_is_named_and_the_old_file_stays_whole(tmp_path):

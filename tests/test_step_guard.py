@@ -208,6 +208,28 @@ def test_flat_buffers_are_the_same_tensors_with_the_same_values():
     assert all(torch.equal(a, b) for a, b in zip(module.buffers(), values))
 
 
+class OwnTensor(nn.Module):
+    """Moves its statistics on by tensors of their own, not in place."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(3))
+
+    def forward(self, value: float) -> None:
+        self.mean = 0.5 * self.mean + value
+
+
+def test_flat_buffers_put_back_what_a_module_has_replaced():
+    module = OwnTensor()
+    flat = FlatBuffers(module)
+    for value, skipped, mean in ((1.0, 0.0, 1.0), (math.nan, 1.0, 1.0), (2.0, 0.0, 2.5)):
+        flat.remember()
+        module(value)
+        flat.put_back(torch.tensor(skipped))
+        assert torch.equal(module.mean, torch.full((3,), mean))
+        assert torch.equal(module.state_dict()["mean"], module.mean)
+
+
 # ---- the cause
 
 

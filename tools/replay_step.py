@@ -18,20 +18,40 @@ from prettytable import PrettyTable
 from torch import Tensor, nn
 
 from backbones import load_backbone
+from training.diagnosis import each_output, faulty_images
 from utils.batch_norm import FrozenBatchStatistics
 from utils.command_line import run_script
 from utils.precision import PRECISIONS, autocast
 
 
-def outputs_of_layers(backbone: nn.Module, images: Tensor, precision: str) -> list[tuple[str, Tensor]]:
-    """(name, output) of each layer in the order of the forward pass, in training mode."""
-    outputs: list[tuple[str, Tensor]] = []
-    for name, layer in backbone.named_modules():
-        if not any(True for _ in layer.children()):
-            layer.register_forward_hook(lambda _, inputs, output, name=name: outputs.append((name, output)))
-    with torch.no_grad(), FrozenBatchStatistics(backbone), autocast(images.device, precision):
+def read_batch(path: Path) -> tuple[Tensor, list[str]]:
+    """Images `(b, 3, 112, 112)` of a saved batch, and the names of their records, or their positions."""
+    try:
+        batch = torch.load(path, map_location="cpu", weights_only=True)
+        images, names = batch["images"].float(), batch["names"]
+    except OSError:
+        raise
+    except Exception as error:  # any bytes may be in the file, for which torch has no class of error
+        raise ValueError(
+            f"{path} is no batch that training has saved, skipped_step_STEP_rank_R.pt"
+        ) from error
+    return images, names or [str(i) for i in range(len(images))]
+
+
+def table_of_layers(backbone: nn.Module, images: Tensor, precision: str) -> PrettyTable:
+    """A row for each layer in the order of the forward pass, in training mode."""
+    table = PrettyTable(["layer", "shape", "largest magnitude", "not finite"], align="l")
+
+    def add_row(name: str, output: Tensor) -> None:
+        finite = output[output.isfinite()]
+        largest = f"{finite.abs().max().item():.3g}" if finite.numel() else "–"
+        count = output.numel() - finite.numel()
+        table.add_row([name, "×".join(map(str, output.shape)), largest, f"{count:,}" if count else ""])
+
+    frozen = FrozenBatchStatistics(backbone)
+    with torch.no_grad(), each_output(backbone, add_row), frozen, autocast(images.device, precision):
         backbone.train()(images)
-    return outputs
+    return table
 
 
 def main() -> None:
@@ -42,21 +62,13 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="weights; default: model.pt beside the batch")
     parser.add_argument("--precision", default="fp32", choices=PRECISIONS, help="default fp32")
     args = parser.parse_args()
-    batch = torch.load(args.batch, weights_only=True)
+    images, names = read_batch(args.batch)
     model = args.model or args.batch.parent / "model.pt"
     if not model.exists():
         raise FileNotFoundError(f"no network in {model}: name one with --model")
-    images = batch["images"].float()
-    bad = (~images.flatten(1).isfinite().all(1)).nonzero().flatten().tolist()
-    names = batch["names"] or [str(i) for i in range(len(images))]
-    print(f"{len(images)} images, not finite: {[names[i] for i in bad] or 'none'}")
-    table = PrettyTable(["layer", "shape", "largest magnitude", "not finite"], align="l")
-    for name, output in outputs_of_layers(load_backbone(model), images, args.precision):
-        finite = output[output.isfinite()]
-        largest = f"{finite.abs().max().item():.3g}" if finite.numel() else "–"
-        count = output.numel() - finite.numel()
-        table.add_row([name, "×".join(map(str, output.shape)), largest, f"{count:,}" if count else ""])
-    print(table)
+    faulty = ", ".join(names[i] for i in faulty_images(images))
+    print(f"{len(images)} images, not finite: {faulty or 'none'}")
+    print(table_of_layers(load_backbone(model), images, args.precision))
 
 
 if __name__ == "__main__":

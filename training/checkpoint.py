@@ -28,7 +28,7 @@ from training.manifest import DamagedError, Manifest, MissingError, is_whole, wr
 from utils.distributed import gather_objects, rank
 from utils.fail_together import fail_together
 from utils.log_files import LOGGER_NAME
-from utils.tensor_files import require_finite, write_tensors
+from utils.tensor_files import on_cpu, require_finite, write_tensors
 
 PLAIN = (bool, int, float, str, type(None))
 
@@ -207,9 +207,7 @@ def _write(path: Path, content: dict) -> tuple[int, int]:
 def _plain(value):
     """`value` on the CPU, and made only of what weights_only can read back."""
     if isinstance(value, Tensor):
-        value = value.detach().cpu()
-        is_view = value.untyped_storage().nbytes() > value.numel() * value.element_size()
-        return value.clone() if is_view else value  # torch.save writes the whole storage behind a view
+        return on_cpu(value)
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,6 +1,6 @@
 """Why steps are skipped: the first thing that is not finite where one batch is run again, on any rank."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -62,9 +62,15 @@ def find_cause(
     backbone: nn.Module, head: nn.Module, images: Tensor, labels: Tensor, precision: str
 ) -> Cause | None:
     """The first thing in a step with this batch that is not finite on this rank; None: there is none."""
-    bad = (~images.flatten(1).isfinite().all(1)).nonzero().flatten().tolist()
+    bad = faulty_images(images)
     weights = first_not_finite({**dict(backbone.named_parameters()), **dict(head.named_parameters())})
-    with finite_outputs(backbone) as layers, FrozenBatchStatistics(backbone), head.only_input_gradient():
+    layers: list[str] = []
+
+    def look(name: str, output: Tensor) -> None:
+        if not output.isfinite().all():
+            layers.append(name)
+
+    with each_output(backbone, look), FrozenBatchStatistics(backbone), head.only_input_gradient():
         with torch.enable_grad(), autocast(images.device, precision):
             embeddings = backbone(images)
         loss = head(embeddings, labels)
@@ -102,20 +108,24 @@ def first_not_finite(tensors: dict[str, Tensor]) -> str | None:
 
 
 @contextmanager
-def finite_outputs(backbone: nn.Module) -> Iterator[Sequence[str]]:
-    """Within, collect the names of layers whose output is not finite, in the order of the forward pass."""
-    found: list[str] = []
+def each_output(network: nn.Module, look: Callable[[str, Tensor], None]) -> Iterator[None]:
+    """Within, the forward pass calls look(name, output) for each layer that has no layers inside."""
     hooks = []
-    for name, layer in backbone.named_modules():
+    for name, layer in network.named_modules():
         if not any(True for _ in layer.children()):
 
-            def look(layer, inputs, output, name=name):
-                if isinstance(output, Tensor) and not output.isfinite().all():
-                    found.append(name)
+            def hook(layer, inputs, output, name=name):
+                if isinstance(output, Tensor):
+                    look(name, output)
 
-            hooks.append(layer.register_forward_hook(look))
+            hooks.append(layer.register_forward_hook(hook))
     try:
-        yield found
+        yield
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def faulty_images(images: Tensor) -> list[int]:
+    """The positions of images `(b, ...)` that hold NaN or inf."""
+    return (~images.flatten(1).isfinite().all(1)).nonzero().flatten().tolist()

@@ -66,7 +66,8 @@ class FlatBuffers:
     """All buffers of a module in one piece of memory for each type of number, the same tensors as before.
 
     One copy remembers them all, and one `torch.where` puts them back: a network has hundreds of them, and on
-    a GPU each operation costs a launch.
+    a GPU each operation costs a launch. Where a module has put another tensor in a buffer's place (`self.mean
+    = ...`), the buffer takes over its values and comes back.
     """
 
     ALIGNMENT = 16  # numbers; the start of a buffer is where an allocation of its own would start, or nearly
@@ -75,6 +76,12 @@ class FlatBuffers:
         by_type: dict[tuple, list[Tensor]] = {}
         for buffer in module.buffers():
             by_type.setdefault((buffer.dtype, buffer.device), []).append(buffer)
+        self.places = [
+            (part._buffers, name, buffer)
+            for part in module.modules()
+            for name, buffer in part._buffers.items()
+            if buffer is not None
+        ]
         self.flat = [self._joined(buffers) for buffers in by_type.values()]
         self.remember()
 
@@ -89,10 +96,18 @@ class FlatBuffers:
     @torch.no_grad()
     def remember(self) -> None:
         """Copy their present values."""
+        self._take_over()
         self.copies = [flat.clone() for flat in self.flat]
 
     @torch.no_grad()
     def put_back(self, where: Tensor) -> None:
         """Give them the values that were remembered, where `where`, a number on their device, is not 0."""
+        self._take_over()
         for flat, copy in zip(self.flat, self.copies):
             torch.where(where > 0, copy, flat, out=flat)
+
+    def _take_over(self) -> None:
+        for table, name, buffer in self.places:
+            if (present := table[name]) is not buffer:
+                buffer.copy_(present)
+                table[name] = buffer

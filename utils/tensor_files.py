@@ -34,6 +34,13 @@ def write_tensors(path: str | os.PathLike, content) -> int:
         return target.checksum
 
 
+def on_cpu(tensor: Tensor) -> Tensor:
+    """The tensor's numbers on the CPU, in no more memory than they need: torch.save writes all of it."""
+    tensor = tensor.detach().cpu()
+    is_part = tensor.untyped_storage().nbytes() > tensor.nbytes
+    return tensor.clone() if is_part else tensor
+
+
 class _Target:
     """What torch.save writes to: a file, the checksum of what went there, and the error that stopped it."""
 
