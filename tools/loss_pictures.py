@@ -53,6 +53,7 @@ Draw = Callable[[Figure, Picture], np.ndarray]
 
 
 def argument_parser(doc: str) -> argparse.ArgumentParser:
+    """A parser with what all scripts that draw losses take; `doc` is the script's docstring."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     add, default = parser.add_argument, TrainingStatistics()
     batch_norms = (default.norm_mean, default.norm_std)
@@ -118,6 +119,11 @@ def picture(
 
 
 def animate(args: argparse.Namespace, choices: Sequence[Choice], draw: Draw) -> None:
+    """Write the GIF; without `--losses` it shows those that have the number that moves.
+
+    Raises:
+        ValueError: a norm that is not positive, or nothing in the picture moves.
+    """
     moved, first, last = args.move[0], *map(float, args.move[1:])
     if moved == "norm":
         require(min(first, last) > 0, "--move norm", (first, last), "> 0")
