@@ -46,6 +46,7 @@ from utils.plots import plot_training_curves
 from utils.precision import autocast
 from utils.run_info import write_run_info
 from utils.settings_page import settings_page
+from utils.sync_batch_norm import convert_sync_batch_norm
 from utils.training_state import TrainingState, find_checkpoint, seed_step
 
 
@@ -81,6 +82,8 @@ def main() -> None:
         grad_checkpointing=cfg.grad_checkpointing,
         **network_args,
     ).to(device, memory_format=torch.channels_last if cfg.channels_last else torch.contiguous_format)
+    if cfg.sync_bn:
+        convert_sync_batch_norm(backbone)
     regularizers = [build_regularizer(name, **hyper) for name, hyper in cfg.regularizers]
     head = PartialFC(
         build_loss(cfg.loss, **cfg.loss_args),

@@ -95,6 +95,8 @@ class Settings:
     network_args: dict = {}
     # Recompute activations in the backward pass: less memory, about a third more time.
     grad_checkpointing: bool = False
+    # BatchNorm normalises by the batch of all ranks, not by each rank's own; costs two collectives a layer.
+    sync_bn: bool = False
     # Keep images and convolution weights in NHWC order: faster with tensor cores, and on many CPUs.
     channels_last: bool = False
 

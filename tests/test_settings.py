@@ -83,6 +83,7 @@ def test_later_overrides_win():
         ("lr=true", "lr=True: allowed is a number"),
         ("lr=None", "lr=None: allowed is a number"),
         ("batch_size=0", "batch_size=0: allowed is an integer in [1, inf)"),
+        ("sync_bn=1", "sync_bn=1: allowed is true or false"),
         ("batch_size=1.5", "batch_size=1.5: allowed is an integer"),
         ("sample_rate=0", "sample_rate=0: allowed is a number in (0, 1]"),
         ("sample_rate=1.01", "sample_rate=1.01: allowed is a number in (0, 1]"),

@@ -57,6 +57,7 @@ CHANGES_SPEED = [
     "num_workers=2",
     "grad_checkpointing=true",
     "channels_last=true",
+    "sync_bn=true",  # on one rank; tests/test_sync_batch_norm.py has more
     "frequent=1",
     "verbose=1 val_targets=pairs",
     "checkpoint_every=1 save_all_states=true",

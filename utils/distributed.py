@@ -183,6 +183,7 @@ def average_buffers(model: nn.Module) -> None:
     buffers = [b for b in model.buffers() if b.is_floating_point()]
     if world_size() == 1 or not buffers:
         return
-    flat = all_reduce(torch.cat([b.flatten().float() for b in buffers])) / world_size()
+    # In float64: statistics that are equal on all ranks come out as they went in.
+    flat = all_reduce(torch.cat([b.flatten().double() for b in buffers])) / world_size()
     for buffer, mean in zip(buffers, flat.split([b.numel() for b in buffers])):
         buffer.copy_(mean.view_as(buffer))
