@@ -8,7 +8,7 @@
 The run folder (`output`) receives config.json, run.json, train.log, metrics.jsonl, TensorBoard files,
 curves.png, model.pt (the backbone alone), checkpoints/ and, with ARoFace, aroface_samples.png: faces that the
 first step has warped (a resumed run leaves it as it is). `resume=true` goes on from the newest checkpoint,
-mid-epoch too, on any number of ranks that make the same global batch: the order of the data and the
+mid-epoch too, on any number of ranks, which share out the same global batch: the order of the data and the
 randomness of a step are functions of (seed, epoch, step), so a resumed run repeats what an uninterrupted one
 does. Without `resume`, a folder that holds checkpoints is refused.
 """
@@ -38,6 +38,7 @@ from utils.distributed import (
     world_size,
 )
 from utils.frozen import to_builtin
+from utils.global_batch import choose_global_batch
 from utils.loader import FaceLoader
 from utils.logging import RunLog, setup_logging
 from utils.lr_scheduler import Schedule
@@ -47,7 +48,7 @@ from utils.precision import autocast
 from utils.run_info import write_run_info
 from utils.settings_page import settings_page
 from utils.sync_batch_norm import convert_sync_batch_norm
-from utils.training_state import TrainingState, find_checkpoint, seed_step
+from utils.training_state import TrainingState, find_checkpoint, saved_batch, seed_step
 
 
 def main() -> None:
@@ -61,9 +62,10 @@ def main() -> None:
 
     # ---------------------------------------------------------------- data and schedule
     dataset = get_dataset(cfg)
-    loader = get_dataloader(cfg, dataset, rank=rank(), world_size=world_size())
-    schedule = Schedule(cfg, len(loader), world_size())  # raises here, before an earlier run's files go
-    total_steps, global_batch = schedule.total_steps, schedule.global_batch
+    global_batch = choose_global_batch(cfg, world_size(), saved_batch(output / "checkpoints", first_step))
+    loader = get_dataloader(cfg, dataset, rank=rank(), world_size=world_size(), global_batch=global_batch)
+    schedule = Schedule(cfg, len(loader), global_batch)  # raises here, before an earlier run's files go
+    total_steps = schedule.total_steps
     if first_step >= total_steps:
         raise ValueError(
             f"the checkpoint in {output} is of step {first_step}, and the run ends at step {total_steps}: "
@@ -103,7 +105,8 @@ def main() -> None:
     optimizer = build_optimizer(cfg, backbone, head, schedule.base_lr)
     scaler = make_scaler(cfg.precision, device)
     fixed = dict(global_batch=global_batch, num_image=len(dataset), loss=cfg.loss)
-    state = TrainingState(backbone, head, optimizer, scaler, **fixed)
+    per_rank = dict(batch_size=cfg.batch_size, gradient_acc=cfg.gradient_acc)
+    state = TrainingState(backbone, head, optimizer, scaler, per_rank, **fixed)
     if first_step:
         state.load(output / "checkpoints", first_step)
 
@@ -121,14 +124,14 @@ def main() -> None:
 
     # ---------------------------------------------------------------- two things done now and then
     def evaluate(step: int) -> dict:
-        average_buffers(backbone)
+        average_buffers(backbone, loader.weight)
         how = dict(batch_size=cfg.batch_size, precision=cfg.precision)
         results = {name: verify(backbone, *pairs, **how) for name, pairs in validation.items()}
         log.log_eval(step, results)
         return results
 
     def save(step: int) -> None:
-        average_buffers(backbone)
+        average_buffers(backbone, loader.weight)
         if cfg.save_all_states:
             state.save(output / "checkpoints", step)
         if rank() == 0:
@@ -148,7 +151,7 @@ def main() -> None:
 
         for micro_batch in range(1, cfg.gradient_acc + 1):
             with log.waiting():
-                images, labels = next(batches)
+                images, labels, _ = next(batches)
             images = to_input(images, device, channels_last=cfg.channels_last)
             if perturb:
                 with autocast(device, cfg.precision):
@@ -179,7 +182,7 @@ def main() -> None:
             numbers = dict(epoch=schedule.epoch(done), loss=mean_loss, lr=lr, **head.last_terms)
             if scaler.is_enabled():
                 numbers["loss_scale"] = scaler.get_scale()  # halves with each step skipped
-            log.log_step(done, **numbers)
+            log.log_step(done, **numbers, **loader.report_bad())
             total_loss, logged = 0.0, done
         if perturb and done == 1:
             log.log_pairs(done, "aroface_samples", perturb.samples)

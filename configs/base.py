@@ -73,8 +73,15 @@ class Settings:
     val_root: str | None = None
     # Worker processes that decode images, per rank. 0: the training process decodes itself.
     num_workers: Annotated[int, "[0, 128]"] = 2
-    # Images per rank, step and micro-batch (see gradient_acc).
+    # Images per rank, step and micro-batch (see gradient_acc); of a verification, per rank and forward pass.
     batch_size: Count = 128
+    # Images in one optimiser step, on all ranks and in all micro-batches together, in place of batch_size: a
+    # multiple of gradient_acc. The ranks share them out, the first ones may take one more. None: batch_size x
+    # ranks x gradient_acc; a run that is resumed on another number of ranks keeps what it had.
+    global_batch: Count | None = None
+    # An image that cannot be read or decoded: "error" ends the run and names it; "skip" names it once and
+    # takes another image in its place, the same one however often the run is resumed.
+    on_bad_record: Literal["error", "skip"] = "error"
     # Probability that an image is mirrored.
     flip_prob: Probability = 0.5
     # Probability of AdaFace's crop: a random part stays at its place, the rest turns black.
@@ -139,7 +146,7 @@ class Settings:
     weight_decay: PositiveOrZero = 5e-4
     # No weight decay on normalisation layers and biases. insightface's recipes decay everything.
     no_decay_norm_bias: bool = False
-    # Micro-batches that make one optimiser step. The global batch is batch_size x ranks x this.
+    # Micro-batches that make one optimiser step; see global_batch.
     gradient_acc: Count = 1
     # Largest norm of the backbone's gradient; longer ones are scaled down to it. 0: off.
     grad_clip: PositiveOrZero = 5.0

@@ -17,7 +17,7 @@ from utils.distributed import (
     world_size,
 )
 from utils.optimizer import build_optimizer, make_scaler
-from utils.training_state import TrainingState, find_checkpoint
+from utils.training_state import TrainingState, find_checkpoint, saved_batch
 
 SETTINGS = EasyDict(optimizer="sgd", momentum=0.9, weight_decay=5e-4, no_decay_norm_bias=False)
 OVERFLOW_AT = 1  # the step that every rank skips
@@ -113,6 +113,13 @@ def test_one_rank_resumes_what_two_have_saved(of_two_ranks):
         loaded,
         {name: torch.cat([first[name], second[name]]) if name in sharded else first[name] for name in first},
     )
+
+
+def test_a_checkpoint_tells_its_global_batch_and_the_settings_behind_it(tmp_path, alone):
+    new_run(1, per_rank=dict(batch_size=3, gradient_acc=2), global_batch=12, loss="arcface").save(tmp_path, 2)
+    assert saved_batch(tmp_path, 2) == dict(global_batch=12, batch_size=3, gradient_acc=2)
+    with pytest.raises(FileNotFoundError, match="step_00000004"):
+        saved_batch(tmp_path, 4)
 
 
 def test_resuming_needs_a_checkpoint_and_starting_refuses_one(tmp_path):

@@ -125,6 +125,17 @@ def load(
     return _read(path / "shared.pt"), {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
 
 
+def load_shared(folder: str | Path, step: int) -> dict:
+    """The shared part of a checkpoint, its tensors mapped from the file: cheap where they are not looked at.
+
+    Raises:
+        FileNotFoundError, ValueError: a file is missing or damaged.
+    """
+    path = Path(folder) / f"step_{step:08d}"
+    _check_files(path)
+    return _read(path / "shared.pt", mmap=True)
+
+
 def _steps(folder: Path) -> list[int]:
     """Steps of the whole checkpoints, ascending."""
     found = [re.fullmatch(r"step_(\d{8,})", path.name) for path in folder.glob("step_*")]

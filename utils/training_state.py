@@ -19,14 +19,21 @@ class TrainingState:
     and a step's randomness are functions of (seed, epoch, step), so the step alone stands for them.
 
     Args:
+        per_rank: the settings batch_size and gradient_acc, see `saved_batch`.
         fixed: by name, what has to be the same in every run that goes on from a checkpoint; numbers or text.
     """
 
     def __init__(
-        self, backbone: nn.Module, head: nn.Module, optimizer: torch.optim.Optimizer, scaler, **fixed
+        self,
+        backbone: nn.Module,
+        head: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        scaler,
+        per_rank: dict[str, int] | None = None,
+        **fixed,
     ):
         self.backbone, self.head, self.optimizer, self.scaler = backbone, head, optimizer, scaler
-        self.fixed = fixed
+        self.per_rank, self.fixed = per_rank or {}, fixed
 
     def save(self, folder: Path, step: int) -> None:
         """Write the checkpoint of `step`; buffers of the backbone have to be equal on all ranks by now."""
@@ -35,6 +42,7 @@ class TrainingState:
         shared = {
             "step": step,
             "fixed": self.fixed,
+            "per_rank": self.per_rank,
             "backbone": self.backbone.state_dict(),
             "head": {name: value for name, value in self.head.state_dict().items() if name not in centres},
             "optimizer": optimizer,
@@ -97,6 +105,18 @@ def find_checkpoint(folder: Path, resume: bool) -> int:
             "output=..., or delete the folder"
         )
     return newest or 0
+
+
+def saved_batch(folder: Path, step: int) -> dict[str, int]:
+    """The global_batch, batch_size and gradient_acc of the run that wrote the checkpoint of `step`.
+
+    Empty for step 0, where a run starts. What an earlier version did not save is left out.
+    """
+    if step == 0:
+        return {}
+    shared = checkpoint.load_shared(folder, step)
+    batch = {name: value for name, value in shared.get("fixed", {}).items() if name == "global_batch"}
+    return batch | shared.get("per_rank", {})
 
 
 def seed_step(seed: int, step: int) -> None:
