@@ -1,7 +1,8 @@
 """Training data: RecordIO files, image folders, random images; and the loader.
 
 A dataset has `.num_classes`, `.root` (the folder, None for random images), a length, `[i]` -> image
-`(3, 112, 112)` uint8 RGB tensor and int label, and `read(i)` -> the same image as `(112, 112, 3)` array.
+`(3, 112, 112)` uint8 RGB tensor and int label, `read(i)` -> the same image as `(112, 112, 3)` array, and
+`name_of(i)`, which says where it comes from.
 docs/data.md describes the formats.
 """
 
@@ -18,6 +19,7 @@ from torch.utils.data import Dataset
 
 from utils.augment import Augmentation
 from utils.faces import IMAGE_SUFFIXES, SIZE, decode_rgb
+from utils.global_batch import choose_global_batch
 from utils.loader import DistributedSampler, FaceLoader
 from utils.record_layout import check_labels, content, count_classes, image_keys, read_property
 from utils.recordio import IndexedRecordReader, RecordError
@@ -42,7 +44,7 @@ def decode(encoded: bytes, name: str) -> np.ndarray:
 
 
 class FaceDataset(Dataset):
-    """What all datasets share. A subclass sets `root` and `num_classes` and defines `read` and `__len__`."""
+    """What all datasets share. A subclass sets `root`, `num_classes`, has `read`, `name_of`, `__len__`."""
 
     root: Path | None
     num_classes: int
@@ -54,6 +56,10 @@ class FaceDataset(Dataset):
     def content(self) -> dict[str, tuple[np.ndarray, ...]]:
         """Arrays by name that tell it from other data of its size, if there can be any; reads no image."""
         return {}
+
+    def name_of(self, index: int) -> str:
+        """Where one sample comes from, for messages: "train.rec: record 41", with the whole path."""
+        raise NotImplementedError
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         if not -len(self) <= index < len(self):
@@ -91,7 +97,10 @@ class RecordDataset(FaceDataset):
         key = self.keys[index : index + 1]
         label, encoded = self.reader.read(key[0])
         check_labels(self.reader, key, label[:1], self.num_classes, "its number of classes")
-        return decode(encoded, f"{self.reader.rec_path}: record {key[0]}"), int(label[0])
+        return decode(encoded, self.name_of(index)), int(label[0])
+
+    def name_of(self, index: int) -> str:
+        return f"{self.reader.rec_path}: record {self.keys[index]}"
 
     def labels(self) -> np.ndarray:
         """Every image's label, `(len(self),)` int64; touches one page of the file per image."""
@@ -155,6 +164,9 @@ class FolderDataset(FaceDataset):
             raise RecordError(f"{path}: {error.strerror}") from None
         return decode(encoded, str(path)), int(self._labels[index])
 
+    def name_of(self, index: int) -> str:
+        return str(self.path(index))
+
 
 class SyntheticDataset(FaceDataset):
     """64 random images, again and again, to measure speed without data; image i has label i % num_classes."""
@@ -171,6 +183,9 @@ class SyntheticDataset(FaceDataset):
     def read(self, index: int) -> tuple[np.ndarray, int]:
         return self._pool[index % len(self._pool)], index % self.num_classes
 
+    def name_of(self, index: int) -> str:
+        return f"random image {index}"
+
 
 class MergedDataset(FaceDataset):
     """Several datasets one after another; the labels of each begin where those of the one before end."""
@@ -185,8 +200,8 @@ class MergedDataset(FaceDataset):
         return self._starts[-1]
 
     def read(self, index: int) -> tuple[np.ndarray, int]:
-        part = bisect_right(self._starts, index) - 1
-        image, label = self.datasets[part].read(index - self._starts[part])
+        part, index = self._locate(index)
+        image, label = self.datasets[part].read(index)
         return image, label + self._first_labels[part]
 
     def content(self) -> dict[str, tuple[np.ndarray, ...]]:
@@ -195,6 +210,15 @@ class MergedDataset(FaceDataset):
         for number, dataset in enumerate(self.datasets):
             parts |= {f"{name} of folder {number}": arrays for name, arrays in dataset.content().items()}
         return parts
+
+    def name_of(self, index: int) -> str:
+        part, index = self._locate(index)
+        return self.datasets[part].name_of(index)
+
+    def _locate(self, index: int) -> tuple[int, int]:
+        """Which dataset, and the index there."""
+        part = bisect_right(self._starts, index) - 1
+        return part, index - self._starts[part]
 
 
 def get_dataset(cfg) -> FaceDataset:
@@ -233,17 +257,23 @@ def _open_folder(root: Path, num_classes: int | None) -> FaceDataset:
     return FolderDataset(root)
 
 
-def get_dataloader(cfg, dataset: FaceDataset, *, rank: int, world_size: int) -> FaceLoader:
-    """The loader of this rank: `cfg.batch_size` images a batch, augmented by the `*_prob` settings.
+def get_dataloader(
+    cfg, dataset: FaceDataset, *, rank: int, world_size: int, global_batch: int | None = None
+) -> FaceLoader:
+    """The loader of this rank, its images augmented by the `*_prob` settings.
+
+    Args:
+        global_batch: images of a step on all ranks, which come in `cfg.gradient_acc` batches; None: what the
+            settings say.
 
     Raises:
-        ValueError: fewer images than world_size · batch_size.
+        ValueError: fewer images than a batch of all ranks needs.
     """
-    sampler = DistributedSampler(
-        len(dataset), cfg.batch_size, rank=rank, world_size=world_size, seed=cfg.seed
-    )
+    batch_size = (global_batch or choose_global_batch(cfg, world_size)) // cfg.gradient_acc
+    sampler = DistributedSampler(len(dataset), batch_size, rank=rank, world_size=world_size, seed=cfg.seed)
     augmentation = Augmentation(cfg.crop_prob, cfg.low_res_prob, cfg.photometric_prob, cfg.flip_prob)
-    return FaceLoader(dataset, sampler, augmentation, num_workers=cfg.num_workers)
+    skip_bad = cfg.on_bad_record == "skip"
+    return FaceLoader(dataset, sampler, augmentation, num_workers=cfg.num_workers, skip_bad=skip_bad)
 
 
 def to_input(images: Tensor, device: torch.device, channels_last: bool = False) -> Tensor:

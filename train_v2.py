@@ -8,7 +8,7 @@
 The run folder (`output`) receives config.json, run.json, train.log, metrics.jsonl, TensorBoard files,
 curves.png, model.pt (the backbone alone), checkpoints/ and, with ARoFace, aroface_samples.png: faces that the
 first step has warped (a resumed run leaves it as it is). `resume=true` goes on from the newest checkpoint,
-mid-epoch too, on any number of ranks that make the same global batch: the order of the data and the
+mid-epoch too, on any number of ranks, which share out the same global batch: the order of the data and the
 randomness of a step are functions of (seed, epoch, step), so a resumed run repeats what an uninterrupted one
 does. What it may change is listed in docs/reliability.md. Without `resume`, a folder that holds checkpoints
 is refused, and always one in which another run works.
@@ -34,7 +34,7 @@ from training.lr_scheduler import Schedule
 from training.run_folder import RunFolder
 from training.settings_page import settings_page
 from training.step_guard import StepGuard
-from training.training_state import TrainingState, find_checkpoint, seed_step
+from training.training_state import TrainingState, find_checkpoint, saved_batch, seed_step
 from utils.command_line import run_script
 from utils.config import get_config, verification_files
 from utils.distributed import (
@@ -47,12 +47,14 @@ from utils.distributed import (
 )
 from utils.fail_together import fail_together
 from utils.frozen import to_builtin
+from utils.global_batch import choose_global_batch
 from utils.loader import FaceLoader
 from utils.logging import RunLog, setup_logging
 from utils.optimizer import build_optimizer, make_scaler
 from utils.plots import plot_training_curves
 from utils.precision import autocast
 from utils.run_info import write_run_info
+from utils.sync_batch_norm import convert_sync_batch_norm
 from utils.tensor_files import require_finite
 
 
@@ -71,9 +73,11 @@ def main() -> None:
     with fail_together():
         logger = setup_logging(output, rank())
         dataset = get_dataset(cfg)
-        loader = get_dataloader(cfg, dataset, rank=rank(), world_size=world_size())
-        schedule = Schedule(cfg, len(loader), world_size())  # raises here, before an earlier run's files go
-        total_steps, global_batch = schedule.total_steps, schedule.global_batch
+        saved = saved_batch(output / "checkpoints", first_step)
+        global_batch = choose_global_batch(cfg, world_size(), saved)
+        loader = get_dataloader(cfg, dataset, rank=rank(), world_size=world_size(), global_batch=global_batch)
+        schedule = Schedule(cfg, len(loader), global_batch)  # raises here, before an earlier run's files go
+        total_steps = schedule.total_steps
         if first_step >= total_steps:
             raise ValueError(
                 f"the checkpoint in {output} is of step {first_step}, and the run ends at step "
@@ -94,6 +98,8 @@ def main() -> None:
         grad_checkpointing=cfg.grad_checkpointing,
         **network_args,
     ).to(device, memory_format=torch.channels_last if cfg.channels_last else torch.contiguous_format)
+    if cfg.sync_bn:
+        convert_sync_batch_norm(backbone)
     regularizers = [build_regularizer(name, **hyper) for name, hyper in cfg.regularizers]
     head = PartialFC(
         build_loss(cfg.loss, **cfg.loss_args),
@@ -132,7 +138,7 @@ def main() -> None:
 
     # ---------------------------------------------------------------- two things done now and then
     def evaluate(step: int) -> dict:
-        average_buffers(backbone)
+        average_buffers(backbone, loader.weight)
         require_finite(backbone.state_dict(), f"after step {step}, with lr={cfg.lr:g}")
         how = dict(batch_size=cfg.batch_size, precision=cfg.precision)
         results = {name: verify(backbone, *pairs, **how) for name, pairs in validation.items()}
@@ -140,7 +146,7 @@ def main() -> None:
         return results
 
     def save(step: int) -> None:
-        average_buffers(backbone)
+        average_buffers(backbone, loader.weight)
         with fail_together():
             if rank() == 0:  # before the checkpoint: a run that goes on from that never saves this step again
                 names = dict(network=cfg.network, num_features=cfg.embedding_size, network_args=network_args)
@@ -162,7 +168,7 @@ def main() -> None:
 
         for micro_batch in range(1, cfg.gradient_acc + 1):
             with log.waiting():
-                images, labels = next(batches)
+                images, labels, indices = next(batches)
             images = to_input(images, device, channels_last=cfg.channels_last)
             if perturb:
                 with autocast(device, cfg.precision):
@@ -178,10 +184,11 @@ def main() -> None:
         done = step + 1
         saving = done == total_steps or done % checkpoint_every == 0
         if saving or done % cfg.frequent == 0:
-            batch = images, labels, []
+            batch = images, labels, [dataset.name_of(i) for i in indices.tolist()]
             explain = partial(explain_skips, done, (backbone, head), batch, cfg.precision, output)
             guard.stop_if_stuck(explain)  # waits for the GPU, so only where it logs
-            log.log_step(done, epoch=schedule.epoch(done), lr=lr, **guard.numbers(), **head.last_terms)
+            numbers = dict(epoch=schedule.epoch(done), lr=lr, **guard.numbers(), **head.last_terms)
+            log.log_step(done, **numbers, **loader.report_bad())
         if perturb and done == 1:
             log.log_pairs(done, "aroface_samples", perturb.samples)
         if cfg.check_ranks_every and (saving or step == first_step or done % cfg.check_ranks_every == 0):

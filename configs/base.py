@@ -76,8 +76,15 @@ class Settings:
     val_root: str | None = None
     # Worker processes that decode images, per rank. 0: the training process decodes itself.
     num_workers: Annotated[int, "[0, 128]"] = 2
-    # Images per rank, step and micro-batch (see gradient_acc).
+    # Images per rank, step and micro-batch (see gradient_acc); of a verification, per rank and forward pass.
     batch_size: Count = 128
+    # Images in one optimiser step, on all ranks and in all micro-batches together, in place of batch_size: a
+    # multiple of gradient_acc. The ranks share them out, the first ones may take one more. None: batch_size x
+    # ranks x gradient_acc; a run that is resumed on another number of ranks keeps what it had.
+    global_batch: Count | None = None
+    # An image that cannot be read or decoded: "error" ends the run and names it; "skip" names it once and
+    # takes another image in its place, the same one however often the run is resumed.
+    on_bad_record: Literal["error", "skip"] = "error"
     # Probability that an image is mirrored.
     flip_prob: Probability = 0.5
     # Probability of AdaFace's crop: a random part stays at its place, the rest turns black.
@@ -98,6 +105,8 @@ class Settings:
     network_args: dict = {}
     # Recompute activations in the backward pass: less memory, about a third more time.
     grad_checkpointing: bool = False
+    # BatchNorm normalises by the batch of all ranks, not by each rank's own; costs two collectives a layer.
+    sync_bn: bool = False
     # Keep images and convolution weights in NHWC order: faster with tensor cores, and on many CPUs.
     channels_last: bool = False
 
@@ -140,7 +149,7 @@ class Settings:
     weight_decay: PositiveOrZero = 5e-4
     # No weight decay on normalisation layers and biases. insightface's recipes decay everything.
     no_decay_norm_bias: bool = False
-    # Micro-batches that make one optimiser step. The global batch is batch_size x ranks x this.
+    # Micro-batches that make one optimiser step; see global_batch.
     gradient_acc: Count = 1
     # A step whose loss or gradient is not finite, on any rank, is skipped; after more than this many in a row
     # the run stops and says why. (float16 skips some on purpose, to find the scale of its loss.)
@@ -193,9 +202,10 @@ MAY_CHANGE_ON_RESUME = {
     "learning rate": "lr lr_reference_batch warmup_epoch scheduler poly_power milestones lr_decay",
     "update": "momentum weight_decay grad_clip",
     "precision": "precision fp16",
+    "images that cannot be read": "on_bad_record",
 }
 SAME_RESULT_ON_RESUME = {
-    "division of the global batch, which stays as large": "batch_size gradient_acc",
+    "division of the global batch, which stays as large": "global_batch batch_size gradient_acc",
     "speed and memory": "num_workers engine chunk_size grad_checkpointing channels_last",
     "place of the data, whose content stays": "rec num_classes num_image",
     "verification": "val_targets val_root verbose",

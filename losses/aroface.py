@@ -17,6 +17,7 @@ from utils.batch_norm import FrozenBatchStatistics
 from utils.distributed import rank, row_counts
 from utils.errors import require
 from utils.seeds import seed_of
+from utils.sync_batch_norm import local_batch_norm
 
 # Columns of a warp's parameters: scale, θ, t_x, t_y.
 IDENTITY = (1.0, 0.0, 0.0, 0.0)
@@ -61,7 +62,8 @@ def aroface_warp(images: Tensor, matrix: Tensor, *, exact_identity: bool = True)
 class AlignmentPerturbation:
     """Replaces round((1 − ratio)·B) images of a batch by adversarially warped ones.
 
-    Only these run through backbone and head. BatchNorm normalises them by their own statistics; if they are
+    Only these run through backbone and head. BatchNorm normalises them by their own statistics on this rank,
+    also where it is synchronised over the ranks in training: a rank may have nothing to warp. If they are
     fewer than MIN_FORWARD_BATCH, clean images of the batch join them, which the loss does not see. Nothing
     keeps a trace of the pass: no gradient of a weight, no running statistic, no state of loss or head. What
     is random comes from a generator of this rank, seeded by torch's: ranks that were given one seed still
@@ -137,7 +139,8 @@ class AlignmentPerturbation:
             return head(embeddings, labels[places])
 
         start, eta = self._draw(chosen, generator)
-        with FrozenBatchStatistics(backbone), head.only_input_gradient(), torch.enable_grad():
+        frozen, local = FrozenBatchStatistics(backbone), local_batch_norm(backbone)
+        with frozen, local, head.only_input_gradient(), torch.enable_grad():
             parameters = self._climb(embed, loss, start, eta)
         if count:
             images[places] = self._warp(chosen, parameters)

@@ -33,23 +33,23 @@ def make_loader(folder, rank=0, world_size=1, **changes):
 
 def epoch_of(loader, epoch=0, first_batch=0):
     loader.set_position(epoch, first_batch)
-    return [(images.clone(), labels.clone()) for images, labels in loader]
+    return [tuple(tensor.clone() for tensor in batch) for batch in loader]
 
 
 def assert_same(first, second):
     assert len(first) == len(second)
-    for (images, labels), (other_images, other_labels) in zip(first, second):
-        assert torch.equal(labels, other_labels)
-        assert torch.equal(images, other_images)
+    for batch, other in zip(first, second):
+        assert all(torch.equal(*pair) for pair in zip(batch, other, strict=True))
 
 
-def test_a_batch_is_bytes_and_labels(folder):
+def test_a_batch_is_bytes_labels_and_indices(folder):
     loader = make_loader(folder)
     batches = epoch_of(loader)
     assert len(batches) == len(loader) == 6  # 27 images fill 6 batches of 4
-    for images, labels in batches:
+    for images, labels, indices in batches:
         assert (images.shape, images.dtype) == ((4, 3, 112, 112), torch.uint8)
-        assert (labels.shape, labels.dtype) == ((4,), torch.int64)
+        assert (labels.shape, labels.dtype) == (indices.shape, indices.dtype) == ((4,), torch.int64)
+        assert torch.equal(labels, indices)  # of this data
 
 
 def test_two_ranks_see_the_global_batches_of_one(folder):
@@ -89,11 +89,11 @@ def test_a_loop_that_was_left_starts_afresh(folder):
 
 def test_an_epoch_shows_each_image_at_most_once_and_epochs_differ(folder):
     loader = make_loader(folder)
-    orders = [torch.cat([labels for _, labels in epoch_of(loader, epoch)]).tolist() for epoch in range(3)]
+    orders = [torch.cat([labels for _, labels, _ in epoch_of(loader, epoch)]).tolist() for epoch in range(3)]
     for order in orders:
         assert len(set(order)) == len(order) == 24
     assert orders[0] != orders[1] != orders[2] != orders[0]
-    assert orders[0] != torch.cat([labels for _, labels in epoch_of(make_loader(folder, seed=8))]).tolist()
+    assert orders[0] != torch.cat([labels for _, labels, _ in epoch_of(make_loader(folder, seed=8))]).tolist()
 
 
 def test_random_changes_differ_between_images_epochs_and_seeds(folder):
@@ -104,7 +104,7 @@ def test_random_changes_differ_between_images_epochs_and_seeds(folder):
         loader = make_loader(folder, **(only_flip | changes))
         plain = {label: image for image, label in (loader._loader.dataset.dataset[i] for i in range(27))}
         return [
-            {int(y): not torch.equal(x, plain[int(y)]) for x, y in zip(*epoch_of(loader, epoch)[0])}
+            {int(y): not torch.equal(x, plain[int(y)]) for x, y, _ in zip(*epoch_of(loader, epoch)[0])}
             for epoch in (0, 1)
         ]
 
@@ -117,16 +117,29 @@ def test_random_changes_differ_between_images_epochs_and_seeds(folder):
 
 
 def test_too_few_images_for_one_global_batch_are_refused(folder):
-    with pytest.raises(ValueError, match=r"27 images do not fill one global batch of 3 rank\(s\) × 10"):
+    with pytest.raises(ValueError, match=r"27 images do not fill one batch of 30 on 3 rank\(s\): lower"):
         make_loader(folder, world_size=3, batch_size=10)
 
 
 def test_ranks_have_equally_many_batches_whatever_the_remainder():
     for num_images in range(12, 24):
         lengths = {
-            len(list(DistributedSampler(num_images, 2, rank=r, world_size=3, seed=0))) for r in range(3)
+            len(list(DistributedSampler(num_images, 6, rank=r, world_size=3, seed=0))) for r in range(3)
         }
         assert lengths == {num_images // 6}
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4])
+@pytest.mark.parametrize("gradient_acc", [1, 2])
+def test_any_number_of_ranks_sees_the_batches_of_one(folder, world_size, gradient_acc):
+    sizes = dict(global_batch=8, gradient_acc=gradient_acc, **ALL)
+    whole = epoch_of(make_loader(folder, **sizes), epoch=1)
+    parts = [epoch_of(make_loader(folder, rank, world_size, **sizes), epoch=1) for rank in range(world_size)]
+    assert_same(whole, [tuple(map(torch.cat, zip(*batch))) for batch in zip(*parts)])
+    of_ranks = [len(batch[0][1]) for batch in parts]
+    assert max(of_ranks) - min(of_ranks) <= 1
+    weights = [make_loader(folder, rank, world_size, **sizes).weight for rank in range(world_size)]
+    assert weights == [size * world_size / (8 // gradient_acc) for size in of_ranks]
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
@@ -134,9 +147,9 @@ def test_an_unusable_image_ends_the_loop_with_one_line(tmp_path, num_workers):
     loader = make_loader(write_rec(tmp_path, [0] * 12, {7: b"no image"}), num_workers=num_workers)
     with pytest.raises(RecordError) as caught:
         epoch_of(loader)
-    assert (
-        str(caught.value)
-        == f"{tmp_path}/train.rec: record 7: its 8 bytes are no whole image that OpenCV can decode"
+    assert str(caught.value) == (
+        f"{tmp_path}/train.rec: record 7: its 8 bytes are no whole image that OpenCV can decode; "
+        "on_bad_record=skip takes another in its place"
     )
 
 

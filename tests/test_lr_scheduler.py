@@ -100,8 +100,8 @@ def test_a_schedule_counts_steps_in_global_batches_and_epochs_in_steps():
         "num_steps=None", "num_epoch=4", "batch_size=8", "gradient_acc=3", "lr=0.1", "lr_reference_batch=24",
         "warmup_epoch=0.5", "scheduler=multistep", "milestones=[1,2.26]", "lr_decay=0.5",
     )  # fmt: skip
-    schedule = Schedule(cfg, num_batches=25, world_size=2)
-    assert (schedule.steps_per_epoch, schedule.total_steps, schedule.global_batch) == (8, 32, 48)
+    schedule = Schedule(cfg, num_batches=25, global_batch=48)
+    assert (schedule.steps_per_epoch, schedule.total_steps) == (8, 32)
     assert schedule.base_lr == pytest.approx(0.2)
     assert (schedule.epoch(0), schedule.epoch(12), schedule.epoch(schedule.total_steps)) == (0, 1.5, 4)
     expected = dict(base_lr=0.2, total_steps=32, warmup_steps=4, scheduler="multistep", milestones=[8, 18])
@@ -111,15 +111,15 @@ def test_a_schedule_counts_steps_in_global_batches_and_epochs_in_steps():
 
 def test_num_steps_decides_and_without_a_reference_batch_the_rate_is_taken_as_it_is():
     cfg = load("num_steps=7", "lr=0.3", "scheduler=cosine")
-    schedule = Schedule(cfg, num_batches=100, world_size=4)
+    schedule = Schedule(cfg, num_batches=100, global_batch=512)
     assert (schedule.total_steps, schedule.base_lr) == (7, 0.3)
     assert schedule(3) == learning_rate(3, base_lr=0.3, total_steps=7, scheduler="cosine")
-    schedule = Schedule(load("poly_power=2", "num_steps=7"), num_batches=100, world_size=4)
+    schedule = Schedule(load("poly_power=2", "num_steps=7"), num_batches=100, global_batch=512)
     assert schedule(3) == learning_rate(3, base_lr=0.1, total_steps=7, power=2)
 
 
 def test_an_impossible_schedule_cannot_be_made():
     with pytest.raises(ValueError, match="gradient_acc=4 asks for more batches than an epoch's 3"):
-        Schedule(load("gradient_acc=4"), num_batches=3, world_size=1)
+        Schedule(load("gradient_acc=4"), num_batches=3, global_batch=512)
     with pytest.raises(ValueError, match="warm-up of 10 steps is longer than the run of 5"):
-        Schedule(load("num_steps=5", "warmup_epoch=1"), num_batches=10, world_size=1)
+        Schedule(load("num_steps=5", "warmup_epoch=1"), num_batches=10, global_batch=128)

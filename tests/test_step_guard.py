@@ -15,6 +15,7 @@ from training.step_guard import StepGuard
 from utils.buffers import FlatBuffers
 from utils.distributed import data_parallel, rank, world_size
 from utils.optimizer import build_optimizer, make_scaler
+from utils.sync_batch_norm import convert_sync_batch_norm
 
 CPU = torch.device("cpu")
 REGULARIZERS = (("ndr", {"ramp": None, "min_k": -1.0}), ("center", {}), ("disc", {}))
@@ -296,3 +297,20 @@ def test_every_rank_says_which_rank_has_the_cause_and_where_its_batch_is(tmp_pat
     saved = torch.load(file, weights_only=True)
     assert saved["images"][2, 0].isnan().all()
     assert saved["names"][2] == "train.rec: record 12"
+
+
+def explained_with_synchronised_norms(folder) -> str:
+    training = Training()
+    convert_sync_batch_norm(training.backbone)
+    if rank() == 1:
+        training.backbone[3].register_full_backward_hook(
+            lambda _, grad_in, grad_out: (grad_in[0] * math.nan,)
+        )
+    batch = torch.ones(6, 3, 2, 2), torch.arange(6), []
+    return explain_skips(7, (training.backbone, training.head), batch, "fp32", folder)
+
+
+def test_the_rank_with_the_cause_is_named_also_where_batch_norm_spreads_it(tmp_path):
+    first, second = run_ranks(2, explained_with_synchronised_norms, tmp_path)
+    assert first == second
+    assert first.startswith("on rank 1 the gradient of 2.bias is the first that is not finite")

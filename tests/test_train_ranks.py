@@ -1,5 +1,7 @@
-"""train_v2 on one and two ranks, with and without accumulation: one global batch, one set of weights."""
+"""train_v2 on one to three ranks, with and without accumulation: one global batch, one set of weights."""
 
+import functools
+import shutil
 import subprocess
 import sys
 
@@ -40,19 +42,22 @@ SETTINGS += " val_targets=[] tensorboard=false save_all_states=false loss_args.s
 
 @pytest.fixture(scope="module")
 def train(tmp_path_factory):
-    """Trains on so many ranks, with that batch and accumulation; the state of the saved backbone."""
+    """Trains on so many ranks, with that batch, accumulation and more settings; the state of the backbone."""
     folder = tmp_path_factory.mktemp("ranks")
     write_faces(folder / "faces")
     script = folder / "train.py"
     script.write_text(SCRIPT.format(root=str(ROOT)))
 
-    def run(ranks: int, batch_size: int, gradient_acc: int = 1) -> dict[str, torch.Tensor]:
-        out = folder / f"{ranks}x{batch_size}x{gradient_acc}"
+    @functools.cache
+    def run(
+        ranks: int, batch_size: int, gradient_acc: int = 1, *more: str, name: str | None = None
+    ) -> dict[str, torch.Tensor]:
+        out = folder / (name or f"{ranks}x{batch_size}x{gradient_acc}")
         sizes = [f"batch_size={batch_size}", f"gradient_acc={gradient_acc}", f"output={out}"]
         launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
         command = [sys.executable, *launch, script, "configs/synthetic", f"rec={folder / 'faces'}"]
         done = subprocess.run(
-            [*command, *SETTINGS.split(), *sizes],
+            [*command, *SETTINGS.split(), *sizes, *more],
             env=ENVIRONMENT,
             capture_output=True,
             text=True,
@@ -61,6 +66,7 @@ def train(tmp_path_factory):
         assert done.returncode == 0, done.stdout + done.stderr
         return torch.load(out / "model.pt", weights_only=True)
 
+    run.folder = folder
     return run
 
 
@@ -77,6 +83,18 @@ def test_a_global_batch_trains_to_the_same_weights_however_it_is_divided(
     assert alone["linear.weight"].std() > 0.01
     for name in ("linear.weight", "linear.bias"):
         torch.testing.assert_close(divided[name], alone[name], rtol=1e-4, atol=1e-5)
+
+
+def test_a_run_goes_on_with_another_number_of_ranks_and_the_same_global_batch(train, alone):
+    """Two ranks of 4 images, then three of 3, 3 and 2, with the same command line; variances are of all 8."""
+    settings = ["save_all_states=true", "checkpoint_every=4", "sync_bn=true"]
+    train(2, 4, 1, *settings, name="moved")
+    shutil.rmtree(train.folder / "moved/checkpoints/step_00000008")
+    moved = train(3, 4, 1, *settings, "resume=true", name="moved")
+    log = (train.folder / "moved/train.log").read_text()
+    assert "make a global batch of 12; it stays the checkpoint's 8, 2 to 3 images a rank" in log
+    for name in ("linear.weight", "linear.bias", "norm.running_mean", "norm.running_var"):
+        torch.testing.assert_close(moved[name], alone[name], rtol=1e-4, atol=1e-5)
 
 
 def test_the_saved_model_has_the_statistics_of_all_ranks(train, alone):

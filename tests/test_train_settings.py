@@ -19,6 +19,7 @@ CHANGES_TRAINING = [
     "num_classes=9",
     "batch_size=8",
     "gradient_acc=2",
+    "global_batch=6",
     "flip_prob=1",
     "crop_prob=1",
     "low_res_prob=1",
@@ -57,6 +58,8 @@ CHANGES_SPEED = [
     "num_workers=2",
     "grad_checkpointing=true",
     "channels_last=true",
+    "sync_bn=true",  # on one rank; tests/test_sync_batch_norm.py has more
+    "on_bad_record=skip",  # without a bad record
     "frequent=1",
     "verbose=1 val_targets=pairs",
     "checkpoint_every=1 save_all_states=true",

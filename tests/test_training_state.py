@@ -14,7 +14,7 @@ from losses import REGULARIZERS, build_loss, build_regularizer
 from partial_fc import PartialFC
 from training.identity import RunIdentity
 from training.lr_scheduler import Schedule
-from training.training_state import TrainingState, find_checkpoint
+from training.training_state import TrainingState, find_checkpoint, saved_batch
 from utils.distributed import (
     average_buffers,
     data_parallel,
@@ -147,21 +147,33 @@ def test_a_run_may_go_on_in_another_precision(tmp_path, alone, before, after):
     assert all(parameter.isfinite().all() for parameter in resumed.backbone.parameters())
 
 
-def test_a_run_that_divides_its_epochs_otherwise_cannot_go_on(tmp_path, alone):
-    def run(seed: int, *overrides: str) -> TrainingState:
-        cfg = load("rec=synthetic", "num_classes=11", "num_image=100", "num_steps=9", *overrides)
-        data = SyntheticDataset(11, 100)
-        schedule = Schedule(cfg, 100 // cfg.batch_size, 1)
-        return new_run(seed, identity=RunIdentity(cfg, data, schedule, cfg.batch_size))
+def identified_run(seed: int, *overrides: str) -> TrainingState:
+    cfg = load("rec=synthetic", "num_classes=11", "num_image=100", "num_steps=9", *overrides)
+    global_batch = cfg.batch_size * cfg.gradient_acc
+    schedule = Schedule(cfg, 100 // cfg.batch_size, global_batch)
+    return new_run(seed, identity=RunIdentity(cfg, SyntheticDataset(11, 100), schedule, global_batch))
 
-    train(run(1, "batch_size=8"), range(2, 4)).save(tmp_path, 2)
-    run(2, "batch_size=8").load(tmp_path, 2)
+
+def test_a_checkpoint_tells_its_global_batch_and_the_settings_behind_it(tmp_path, alone):
+    identified_run(1, "batch_size=3", "gradient_acc=4").save(tmp_path, 2)
+    assert saved_batch(tmp_path, 2) == dict(global_batch=12, batch_size=3, gradient_acc=4)
+    with pytest.raises(FileNotFoundError, match="no checkpoint of step 4"):
+        saved_batch(tmp_path, 4)
+    shared = tmp_path / "step_00000002" / "shared.pt"
+    shared.write_bytes(shared.read_bytes()[:-1] + b"?")
+    with pytest.raises(ValueError, match=r"shared\.pt is damaged: its checksum .*; no checkpoint before"):
+        saved_batch(tmp_path, 2)
+
+
+def test_a_run_that_divides_its_epochs_otherwise_cannot_go_on(tmp_path, alone):
+    train(identified_run(1, "batch_size=8"), range(2, 4)).save(tmp_path, 2)
+    identified_run(2, "batch_size=8").load(tmp_path, 2)
     with pytest.raises(
         ValueError, match=r"is of a run with global_batch 8, this one has 4: step 2 would not"
     ):
-        run(2, "batch_size=4").load(tmp_path, 2)
+        identified_run(2, "batch_size=4").load(tmp_path, 2)
     with pytest.raises(ValueError, match="is of a run with loss arcface, this one has cosface"):
-        run(2, "batch_size=8", "loss=cosface").load(tmp_path, 2)
+        identified_run(2, "batch_size=8", "loss=cosface").load(tmp_path, 2)
 
 
 # ---------------------------------------------------------------- what ranks hold alike

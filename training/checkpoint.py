@@ -19,6 +19,8 @@ import logging
 import os
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -108,10 +110,27 @@ def load(
         FileNotFoundError: no such checkpoint, or one of its files is gone.
         ValueError: a damaged file, or another number of classes.
     """
+    with _opened(folder, step) as path:
+        return _read(path, class_start, class_start + num_local, num_classes)
+
+
+def load_shared(folder: str | Path, step: int) -> dict:
+    """What is equal on every rank in the checkpoint of `step`, its tensors as maps of the file.
+
+    Raises:
+        FileNotFoundError, ValueError: as in `load`.
+    """
+    with _opened(folder, step) as path:
+        return Manifest(path).read("shared.pt", mmap=True)
+
+
+@contextmanager
+def _opened(folder: str | Path, step: int | None) -> Iterator[Path]:
+    """The folder of a checkpoint; damage that is found within is told on every rank, with the way out."""
     with fail_together():
         path = _find(Path(folder), step)
         try:
-            return _read(path, class_start, class_start + num_local, num_classes)
+            yield path
         except DamagedError as error:
             kind = FileNotFoundError if isinstance(error, MissingError) else ValueError
             raise kind(f"{error}; {_remedy(path)}") from error

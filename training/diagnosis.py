@@ -12,6 +12,7 @@ from utils.batch_norm import FrozenBatchStatistics
 from utils.distributed import gather_objects, rank
 from utils.files import whole_file
 from utils.precision import autocast
+from utils.sync_batch_norm import local_batch_norm
 
 NUM_LISTED = 5  # records that the message names; the file has all
 
@@ -70,7 +71,9 @@ def find_cause(
         if not output.isfinite().all():
             layers.append(name)
 
-    with each_output(backbone, look), FrozenBatchStatistics(backbone), head.only_input_gradient():
+    # Where BatchNorm is synchronised, what is wrong on one rank would be found on all.
+    alone = FrozenBatchStatistics(backbone), local_batch_norm(backbone), head.only_input_gradient()
+    with each_output(backbone, look), alone[0], alone[1], alone[2]:
         with torch.enable_grad(), autocast(images.device, precision):
             embeddings = backbone(images)
         loss = head(embeddings, labels)

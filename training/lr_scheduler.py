@@ -64,11 +64,12 @@ class Schedule:
     Args:
         cfg: a loaded config.
         num_batches: batches of an epoch on one rank; the same on every rank.
+        global_batch: images of one step, on all ranks and in all micro-batches together.
     Raises:
         ValueError: no step fits into an epoch, or the warm-up is longer than the run.
     """
 
-    def __init__(self, cfg, num_batches: int, world_size: int):
+    def __init__(self, cfg, num_batches: int, global_batch: int):
         self.steps_per_epoch = num_batches // cfg.gradient_acc
         if self.steps_per_epoch == 0:
             raise ValueError(
@@ -76,8 +77,7 @@ class Schedule:
                 "lower it, or batch_size"
             )
         self.total_steps = cfg.num_steps or cfg.num_epoch * self.steps_per_epoch
-        self.global_batch = cfg.batch_size * world_size * cfg.gradient_acc
-        self.base_lr = cfg.lr * (self.global_batch / (cfg.lr_reference_batch or self.global_batch))
+        self.base_lr = cfg.lr * (global_batch / (cfg.lr_reference_batch or global_batch))
         self._learning_rate = functools.partial(
             learning_rate,
             base_lr=self.base_lr,

@@ -157,6 +157,18 @@ def find_checkpoint(folder: Path, resume: bool) -> int:
     return newest or 0
 
 
+def saved_batch(folder: Path, step: int) -> dict[str, int]:
+    """The global_batch, batch_size and gradient_acc of the run that wrote the checkpoint of `step`.
+
+    Empty for step 0, where a run starts. What an earlier version did not save is left out.
+    """
+    if step == 0:
+        return {}
+    shared = checkpoint.load_shared(folder, step)
+    batch = {name: value for name, value in shared.get("fixed", {}).items() if name == "global_batch"}
+    return batch | shared.get("division", {})
+
+
 def seed_step(seed: int, step: int) -> None:
     """Make what torch draws in this step (dropout, perturbations) a function of (seed, rank, step)."""
     torch.manual_seed(seed_of(seed, rank(), step))

@@ -192,15 +192,19 @@ def data_parallel(model: nn.Module, device: torch.device) -> DistributedDataPara
 
 
 @torch.no_grad()
-def average_buffers(model: nn.Module) -> None:
+def average_buffers(model: nn.Module, weight: float = 1.0) -> None:
     """Average the floating-point buffers (BatchNorm's running statistics) over the ranks, in place.
 
     In training each rank collects statistics of its own images (`data_parallel`). After this every rank
     holds, evaluates and saves the same model, to which all images have contributed.
+
+    Args:
+        weight: of this rank's buffers, its share of a batch times the world size: 1 where ranks share evenly.
     """
     buffers = [b for b in model.buffers() if b.is_floating_point()]
     if world_size() == 1 or not buffers:
         return
-    flat = all_reduce(torch.cat([b.flatten().float() for b in buffers])) / world_size()
+    # In float64: statistics that are equal on all ranks come out as they went in.
+    flat = all_reduce(torch.cat([b.flatten().double() for b in buffers]) * weight) / world_size()
     for buffer, mean in zip(buffers, flat.split([b.numel() for b in buffers])):
         buffer.copy_(mean.view_as(buffer))

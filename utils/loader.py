@@ -1,8 +1,8 @@
 """Batches of a dataset: which images, in which order, prepared by which process.
 
-Everything random is a function of (seed, epoch, index of the image) alone. So W ranks with batch b see the
-global batches that one rank with batch W·b sees, the number of worker processes changes nothing, and an epoch
-can be continued at any batch.
+Everything random is a function of (seed, epoch, index of the image) alone. So any number of ranks together
+see the batches that one rank sees, the number of worker processes changes nothing, and an epoch can be
+continued at any batch.
 """
 
 import signal
@@ -16,33 +16,40 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from utils.augment import Augmentation
+from utils.bad_records import BadRecords
+from utils.global_batch import part_of_rank
 from utils.killed_workers import install_translator, silence_lost_connection, translated
 from utils.recordio import RecordError
 
-# First numbers of the seeds: the order of an epoch and the changes of an image never have the same seed.
-ORDER_STREAM, IMAGE_STREAM = 1, 2
+# First numbers of the seeds: an epoch's order, the changes of an image, its replacement share no seed.
+ORDER_STREAM, IMAGE_STREAM, REPLACEMENT_STREAM = 1, 2, 3
+MAX_DRAWS = 100  # images that are tried in place of one that cannot be used
 
 
 class DistributedSampler(Sampler):
     """Which images make up the batches of this rank.
 
-    An epoch is a random order of all images, cut into global batches of world_size · batch_size images, of
-    which rank r takes the r-th part. Images at the end that fill no global batch are left out of this epoch.
+    An epoch is a random order of all images, cut into batches of all ranks together. Of these each rank takes
+    its part, see `part_of_rank`. Images at the end that fill no batch are left out of this epoch.
 
-    Yields `(epoch, indices)`, the epoch for the random changes, indices `(batch_size,)` int64.
+    Yields `(epoch, indices)`, the epoch for the random changes, indices `(b,)` int64.
+
+    Args:
+        batch_size: images of a batch (micro-batch, where a step has several) on all ranks together.
 
     Raises:
-        ValueError: there are fewer images than one global batch needs.
+        ValueError: there are fewer images than one batch needs.
     """
 
     def __init__(self, num_images: int, batch_size: int, *, rank: int, world_size: int, seed: int):
-        self.global_batch = world_size * batch_size
-        if num_images < self.global_batch:
+        if num_images < batch_size:
             raise ValueError(
-                f"{num_images} images do not fill one global batch of {world_size} rank(s) × {batch_size}: "
-                "lower batch_size"
+                f"{num_images} images do not fill one batch of {batch_size} on {world_size} rank(s): "
+                "lower batch_size or global_batch"
             )
-        self.num_images, self.batch_size, self.rank, self.seed = num_images, batch_size, rank, seed
+        self.num_images, self.batch_size, self.seed = num_images, batch_size, seed
+        self.part = part_of_rank(batch_size, rank, world_size)
+        self.weight = len(self.part) * world_size / batch_size
         self.epoch = self.first_batch = 0
 
     def set_position(self, epoch: int, first_batch: int = 0) -> None:
@@ -53,54 +60,90 @@ class DistributedSampler(Sampler):
 
     def __len__(self) -> int:
         """Batches in a whole epoch, wherever the next iteration begins."""
-        return self.num_images // self.global_batch
+        return self.num_images // self.batch_size
 
     def __iter__(self) -> Iterator[tuple[int, np.ndarray]]:
         order = np.random.default_rng((ORDER_STREAM, self.seed, self.epoch)).permutation(self.num_images)
         for batch in range(self.first_batch, len(self)):
-            start = batch * self.global_batch + self.rank * self.batch_size
-            yield self.epoch, order[start : start + self.batch_size]
+            start = batch * self.batch_size
+            yield self.epoch, order[start + self.part.start : start + self.part.stop]
 
 
 class Batches(Dataset):
-    """What a worker does: `(epoch, indices)` -> images `(b, 3, 112, 112)` uint8 RGB, labels `(b,)` int64.
+    """What a worker does with `(epoch, indices)`: it makes a batch.
 
-    A RecordError is returned, not raised: torch would wrap it into the traceback of the worker.
+    It gives images `(b, 3, 112, 112)` uint8 RGB; labels and indices as one tensor `(2, b)` int64, which
+    reaches the training process faster than two; and a list of the indices that could not be used.
+
+    With `skip_bad` another image takes the place of one that cannot be used; it is drawn by (seed, epoch,
+    index). Without, the RecordError is returned. It is not raised, as torch would wrap it into the traceback
+    of the worker.
     """
 
-    def __init__(self, dataset, augmentation: Augmentation, seed: int):
+    def __init__(self, dataset, augmentation: Augmentation, seed: int, *, skip_bad: bool = False):
         self.dataset, self.augmentation, self.seed = dataset, augmentation, seed
+        self.skip_bad = skip_bad
 
-    def __getitem__(
-        self, position: tuple[int, np.ndarray]
-    ) -> tuple[torch.Tensor, torch.Tensor] | RecordError:
+    def __getitem__(self, position: tuple[int, np.ndarray]) -> tuple[Tensor, Tensor, list[int]] | RecordError:
         epoch, indices = position
         images = np.empty((len(indices), 3, 112, 112), np.uint8)
-        labels = np.empty(len(indices), np.int64)
-        for row, index in enumerate(indices.tolist()):
+        numbers = np.empty((2, len(indices)), np.int64)
+        bad: list[int] = []
+        for row, wanted in enumerate(indices.tolist()):
             try:
-                image, labels[row] = self.dataset.read(index)
+                index, image, label = self._read(epoch, wanted, bad)
             except RecordError as error:
                 return error
             rng = np.random.default_rng((IMAGE_STREAM, self.seed, epoch, index))
             images[row] = cv2.split(self.augmentation(image, rng))
-        return torch.from_numpy(images), torch.from_numpy(labels)
+            numbers[:, row] = label, index
+        return torch.from_numpy(images), torch.from_numpy(numbers), bad
+
+    def _read(self, epoch: int, index: int, bad: list[int]) -> tuple[int, np.ndarray, int]:
+        """Index, image and label: of `index` itself, or of the one that takes its place."""
+        try:
+            return index, *self.dataset.read(index)
+        except RecordError as error:
+            if not self.skip_bad:
+                raise
+            first_error = error
+        bad.append(index)
+        rng = np.random.default_rng((REPLACEMENT_STREAM, self.seed, epoch, index))
+        for drawn in rng.integers(len(self.dataset), size=MAX_DRAWS).tolist():
+            try:
+                return drawn, *self.dataset.read(drawn)
+            except RecordError:
+                bad.append(drawn)
+        raise RecordError(f"{first_error}; of {MAX_DRAWS} images drawn in its place none can be used")
 
 
 class FaceLoader:
     """The batches of this rank from the position that was set; its workers live on between epochs.
 
-    Yields images `(b, 3, 112, 112)` uint8 RGB and labels `(b,)` int64; in pinned memory where there is a GPU.
+    Yields images `(b, 3, 112, 112)` uint8 RGB, labels `(b,)` and indices `(b,)` int64, which
+    `dataset.name_of` turns into names; in pinned memory where there is a GPU.
+
+    Args:
+        skip_bad: an image that cannot be used is replaced by another one; `report_bad` names and counts it.
 
     Raises:
-        RecordError: an image cannot be used; the same line that reading it in this process gives.
+        RecordError: an image cannot be used, or with `skip_bad` nor can what was drawn in its place.
         WorkerKilled: a worker process was killed.
     """
 
-    def __init__(self, dataset, sampler: DistributedSampler, augmentation: Augmentation, *, num_workers: int):
+    def __init__(
+        self,
+        dataset,
+        sampler: DistributedSampler,
+        augmentation: Augmentation,
+        *,
+        num_workers: int,
+        skip_bad: bool = False,
+    ):
         self.sampler = sampler
+        self._bad = BadRecords(dataset) if skip_bad else None
         self._loader = DataLoader(
-            Batches(dataset, augmentation, sampler.seed),
+            Batches(dataset, augmentation, sampler.seed, skip_bad=skip_bad),
             sampler=sampler,
             batch_size=None,  # the sampler's batches are the dataset's items
             num_workers=num_workers,
@@ -114,19 +157,31 @@ class FaceLoader:
         """See DistributedSampler."""
         self.sampler.set_position(epoch, first_batch)
 
+    @property
+    def weight(self) -> float:
+        """This rank's share of a batch times the number of ranks: 1 where they share evenly."""
+        return self.sampler.weight
+
     def __len__(self) -> int:
         """Batches in a whole epoch, the same on every rank."""
         return len(self.sampler)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def report_bad(self) -> dict[str, int]:
+        """{"bad_records": number so far}, see BadRecords.report; empty where the first one ends the run."""
+        return {} if self._bad is None else self._bad.report()
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         try:
             batches = iter(self._loader)
             install_translator()
             for batch in batches:
                 if isinstance(batch, RecordError):
-                    raise batch
-                images, labels = batch
-                yield images, labels
+                    advice = "; on_bad_record=skip takes another in its place" if self._bad is None else ""
+                    raise RecordError(f"{batch}{advice}")
+                images, (labels, indices), bad = batch
+                if self._bad is not None:
+                    self._bad.add(bad, len(images))
+                yield images, labels, indices
         except (RuntimeError, EOFError, ConnectionError) as error:
             raise translated(error) from None
 

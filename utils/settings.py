@@ -123,6 +123,11 @@ def check_together(values: dict) -> None:
                 f"{key}={values[key]!r} would be ignored: it counts only with {other}={needed!r}, not with "
                 f"{values[other]!r}; allowed is its default {DEFAULTS[key]!r}"
             )
+    if values["global_batch"] and values["global_batch"] % values["gradient_acc"]:
+        raise ValueError(
+            f"global_batch={values['global_batch']}: allowed is a multiple of "
+            f"gradient_acc={values['gradient_acc']}"
+        )
     if values["num_steps"] is None and values["warmup_epoch"] > values["num_epoch"]:
         raise ValueError(
             f"warmup_epoch={values['warmup_epoch']}: allowed is up to num_epoch={values['num_epoch']}"

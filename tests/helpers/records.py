@@ -45,5 +45,6 @@ def write_rec_with_header(folder: Path, labels: list[int], ranges: list[tuple[in
 def settings(**changes) -> EasyDict:
     """The settings of the data, as train_v2.py hands them over."""
     defaults = dict(rec=None, num_classes=None, num_image=None, batch_size=4, num_workers=0, seed=7)
+    defaults |= dict(global_batch=None, gradient_acc=1, on_bad_record="error")
     chances = dict(flip_prob=0.5, crop_prob=0.0, low_res_prob=0.0, photometric_prob=0.0)
     return EasyDict(defaults | chances | changes)
