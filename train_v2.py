@@ -10,7 +10,11 @@ curves.png, model.pt (the backbone alone), checkpoints/ and, with ARoFace, arofa
 first step has warped (a resumed run leaves it as it is). `resume=true` goes on from the newest checkpoint,
 mid-epoch too, on any number of ranks that make the same global batch: the order of the data and the
 randomness of a step are functions of (seed, epoch, step), so a resumed run repeats what an uninterrupted one
-does. Without `resume`, a folder that holds checkpoints is refused.
+does. Without `resume`, a folder that holds checkpoints is refused. `resume=auto` starts or goes on:
+
+    torchrun --nproc_per_node=4 --max-restarts=3 train_v2.py configs/ms1mv2_r100 resume=auto
+
+SIGTERM and SIGUSR1 end the run after the present step: with a checkpoint, a file PREEMPTED and exit code 75.
 """
 
 import sys
@@ -44,15 +48,20 @@ from utils.lr_scheduler import Schedule
 from utils.optimizer import build_optimizer, make_scaler
 from utils.plots import plot_training_curves
 from utils.precision import autocast
+from utils.preemption import heed_signals, stop
+from utils.progress import here
+from utils.rank_buffers import gather_buffers
 from utils.run_info import write_run_info
 from utils.settings_page import settings_page
-from utils.training_state import TrainingState, find_checkpoint, seed_step
+from utils.training_state import TrainingState, find_checkpoint, require_steps_left, seed_step
+from utils.watchdog import watch_ranks
 
 
 def main() -> None:
     # ---------------------------------------------------------------- config, processes, run folder
     cfg = get_config(*parse_command_line(sys.argv[1:]))
     device = start_process_group()
+    watch_ranks(cfg.timeout_minutes)
     torch.backends.cudnn.benchmark = True  # shapes never change
     output = Path(cfg.output)
     first_step = find_checkpoint(output / "checkpoints", cfg.resume)
@@ -63,11 +72,7 @@ def main() -> None:
     loader = get_dataloader(cfg, dataset, rank=rank(), world_size=world_size())
     schedule = Schedule(cfg, len(loader), world_size())  # raises here, before an earlier run's files go
     total_steps, global_batch = schedule.total_steps, schedule.global_batch
-    if first_step >= total_steps:
-        raise ValueError(
-            f"the checkpoint in {output} is of step {first_step}, and the run ends at step {total_steps}: "
-            "nothing is left to do; a larger num_epoch or num_steps goes on"
-        )
+    require_steps_left(output, first_step, total_steps, cfg.resume)
     val_files = verification_files(cfg)
     validation = {name: load_set(path) for name, path in val_files.items()}
 
@@ -117,17 +122,24 @@ def main() -> None:
     log = RunLog(output, rank=rank(), **counts, tensorboard=cfg.tensorboard)
 
     # ---------------------------------------------------------------- two things done now and then
+    @here.part("verification")
     def evaluate(step: int) -> dict:
         average_buffers(backbone)
         how = dict(batch_size=cfg.batch_size, precision=cfg.precision)
-        results = {name: verify(backbone, *pairs, **how) for name, pairs in validation.items()}
+        results = {
+            name: verify(backbone, *pairs, **how)
+            for name, pairs in validation.items()
+            if step == total_steps or not here.stop_agreed  # asked to stop, there is no time for it
+        }
         log.log_eval(step, results)
         return results
 
-    def save(step: int) -> None:
+    @here.part("saving")
+    def save(step: int, out_of_turn: bool) -> None:
+        buffers = gather_buffers(backbone) if out_of_turn else None
         average_buffers(backbone)
         if cfg.save_all_states:
-            state.save(output / "checkpoints", step)
+            state.save(output / "checkpoints", step, buffers)
         if rank() == 0:
             names = dict(network=cfg.network, num_features=cfg.embedding_size, network_args=network_args)
             save_backbone(output / "model.pt", backbone, **names)
@@ -136,7 +148,8 @@ def main() -> None:
     backbone.train(), head.train()
     checkpoint_every = cfg.checkpoint_every or schedule.steps_per_epoch
     total_loss, logged, results = 0.0, first_step, {}
-    for step, batches in training_steps(loader, first_step, total_steps, cfg.gradient_acc):
+    steps = training_steps(loader, first_step, total_steps, cfg.gradient_acc)
+    for step, batches in heed_signals(steps, output):
         seed_step(cfg.seed, step)
         lr = schedule(step)
         for group in optimizer.param_groups:
@@ -144,7 +157,7 @@ def main() -> None:
         head.set_progress(step, schedule.epoch(step), schedule.epoch(total_steps))
 
         for micro_batch in range(1, cfg.gradient_acc + 1):
-            with log.waiting():
+            with here.part("reading images"), log.waiting():
                 images, labels = next(batches)
             images = to_input(images, device, channels_last=cfg.channels_last)
             if perturb:
@@ -165,7 +178,10 @@ def main() -> None:
         optimizer.zero_grad(set_to_none=True)
 
         done = step + 1
-        saving = done == total_steps or done % checkpoint_every == 0
+        due = done == total_steps or done % checkpoint_every == 0
+        verifying = done == total_steps or (cfg.verbose and done % cfg.verbose == 0)
+        stopping = here.stop_agreed  # the same on every rank
+        saving = due or stopping
         if saving or done % cfg.frequent == 0:
             mean_loss = total_loss.item() / (done - logged)  # waits for the GPU, so only where it is logged
             if not np.isfinite(mean_loss):
@@ -180,11 +196,14 @@ def main() -> None:
             total_loss, logged = 0.0, done
         if perturb and done == 1:
             log.log_pairs(done, "aroface_samples", perturb.samples)
-        if done == total_steps or (cfg.verbose and done % cfg.verbose == 0):
+        if verifying:
             results = evaluate(done)
         if saving:
-            save(done)
+            save(done, out_of_turn=not (due or verifying))
             log.restart_clock(done)
+        if stopping and done < total_steps:
+            log.close()
+            stop(output, done, total_steps)
 
     # ---------------------------------------------------------------- the end
     log.close()
@@ -217,6 +236,7 @@ def training_steps(
         if batches is None or step_of_epoch == 0:
             loader.set_position(epoch, first_batch=step_of_epoch * gradient_acc)
             batches = iter(loader)
+        here.step, here.doing = step + 1, "training"
         yield step, batches
 
 

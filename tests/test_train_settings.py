@@ -61,6 +61,7 @@ CHANGES_SPEED = [
     "verbose=1 val_targets=pairs",
     "checkpoint_every=1 save_all_states=true",
     "tensorboard=true",
+    "resume=auto timeout_minutes=5 save_all_states=true",
 ]
 REFERENCE = "tensorboard=false"
 

@@ -14,6 +14,8 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from utils.last_words import subscribe
+
 LOGGER_NAME = "lqface"
 
 
@@ -37,6 +39,7 @@ def setup_logging(folder: str | Path, rank: int) -> logging.Logger:
         Path(folder).mkdir(parents=True, exist_ok=True)
         logger.setLevel(logging.INFO)
         log_file = logging.FileHandler(Path(folder) / "train.log", encoding="utf-8")
+        subscribe(_add_to_log_file)
         handlers = {ConsoleHandler(): "%H:%M:%S", log_file: "%Y-%m-%d %H:%M:%S"}
         line = "%(asctime)s  %(message)s"
     else:
@@ -46,6 +49,14 @@ def setup_logging(folder: str | Path, rank: int) -> logging.Logger:
         handler.setFormatter(logging.Formatter(line, date_format))
         logger.addHandler(handler)
     return logger
+
+
+def _add_to_log_file(message: str) -> None:
+    """What stderr gets at the end of the process, which no handler has seen."""
+    record = logging.LogRecord(LOGGER_NAME, logging.ERROR, "", 0, message, None, None)
+    for handler in logging.getLogger(LOGGER_NAME).handlers:
+        if isinstance(handler, logging.FileHandler):
+            handler.handle(record)
 
 
 class RunLog:
