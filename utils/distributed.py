@@ -20,6 +20,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.parallel import DistributedDataParallel
 
 from utils.progress import here
+from utils.rendezvous import agree_on_name
 
 _timeout = timedelta(minutes=30)  # of the group
 
@@ -31,6 +32,7 @@ def start_process_group(timeout_minutes: float = 30) -> torch.device:
         timeout_minutes: after which a collective fails that another rank has not come to.
     Raises:
         ValueError: more ranks were started on this machine than it has GPUs.
+        TimeoutError: another rank did not come.
     """
     global _timeout
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
@@ -48,9 +50,12 @@ def start_process_group(timeout_minutes: float = 30) -> torch.device:
         device, backend = torch.device("cpu"), "gloo"
     _timeout = timedelta(minutes=timeout_minutes)
     if "RANK" in os.environ:
-        dist.init_process_group(backend, timeout=_timeout)
+        store, own_rank, num_ranks = next(dist.rendezvous("env://", timeout=_timeout))
+        name = agree_on_name(store, own_rank, num_ranks, _timeout.total_seconds())
+        store = dist.PrefixStore(name, store)
     else:
-        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=_timeout)
+        store, own_rank, num_ranks = dist.HashStore(), 0, 1
+    dist.init_process_group(backend, store=store, rank=own_rank, world_size=num_ranks, timeout=_timeout)
     return device
 
 

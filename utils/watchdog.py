@@ -9,7 +9,6 @@ The training process itself writes two or three attributes a step for this, and 
 """
 
 import logging
-import os
 import signal
 import statistics
 import threading
@@ -18,11 +17,8 @@ from collections import deque
 from datetime import timedelta
 from typing import NoReturn
 
-import torch
-
 from utils.command_line import GRACE_S, EndOfScript, explainers, interrupted
 from utils.distributed import (
-    broadcast,
     change_timeout,
     connect_to_store,
     is_lost_connection,
@@ -55,9 +51,7 @@ def watch_ranks(timeout_minutes: float | None) -> None:
     here.begin()
     timeout = change_timeout(timeout_minutes)
     if world_size() > 1:
-        # The store may have beats from before a restart by torchrun.
-        token = int(broadcast(torch.tensor(int.from_bytes(os.urandom(7), "big"))))
-        peers = Peers(connect_to_store(f"watchdog/{token}", STORE_S), rank(), world_size())
+        peers = Peers(connect_to_store("watchdog", STORE_S), rank(), world_size())
         watchdog = Watchdog(peers, timeout)
         subscribe(watchdog.leave_note)
         explainers.append(watchdog.explain)
