@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -60,18 +61,25 @@ def test_another_thread_knows_of_a_signal_before_the_main_thread_is_back(progres
     assert seen == [signal.SIGTERM]
 
 
-def wish_of_rank_1(steps: int) -> list[tuple[list[int], bool]]:
+def wish_of_rank_1(folder: Path) -> tuple[list, bool]:
+    """What each of three steps knows; whether the marker was there when this rank left."""
     answers = []
-    for step in range(steps):
+    for step in range(3):
         if step == 1 and rank() == 1:
             here.stop_wanted = "SIGTERM"
         answers.append((row_counts(4 + rank()), here.stop_agreed))
-    return answers
+    if rank() == 0:
+        time.sleep(0.5)  # as if it were still writing the model
+    try:
+        stop(folder, 3, 9)
+    except EndOfScript:
+        return answers, (folder / MARKER).exists()
 
 
-def test_the_wish_of_one_rank_reaches_all_in_the_same_step_with_the_row_counts():
-    for answers in run_ranks(2, wish_of_rank_1, 3):
+def test_the_wish_of_one_rank_reaches_all_in_the_same_step_and_rank_0_writes_before_any_leaves(tmp_path):
+    for answers, was_marked in run_ranks(2, wish_of_rank_1, tmp_path):
         assert answers == [([4, 5], False), ([4, 5], True), ([4, 5], True)]
+        assert was_marked
 
 
 def test_alone_the_wish_is_agreed_at_once(progress):
@@ -126,7 +134,14 @@ def outcomes(folder) -> dict[str, Outcome]:
         "killed": run("resume=auto", out="killed", events=[Event(6, "SIGKILL", [1])]),
         "restarted": run("resume=auto", out="killed"),
         "refused": run(out="killed", world=1),
-        "model only": run("save_all_states=false", out="model", world=1, events=[Event(5, "SIGUSR1", [0])]),
+        "model only": run(
+            "save_all_states=false",
+            "verbose=1",
+            "val_targets=[pairs]",
+            out="model",
+            world=1,
+            events=[Event(5, "SIGUSR1", [0])],
+        ),
         "ctrl-c": run(out="ctrl-c", world=1, events=[Event(6, "SIGINT", [0])]),
         "ctrl-c early": run("checkpoint_every=9", out="early", world=1, events=[Event(2, "SIGINT", [0])]),
     }
@@ -160,8 +175,11 @@ def assert_same_end(one: Path, other: Path) -> None:
 
 
 def losses(out: Path) -> list[tuple[int, float]]:
-    lines = map(json.loads, (out / "metrics.jsonl").read_text().splitlines())
-    return [(line["step"], line["loss"]) for line in lines if line["kind"] == "train"]
+    return [(line["step"], line["loss"]) for line in metrics(out) if line["kind"] == "train"]
+
+
+def metrics(out: Path) -> list[dict]:
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
 
 
 def test_ranks_of_which_one_is_asked_stop_after_the_same_step_with_a_checkpoint(outcomes):
@@ -201,10 +219,13 @@ def test_resume_auto_leaves_a_finished_run_alone_and_without_it_a_folder_is_refu
     assert "resume=auto" in outcomes["refused"].output.splitlines()[-1]
 
 
-def test_without_checkpoints_the_model_is_kept_and_the_line_says_what_is_not(outcomes):
+def test_without_checkpoints_the_model_is_kept_and_the_line_says_what_is_not(outcomes, folder):
     outcome = outcomes["model only"]
-    assert outcome.codes == [EXIT_CODE]
-    assert stopped_after(outcome) in (6, 7)
+    assert outcome.codes == [EXIT_CODE], outcome.output
+    step = stopped_after(outcome)
+    assert step in (6, 7)
+    verified = [line["step"] for line in metrics(folder / "model") if line["kind"] == "eval"]
+    assert verified == list(range(1, step)), "the last step is not: there is no time for it"
     assert "save_all_states is false" in outcome.output.splitlines()[-1]
     assert {MARKER, "model.pt"} <= set(outcome.files)
 

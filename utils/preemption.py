@@ -38,7 +38,9 @@ def heed_signals(steps: Iterable, output: Path) -> Iterator:
     if rank() == 0:
         (output / MARKER).unlink(missing_ok=True)
     if not _pipe:
-        _pipe.extend(os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC))
+        _pipe.extend(os.pipe())
+        for end in _pipe:
+            os.set_blocking(end, False)
     handlers = {number: signal.signal(number, _on_signal) for number in SIGNALS}
     wakeup = signal.set_wakeup_fd(_pipe[1], warn_on_full_buffer=False)
     yield from steps

@@ -42,8 +42,8 @@ STORE_S = 5.0  # for an answer of the store
 EXPLAIN_S, EXPLAIN_LOOK_S = 4.5, 0.5  # to find out which rank is gone, after a collective has failed
 
 
-def watch_ranks(timeout_minutes: float | None) -> None:
-    """Begin the record of this process in its run and, with several ranks, watch the others.
+def watch_ranks(timeout_minutes: float | None = None) -> None:
+    """Begin the record of where this process stands and, with several ranks, watch the others.
 
     Args:
         timeout_minutes: after which a wait for another rank ends the run; None: the time-out of the group.
