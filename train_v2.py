@@ -11,7 +11,11 @@ first step has warped (a resumed run leaves it as it is). `resume=true` goes on 
 mid-epoch too, on any number of ranks, which share out the same global batch: the order of the data and the
 randomness of a step are functions of (seed, epoch, step), so a resumed run repeats what an uninterrupted one
 does. What it may change is listed in docs/reliability.md. Without `resume`, a folder that holds checkpoints
-is refused, and always one in which another run works.
+is refused, and always one in which another run works. `resume=auto` starts or goes on:
+
+    torchrun --nproc_per_node=4 --max-restarts=3 train_v2.py configs/ms1mv2_r100 resume=auto
+
+SIGTERM and SIGUSR1 end the run after the present step: with a checkpoint, a file PREEMPTED and exit code 75.
 """
 
 import sys
@@ -31,10 +35,11 @@ from partial_fc import PartialFC
 from training.diagnosis import explain_skips
 from training.identity import RunIdentity, compare_settings
 from training.lr_scheduler import Schedule
+from training.rank_buffers import gather_buffers
 from training.run_folder import RunFolder
 from training.settings_page import settings_page
 from training.step_guard import StepGuard
-from training.training_state import TrainingState, find_checkpoint, saved_batch, seed_step
+from training.training_state import TrainingState, find_checkpoint, require_steps_left, saved_batch, seed_step
 from utils.command_line import run_script
 from utils.config import get_config, verification_files
 from utils.distributed import (
@@ -53,9 +58,12 @@ from utils.logging import RunLog, setup_logging
 from utils.optimizer import build_optimizer, make_scaler
 from utils.plots import plot_training_curves
 from utils.precision import autocast
+from utils.preemption import heed_signals, stop
+from utils.progress import here
 from utils.run_info import write_run_info
 from utils.sync_batch_norm import convert_sync_batch_norm
 from utils.tensor_files import require_finite
+from utils.watchdog import watch_ranks
 
 
 def main() -> None:
@@ -63,6 +71,7 @@ def main() -> None:
     with fail_together():  # a mistake that one rank meets ends all of them with its message
         cfg = get_config(*parse_command_line(sys.argv[1:]))
     device = start_process_group()
+    watch_ranks(cfg.timeout_minutes)
     torch.backends.cudnn.benchmark = True  # shapes never change
     compare_settings(cfg)
     output = Path(cfg.output)
@@ -78,15 +87,11 @@ def main() -> None:
         loader = get_dataloader(cfg, dataset, rank=rank(), world_size=world_size(), global_batch=global_batch)
         schedule = Schedule(cfg, len(loader), global_batch)  # raises here, before an earlier run's files go
         total_steps = schedule.total_steps
-        if first_step >= total_steps:
-            raise ValueError(
-                f"the checkpoint in {output} is of step {first_step}, and the run ends at step "
-                f"{total_steps}: nothing is left to do; a larger num_epoch or num_steps goes on"
-            )
         val_files = verification_files(cfg)
         validation = {name: load_set(path) for name, path in val_files.items()}
         identity = RunIdentity(cfg, dataset, schedule, global_batch)
-    identity.compare_ranks(validation, first_step)
+    identity.compare_ranks(validation)
+    require_steps_left(folder, first_step, total_steps, cfg.resume)
 
     # ---------------------------------------------------------------- backbone, loss, head
     torch.manual_seed(cfg.seed)
@@ -137,28 +142,36 @@ def main() -> None:
     log = RunLog(output, rank=rank(), **counts, tensorboard=cfg.tensorboard)
 
     # ---------------------------------------------------------------- two things done now and then
+    @here.part("verification")
     def evaluate(step: int) -> dict:
         average_buffers(backbone, loader.weight)
         require_finite(backbone.state_dict(), f"after step {step}, with lr={cfg.lr:g}")
         how = dict(batch_size=cfg.batch_size, precision=cfg.precision)
-        results = {name: verify(backbone, *pairs, **how) for name, pairs in validation.items()}
+        results = {
+            name: verify(backbone, *pairs, **how)
+            for name, pairs in validation.items()
+            if step == total_steps or not here.stop_agreed  # asked to stop, there is no time for it
+        }
         log.log_eval(step, results)
         return results
 
-    def save(step: int) -> None:
+    @here.part("saving")
+    def save(step: int, out_of_turn: bool) -> None:
+        buffers = gather_buffers(backbone) if out_of_turn else None
         average_buffers(backbone, loader.weight)
         with fail_together():
             if rank() == 0:  # before the checkpoint: a run that goes on from that never saves this step again
                 names = dict(network=cfg.network, num_features=cfg.embedding_size, network_args=network_args)
                 save_backbone(output / "model.pt", backbone, **names)
         if cfg.save_all_states:
-            state.save(output / "checkpoints", step)
+            state.save(output / "checkpoints", step, buffers)
 
     # ---------------------------------------------------------------- the loop
     backbone.train(), head.train()
     checkpoint_every = cfg.checkpoint_every or schedule.steps_per_epoch
     results = {}
-    for step, batches in training_steps(loader, first_step, total_steps, cfg.gradient_acc):
+    steps = training_steps(loader, first_step, total_steps, cfg.gradient_acc)
+    for step, batches in heed_signals(steps, output):
         seed_step(cfg.seed, step)
         lr = schedule(step)
         for group in optimizer.param_groups:
@@ -167,7 +180,7 @@ def main() -> None:
         guard.begin()
 
         for micro_batch in range(1, cfg.gradient_acc + 1):
-            with log.waiting():
+            with here.part("reading images"), log.waiting():
                 images, labels, indices = next(batches)
             images = to_input(images, device, channels_last=cfg.channels_last)
             if perturb:
@@ -182,7 +195,10 @@ def main() -> None:
         guard.end()  # clips and updates; a step with NaN or inf, on any rank, is skipped on all
 
         done = step + 1
-        saving = done == total_steps or done % checkpoint_every == 0
+        due = done == total_steps or done % checkpoint_every == 0
+        verifying = done == total_steps or (cfg.verbose and done % cfg.verbose == 0)
+        stopping = here.stop_agreed  # the same on every rank
+        saving = due or stopping
         if saving or done % cfg.frequent == 0:
             batch = images, labels, [dataset.name_of(i) for i in indices.tolist()]
             explain = partial(explain_skips, done, (backbone, head), batch, cfg.precision, output)
@@ -193,11 +209,15 @@ def main() -> None:
             log.log_pairs(done, "aroface_samples", perturb.samples)
         if cfg.check_ranks_every and (saving or step == first_step or done % cfg.check_ranks_every == 0):
             state.check_ranks(done)
-        if done == total_steps or (cfg.verbose and done % cfg.verbose == 0):
+        if verifying:
             results = evaluate(done)
         if saving:
-            save(done)
+            save(done, out_of_turn=not (due or verifying))
             log.restart_clock(done)
+        if stopping and done < total_steps:
+            log.close()
+            folder.release()
+            stop(output, done, total_steps)
 
     # ---------------------------------------------------------------- the end
     log.close()
@@ -231,6 +251,7 @@ def training_steps(
         if batches is None or step_of_epoch == 0:
             loader.set_position(epoch, first_batch=step_of_epoch * gradient_acc)
             batches = iter(loader)
+        here.step, here.doing = step + 1, "training"
         yield step, batches
 
 

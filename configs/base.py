@@ -40,12 +40,15 @@ class Settings:
     # ---- run ----
     # Folder of the run's files: log, metrics, checkpoints, model. None: work_dirs/<name of the config>.
     output: str | None = None
-    # Continue from the newest checkpoint in `output`; an error where there is none.
-    resume: bool = False
+    # Continue from the newest checkpoint in `output`; an error where there is none. "auto": start where there
+    # is none, for torchrun's --max-restarts and for schedulers that start a stopped job again.
+    resume: bool | Literal["auto"] = False
     # Save checkpoints that a run can be resumed from (optimiser, step, class centres), not only the model.
     save_all_states: bool = True
     # Steps after which model and checkpoint are saved again. 0: once an epoch. The last step always saves.
     checkpoint_every: CountOrZero = 0
+    # Minutes after which a wait for another rank ends the run. None: 30.
+    timeout_minutes: Positive | None = None
     # Seed of everything random: initial weights, order of images, augmentation, sampled classes.
     seed: Annotated[int, "[0, 2147483647]"] = 2048
     # Steps between two log lines.
@@ -210,7 +213,7 @@ SAME_RESULT_ON_RESUME = {
     "place of the data, whose content stays": "rec num_classes num_image",
     "verification": "val_targets val_root verbose",
     "saving": "output resume save_all_states checkpoint_every",
-    "logging and checks": "frequent tensorboard check_ranks_every max_skipped_steps",
+    "logging and checks": "frequent tensorboard check_ranks_every max_skipped_steps timeout_minutes",
 }
 
 # get_model() arguments that are settings of their own, and so cannot be in network_args.

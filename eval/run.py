@@ -33,6 +33,8 @@ from eval.report import Report
 from utils.distributed import broadcast, rank, start_process_group, stop_process_group, world_size
 from utils.files import whole_file
 from utils.precision import PRECISIONS
+from utils.progress import here
+from utils.watchdog import watch_ranks
 
 CACHE = "feature_cache"
 VIEWS = ("plain", "flip")  # names in its files
@@ -179,6 +181,8 @@ def evaluation(args: argparse.Namespace, protocol: str, title: str) -> Iterator[
         ValueError, FileNotFoundError: settings that no network can run with, no such model.
     """
     device = start_process_group()
+    watch_ranks()
+    here.doing = "evaluation"
     alone = world_size() == 1
     try:
         yield Evaluation(args, protocol, title, device)

@@ -1,6 +1,7 @@
 """A user's mistake is one line; a fault of ours keeps its traceback."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -106,3 +107,4 @@ def test_a_mistake_that_every_rank_makes_is_one_line_under_torchrun(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=100, cwd=tmp_path)
     assert done.returncode == 1
     assert [line for line in done.stderr.splitlines() if line.startswith("error")] == ["error: bad"]
+    assert re.search(r"\n  traceback : error: bad\n", done.stderr), "it is in torchrun's own report too"

@@ -20,6 +20,7 @@ from utils.run_info import ROOT
         ("lr=1e-3", "lr", 1e-3),
         ("resume=true", "resume", True),
         ("resume=False", "resume", False),
+        ("timeout_minutes=0.5", "timeout_minutes", 0.5),
         ("tensorboard=false", "tensorboard", False),
         ("network=r18", "network", "r18"),
         ("network='r18'", "network", "r18"),
@@ -52,6 +53,12 @@ def test_an_override_is_typed_by_its_setting(override, key, value):
     got = load(override)[key]
     assert got == value
     assert type(got) is type(value) or isinstance(value, dict)
+
+
+def test_resume_is_a_word_or_true_or_false():
+    assert load("resume=auto", "save_all_states=true").resume == "auto"
+    assert load("resume='auto'", "save_all_states=true").resume == "auto"
+    assert load("resume=TRUE").resume is True
 
 
 def test_an_override_of_a_part_keeps_the_other_parts(tmp_path):
@@ -104,7 +111,10 @@ def test_later_overrides_win():
         ("engine=strem", "did you mean 'stream'?"),
         ("scheduler=polly", "did you mean 'poly'?"),
         ("resume=yes", "resume='yes': allowed is true or false"),
-        ("resume=1", "resume=1: allowed is true or false"),
+        ("resume=1", "resume=1: allowed is true or false or 'auto'"),
+        ("resume=atuo", "did you mean 'auto'?"),
+        ("resume=auto save_all_states=false", "resume='auto' would always start anew"),
+        ("timeout_minutes=0", "timeout_minutes=0: allowed is a number in (0, inf)"),
         ("network=", "network='': allowed is text"),
         ("loss_args=0.4", "loss_args=0.4: allowed is a dict"),
         ("margin_list=1,0.5", "margin_list=[1, 0.5]: allowed is 3 values (a number each) or None"),

@@ -244,8 +244,14 @@ def group_lives(group: int) -> bool:
     return True
 
 
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_all_ranks_within_seconds_and_checkpoints_stay_whole(faces, tmp_path, stop):
+@pytest.mark.parametrize(
+    ("stop", "last_line"),
+    [
+        (signal.SIGINT, r"\nstopped by Ctrl-C in step \d+: the checkpoint of step \d+ is kept"),
+        (signal.SIGTERM, r"\nstopped by SIGTERM after step \d+ of 100000: resume="),
+    ],
+)
+def test_a_signal_ends_all_ranks_within_seconds_and_checkpoints_stay_whole(faces, tmp_path, stop, last_line):
     arguments = ["configs/synthetic", *SMALL, f"rec={faces}", "num_classes=None", "num_image=None"]
     arguments += ["save_all_states=true", "checkpoint_every=1", "num_steps=100000", f"output={tmp_path}/run"]
     process = torchrun(2, arguments)
@@ -256,8 +262,9 @@ def test_a_signal_ends_all_ranks_within_seconds_and_checkpoints_stay_whole(faces
             assert time.monotonic() < deadline, "no checkpoint within 90 s"
             time.sleep(0.1)
         os.killpg(process.pid, stop)  # what a terminal does on Ctrl-C: every process of the group gets it
-        process.communicate(timeout=30)
-        assert process.returncode != 0
+        output, _ = process.communicate(timeout=30)
+        assert process.returncode == 1
+        assert len(re.findall(last_line, output)) == 1, output
         deadline = time.monotonic() + 10
         while group_lives(process.pid):  # the loader's workers notice that their parent is gone
             assert time.monotonic() < deadline, "processes are left"
@@ -270,3 +277,4 @@ def test_a_signal_ends_all_ranks_within_seconds_and_checkpoints_stay_whole(faces
     shared, sharded = weights(tmp_path / "run", step)
     assert shared["step"] == step
     assert len(sharded["weight"]) == 5
+    assert (tmp_path / "run/PREEMPTED").exists() == (stop == signal.SIGTERM)

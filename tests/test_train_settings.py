@@ -66,6 +66,7 @@ CHANGES_SPEED = [
     "check_ranks_every=1",
     "tensorboard=true",
     "max_skipped_steps=1",
+    "resume=auto timeout_minutes=5 save_all_states=true",
 ]
 REFERENCE = "tensorboard=false"
 

@@ -131,6 +131,24 @@ def test_resuming_needs_a_checkpoint_and_starting_refuses_one(tmp_path):
         find_checkpoint(tmp_path, resume=False)
 
 
+def found_by_each_rank(folder) -> tuple[int, str]:
+    """What a rank starts from whose machine does not list rank 0's checkpoint yet, and why it would fail."""
+    own = folder / f"of_rank_{rank()}"
+    found = find_checkpoint(own, resume="auto")
+    try:
+        find_checkpoint(own, resume=False)
+    except ValueError as error:
+        return found, str(error)
+    return found, ""
+
+
+def test_rank_0_finds_the_checkpoint_for_all(tmp_path):
+    (tmp_path / "of_rank_0" / "step_00000007").mkdir(parents=True)
+    for found, error in run_ranks(2, found_by_each_rank, tmp_path):
+        assert found == 7
+        assert "holds a checkpoint of step 7" in error
+
+
 @pytest.fixture
 def alone():
     start_process_group()

@@ -8,9 +8,13 @@ from torch import Tensor, nn
 from training import checkpoint
 from training.agreement import compare_ranks
 from training.identity import RunIdentity
+from training.rank_buffers import restore_buffers
+from training.run_folder import RunFolder
+from utils.command_line import EndOfScript
 from utils.distributed import rank
-from utils.fail_together import fail_together
+from utils.fail_together import exchange, fail_together
 from utils.optimizer import restore_optimizer_state, split_optimizer_state
+from utils.progress import here
 from utils.seeds import seed_of
 
 
@@ -48,12 +52,19 @@ class TrainingState:
         }
         return shared, sharded | {name: parameter.detach() for name, parameter in centres.items()}
 
-    def save(self, folder: Path, step: int) -> None:
-        """Write the checkpoint of `step`; buffers of the backbone have to be equal on all ranks by now."""
+    def save(self, folder: Path, step: int, buffers: Tensor | None = None) -> None:
+        """Write the checkpoint of `step`; buffers of the backbone have to be equal on all ranks by now.
+
+        Args:
+            buffers: what `gather_buffers` returned before they were made equal: a run on as many ranks
+                goes on from these, as if nothing had been saved. None: it goes on from the equal ones.
+        """
         shared, sharded = self.shared()
         if self.identity is not None:
             shared |= self.identity.state_dict(lr=self.optimizer.param_groups[0]["lr"])
-        checkpoint.save(folder, step, shared | {"step": step}, sharded, self.head.class_start)
+        shared |= {"step": step, "buffers_of_ranks": buffers}
+        checkpoint.save(folder, step, shared, sharded, self.head.class_start)
+        here.saved = step
 
     def load(self, folder: Path, step: int) -> None:
         """Put back the checkpoint of `step`.
@@ -64,6 +75,7 @@ class TrainingState:
         """
         with fail_together():
             self._load(folder, step)
+        here.saved = step
 
     def _load(self, folder: Path, step: int) -> None:
         head, centres = self.head, self.head.class_parameters()
@@ -80,6 +92,8 @@ class TrainingState:
             raise ValueError(
                 f"the checkpoint in {folder} is of another network or loss than this config's: {reason}"
             ) from None
+        if shared.get("buffers_of_ranks") is not None:
+            restore_buffers(self.backbone, shared["buffers_of_ranks"])
         restore_optimizer_state(self.optimizer, learnt(centres), shared["optimizer"], sharded)
         if self.scaler.is_enabled() and shared["scaler"]:  # empty if that run had another precision
             self.scaler.load_state_dict(shared["scaler"])
@@ -135,26 +149,50 @@ def learnt(parameters: dict[str, nn.Parameter]) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in parameters.items() if parameter.requires_grad}
 
 
-def find_checkpoint(folder: Path, resume: bool) -> int:
-    """The step to start from: the newest checkpoint's if resuming, else 0.
+def find_checkpoint(folder: Path, resume: bool | str) -> int:
+    """The step to start from: the newest checkpoint's if resuming, else 0; rank 0 finds it for all.
 
+    (Over a network file system another machine may see a list of files that is some seconds old.)
+
+    Args:
+        resume: "auto": as true if there is a checkpoint, as false if not.
     Raises, on every rank:
-        FileNotFoundError: there is none to resume from.
-        ValueError: there are checkpoints, and `resume` is off: a new run would delete them.
+        FileNotFoundError: there is none, and `resume` is true.
+        ValueError: there are checkpoints, and `resume` is false: a new run would delete them.
     """
     with fail_together():
-        newest = checkpoint.latest_step(folder)
-        if resume and newest is None:
+        newest = exchange(checkpoint.latest_step(folder))[0]
+        if resume is True and newest is None:
             raise FileNotFoundError(
-                f"resume=true, but there is no checkpoint in {folder}: leave it out to start, or name the "
-                "folder of the run with output=..."
+                f"resume=true, but there is no checkpoint in {folder}: leave it out to start, say "
+                "resume=auto to start or go on, or name the folder of the run with output=..."
             )
-        if newest and not resume:
+        if newest and resume is False:
             raise ValueError(
-                f"{folder} holds a checkpoint of step {newest}: go on from it with resume=true, choose "
-                "another output=..., or delete the folder"
+                f"{folder} holds a checkpoint of step {newest}: go on from it with resume=true (or "
+                "resume=auto, where torchrun or a scheduler starts the run again), choose another "
+                "output=..., or delete the folder"
             )
     return newest or 0
+
+
+def require_steps_left(folder: RunFolder, first_step: int, total_steps: int, resume: bool | str) -> None:
+    """Leave a run that has no step to do: whoever starts runs again and again is told that this one is done.
+
+    Raises:
+        EndOfScript: under resume="auto"; exit code 0.
+        ValueError: else.
+    """
+    if first_step < total_steps:
+        return
+    line = (
+        f"the checkpoint in {folder.path} is of step {first_step}, and the run ends at step {total_steps}: "
+        "nothing is left to do; a larger num_epoch or num_steps goes on"
+    )
+    folder.release()
+    if resume == "auto":
+        raise EndOfScript(line if rank() == 0 else "", code=0)
+    raise ValueError(line)
 
 
 def saved_batch(folder: Path, step: int) -> dict[str, int]:

@@ -1,7 +1,6 @@
 """How every script meets the command line: one clear line for a user's mistake, a traceback for ours."""
 
 import contextlib
-import multiprocessing
 import os
 import signal
 import sys
@@ -13,9 +12,25 @@ from typing import NoReturn
 
 from utils.errors import one_line
 from utils.killed_workers import WorkerKilled
+from utils.last_words import end_process, leave_with_others
+from utils.progress import here
 
 GRACE_S = 5.0  # for a program to unwind after Ctrl-C
-_printed = threading.Event()  # whether the message that ends this process is out
+
+# Turn an error into the line that ends the script, or None; `utils.watchdog` knows of ranks that are gone.
+explainers: list[Callable[[Exception], "EndOfScript | None"]] = []
+
+
+class EndOfScript(Exception):
+    """Ends the script with this message, unless it is "", and with an exit code of its own.
+
+    Args:
+        elsewhere: what the log file, torchrun and the other ranks are told; the message if left out.
+    """
+
+    def __init__(self, message: str, code: int, *, elsewhere: str = ""):
+        super().__init__(message)
+        self.code, self.elsewhere = code, elsewhere or message
 
 
 def run_script(main: Callable[[], object]) -> NoReturn:
@@ -23,7 +38,8 @@ def run_script(main: Callable[[], object]) -> NoReturn:
 
     ValueError, OSError (a missing file, a full disk) and WorkerKilled (no memory left) count as the user's;
     LQFACE_TRACEBACK=1 shows where they came from. Any other exception is a fault of this project and keeps
-    its traceback. Ctrl-C: code 130. Never returns: the process ends here, see `_leave`.
+    its traceback, unless one of `explainers` knows better. Ctrl-C: code 130. Never returns: the process ends
+    here, see `_leave`.
     """
     signal.signal(signal.SIGINT, _interrupt)
     try:
@@ -31,21 +47,30 @@ def run_script(main: Callable[[], object]) -> NoReturn:
         sys.stdout.flush()
         _leave("", code=0)
     except KeyboardInterrupt:
-        _leave(_stopped(), code=130)
+        _leave(interrupted(), code=130)
+    except EndOfScript as end:
+        _leave_after(end)
     except (ValueError, OSError, WorkerKilled) as error:
         wanted = os.environ.get("LQFACE_TRACEBACK", "0") not in ("", "0")
         message = traceback.format_exc() if wanted else f"error: {one_line(error)}"
+        leave_with_others(message)
         _wait_for_torchrun(seconds=0)
         _leave(message, code=1)
-    except Exception:
+    except Exception as error:
         message = traceback.format_exc()
+        for end in filter(None, (explain(error) for explain in explainers)):
+            _leave_after(end)
+        leave_with_others(message)
         # Where one rank fails, the collectives of the others fail too: their tracebacks would hide the first.
         _wait_for_torchrun(seconds=2)
         _leave(message, code=1)
 
 
-def _stopped() -> str:
-    return "stopped by Ctrl-C" if _rank() == 0 else ""
+def interrupted() -> str:
+    """The last line after Ctrl-C."""
+    if _rank() > 0:
+        return ""
+    return "stopped by Ctrl-C" + (f" in step {here.step}: {here.kept_and_lost()}" if here.step else "")
 
 
 def _interrupt(signum, frame) -> None:
@@ -53,7 +78,7 @@ def _interrupt(signum, frame) -> None:
 
     Unwinding may not reach the end: Python drops exceptions in destructors, and the main thread may hang.
     """
-    last_resort = threading.Timer(GRACE_S, _leave_at_once, [_stopped(), 130])
+    last_resort = threading.Timer(GRACE_S, end_process, [interrupted(), 130])
     last_resort.daemon = True
     last_resort.start()
     raise KeyboardInterrupt
@@ -70,7 +95,13 @@ def _has_peers() -> bool:
 def _wait_for_torchrun(seconds: float) -> None:
     """Let rank 0 print first: torchrun ends the others when one exits, so that one error is printed once."""
     if _has_peers():
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # that is how; training gives it another meaning
         time.sleep(seconds + (3.0 if _rank() > 0 else 0.0))
+
+
+def _leave_after(end: EndOfScript) -> NoReturn:
+    leave_with_others(end.elsewhere)
+    _leave(str(end), end.code)
 
 
 def _leave(message: str, code: int) -> NoReturn:
@@ -83,18 +114,4 @@ def _leave(message: str, code: int) -> NoReturn:
     with contextlib.suppress(OSError):  # where stdout cannot be written, `message` says so
         sys.stdout.flush()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # workers are killed below, which is no error
-    _leave_at_once(message, code)
-
-
-def _leave_at_once(message: str, code: int) -> NoReturn:
-    """Without a flush, as the main thread may be stuck in it, where nobody reads the output for example."""
-    _print_once(message)
-    for child in multiprocessing.active_children():
-        child.kill()
-    os._exit(code)
-
-
-def _print_once(message: str) -> None:
-    if message and not _printed.is_set():
-        _printed.set()
-        print(message, file=sys.stderr, flush=True)
+    end_process(message, code)

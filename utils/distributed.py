@@ -9,6 +9,7 @@ rank carries a gradient that is equal on every rank. Only inside a shard may gra
 """
 
 import os
+import re
 import warnings
 from datetime import timedelta
 
@@ -19,15 +20,23 @@ from torch.autograd.function import once_differentiable
 from torch.nn.parallel import DistributedDataParallel
 
 from utils.launchers import refuse_lone_task
+from utils.progress import here
+from utils.rendezvous import agree_on_name
+
+_timeout = timedelta(minutes=30)  # of the group
 
 
 def start_process_group(timeout_minutes: float = 30) -> torch.device:
     """Join torchrun's group, or make a world of one; returns this rank's device.
 
+    Args:
+        timeout_minutes: after which a collective fails that another rank has not come to.
     Raises:
         ValueError: more ranks were started on this machine than it has GPUs, or this process is one of
             several that know nothing of one another.
+        TimeoutError: another rank did not come.
     """
+    global _timeout
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
     if torch.cuda.is_available():
         if local_rank >= torch.cuda.device_count():
@@ -41,13 +50,52 @@ def start_process_group(timeout_minutes: float = 30) -> torch.device:
         backend = "cpu:gloo,cuda:nccl"  # gloo carries the small integers that must not wait for the GPU
     else:
         device, backend = torch.device("cpu"), "gloo"
-    timeout = timedelta(minutes=timeout_minutes)
+    _timeout = timedelta(minutes=timeout_minutes)
     if "RANK" in os.environ:
-        dist.init_process_group(backend, timeout=timeout)
+        store, own_rank, num_ranks = next(dist.rendezvous("env://", timeout=_timeout))
+        name = agree_on_name(store, own_rank, num_ranks, _timeout.total_seconds())
+        store = dist.PrefixStore(name, store)
     else:
         refuse_lone_task()
-        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=timeout)
+        store, own_rank, num_ranks = dist.HashStore(), 0, 1
+    dist.init_process_group(backend, store=store, rank=own_rank, world_size=num_ranks, timeout=_timeout)
     return device
+
+
+def change_timeout(minutes: float | None) -> timedelta:
+    """Give the group another time-out, or with None leave it as it is; returns the one that counts."""
+    global _timeout
+    if minutes is not None:
+        _timeout = timedelta(minutes=minutes)
+        # Public since torch 2.14; before that under the other name.
+        set_timeout = getattr(dist, "set_timeout", None) or dist.distributed_c10d._set_pg_timeout
+        set_timeout(_timeout)
+    return _timeout
+
+
+def connect_to_store(prefix: str, timeout_s: float) -> dist.Store:
+    """A further connection to the store at which the ranks met, for a thread: keys and values in common.
+
+    It stays where the ranks met: in rank 0's process, or in torchrun's on its machine.
+
+    Args:
+        prefix: of the keys; the same on every rank.
+        timeout_s: after which a request fails.
+    """
+    store = dist.distributed_c10d._get_default_store().clone()
+    store.set_timeout(timedelta(seconds=timeout_s))
+    return dist.PrefixStore(prefix, store)
+
+
+def is_lost_connection(error: BaseException) -> bool:
+    """Whether an error of a collective says that another rank is gone, or did not come in time."""
+    text = str(error)
+    if isinstance(error, dist.DistBackendError):
+        return re.search("remote|timeout|timed out|connection|abort|closed", text, re.IGNORECASE) is not None
+    if isinstance(error, dist.DistError):  # of the store
+        return True
+    # Gloo's have no class of their own; "enforce fail" is what it says of tensors that differ.
+    return isinstance(error, RuntimeError) and "gloo/transport" in text and "enforce fail" not in text
 
 
 def stop_process_group() -> None:
@@ -71,15 +119,21 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
+def _meets_others() -> bool:
+    """Whether there are other ranks to meet in a collective; counts it, see `Progress.arrivals`."""
+    here.arrivals += 1
+    return world_size() > 1
+
+
 def barrier() -> None:
     """Wait until every rank has come here."""
-    if world_size() > 1:
+    if _meets_others():
         dist.barrier()
 
 
 def all_reduce(tensor: Tensor, op: dist.ReduceOp = dist.ReduceOp.SUM) -> Tensor:
     """Reduce `tensor` over the ranks, in place; also returns it."""
-    if world_size() > 1:
+    if _meets_others():
         dist.all_reduce(tensor, op)
     return tensor
 
@@ -94,18 +148,22 @@ def broadcast(tensor: Tensor) -> Tensor:
 
     Every rank brings a tensor of the same shape and type; the values of the other ranks do not matter.
     """
-    if world_size() > 1:
+    if _meets_others():
         dist.broadcast(tensor, src=0)
     return tensor
 
 
 def row_counts(num_rows: int) -> list[int]:
-    """How many rows each rank brings. One integer a rank crosses the network, on the CPU: no GPU waits."""
-    if world_size() == 1:
-        return [num_rows]
-    counts = torch.zeros(world_size(), dtype=torch.int64)
-    counts[rank()] = num_rows
-    return all_reduce(counts).tolist()
+    """How many rows each rank brings. On the CPU, so that no GPU waits.
+
+    One integer a rank crosses the network, and one more that carries the ranks' wishes to stop into
+    `here.stop_agreed` (see utils/preemption.py).
+    """
+    counts = torch.zeros(world_size() + 1, dtype=torch.int64)
+    counts[rank()], counts[-1] = num_rows, bool(here.stop_wanted)
+    *counts, stop = all_reduce(counts).tolist()
+    here.stop_agreed = here.stop_agreed or stop > 0
+    return counts
 
 
 def all_gather_rows(tensor: Tensor, counts: list[int] | None = None) -> Tensor:
@@ -117,7 +175,7 @@ def all_gather_rows(tensor: Tensor, counts: list[int] | None = None) -> Tensor:
     Returns:
         `(sum n, ...)`, equal on every rank. Every rank receives world_size · max n rows.
     """
-    if world_size() == 1:
+    if not _meets_others():
         return tensor
     counts = row_counts(len(tensor)) if counts is None else counts
     padded = tensor.new_zeros(max(counts), *tensor.shape[1:])  # gloo and nccl gather equal shapes only

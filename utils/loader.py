@@ -188,5 +188,6 @@ class FaceLoader:
 
 def _start_worker(worker: int) -> None:
     cv2.setNumThreads(0)  # one core a worker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; training ends its workers
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)  # they reach every process; training ends its workers
     sys.excepthook = silence_lost_connection  # of the thread that hands batches over

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from utils.errors import one_line
 from utils.files import whole_file
+from utils.last_words import subscribe
 from utils.log_files import FULL, LOGGER_NAME, LineFile, LineHandler, worth_no_run
 from utils.tensorboard_log import TensorBoardLog
 
@@ -46,6 +47,7 @@ def setup_logging(folder: str | Path, rank: int) -> logging.Logger:
         Path(folder).mkdir(parents=True, exist_ok=True)
         logger.setLevel(logging.INFO)
         log_file = LineHandler(Path(folder) / "train.log")
+        subscribe(_add_to_log_file)
         handlers = {ConsoleHandler(): "%H:%M:%S", log_file: "%Y-%m-%d %H:%M:%S"}
         line = "%(asctime)s  %(message)s"
     else:
@@ -55,6 +57,14 @@ def setup_logging(folder: str | Path, rank: int) -> logging.Logger:
         handler.setFormatter(logging.Formatter(line, date_format))
         logger.addHandler(handler)
     return logger
+
+
+def _add_to_log_file(message: str) -> None:
+    """What stderr gets at the end of the process, which no handler has seen."""
+    record = logging.LogRecord(LOGGER_NAME, logging.ERROR, "", 0, message, None, None)
+    for handler in logging.getLogger(LOGGER_NAME).handlers:
+        if isinstance(handler, LineHandler):
+            handler.handle(record)
 
 
 class RunLog:

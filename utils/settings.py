@@ -107,6 +107,11 @@ def check_together(values: dict) -> None:
         for key in ("num_classes", "num_image"):
             if values[key] is None:
                 raise ValueError(f"rec='synthetic' needs {key}: there is no data to count")
+    if values["resume"] == "auto" and not values["save_all_states"]:
+        raise ValueError(
+            "resume='auto' would always start anew, as save_all_states=False keeps no checkpoint: it is "
+            "allowed with save_all_states=true"
+        )
     stems = [Path(target).stem for target in values["val_targets"]]
     for target in values["val_targets"]:
         if not _is_file_path(target):

@@ -71,7 +71,7 @@ def read(text: str, kind: Any) -> Any:
     only_list = all(get_origin(member) in (list, tuple) for member in members)
     if only_list and text.strip()[:1] not in ("[", "(") and text.strip().lower() != "none":
         text = f"[{text}]"
-    return read_literal(text, words=accepts_text(kind))
+    return read_literal(text, words=accepts_text(kind) and bool not in members)
 
 
 def read_literal(text: str, words: bool = False) -> Any:

@@ -74,18 +74,23 @@ def train(
     return [tuple(outcome) for outcome in json.loads(done.stdout.splitlines()[-1])]
 
 
-def torchrun(world_size: int, arguments: list[str]) -> subprocess.Popen:
-    """Start `train_v2.py` on several processes; output is one text stream."""
-    program = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        f"--nproc_per_node={world_size}",
-    ]
+def torchrun(
+    world_size: int,
+    arguments: list[str],
+    *options: str,
+    script: Path = ROOT / "train_v2.py",
+    output=subprocess.PIPE,
+) -> subprocess.Popen:
+    """Start `train_v2.py` on several processes of this machine; output is one text stream.
+
+    Args:
+        options: of torchrun; without any it meets nobody else.
+        output: where the text goes to.
+    """
+    program = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={world_size}"]
     return subprocess.Popen(
-        [*program, str(ROOT / "train_v2.py"), *map(str, arguments)],
-        stdout=subprocess.PIPE,
+        [*program, *(options or ["--standalone"]), str(script), *map(str, arguments)],
+        stdout=output,
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
