@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from utils.augment import Augmentation
+from loading.augment import Augmentation
+from loading.global_batch import choose_global_batch
+from loading.loader import DistributedSampler, FaceLoader
 from utils.faces import IMAGE_SUFFIXES, SIZE, decode_rgb
-from utils.global_batch import choose_global_batch
-from utils.loader import DistributedSampler, FaceLoader
 from utils.record_layout import check_labels, content, count_classes, image_keys, read_property
 from utils.recordio import IndexedRecordReader, RecordError
 

@@ -30,11 +30,18 @@ from backbones import get_model, save_backbone
 from dataset import get_dataloader, get_dataset, to_input
 from eval.kfold import load_set
 from eval.verification_report import summary, verify
+from loading.global_batch import choose_global_batch
+from loading.loader import FaceLoader
 from losses import build_loss, build_perturbation, build_regularizer
 from partial_fc import PartialFC
+from ranks.fail_together import fail_together
+from ranks.preemption import heed_signals, stop
+from ranks.sync_batch_norm import convert_sync_batch_norm
+from ranks.watchdog import watch_ranks
 from training.diagnosis import explain_skips
 from training.identity import RunIdentity, compare_settings
 from training.lr_scheduler import Schedule
+from training.optimizer import build_optimizer, make_scaler
 from training.rank_buffers import gather_buffers
 from training.run_folder import RunFolder
 from training.settings_page import settings_page
@@ -50,20 +57,13 @@ from utils.distributed import (
     stop_process_group,
     world_size,
 )
-from utils.fail_together import fail_together
 from utils.frozen import to_builtin
-from utils.global_batch import choose_global_batch
-from utils.loader import FaceLoader
 from utils.logging import RunLog, setup_logging
-from utils.optimizer import build_optimizer, make_scaler
 from utils.plots import plot_training_curves
 from utils.precision import autocast
-from utils.preemption import heed_signals, stop
 from utils.progress import here
 from utils.run_info import write_run_info
-from utils.sync_batch_norm import convert_sync_batch_norm
 from utils.tensor_files import require_finite
-from utils.watchdog import watch_ranks
 
 
 def main() -> None:

@@ -26,11 +26,11 @@ from dataset import to_input
 from losses import build_loss
 from losses.aroface import LIMITS, AlignmentPerturbation, generator_of_rank
 from partial_fc import PartialFC
+from training.optimizer import build_optimizer, make_scaler
 from utils.command_line import run_script
 from utils.config import get_config
 from utils.distributed import start_process_group
 from utils.frozen import to_builtin
-from utils.optimizer import build_optimizer, make_scaler
 from utils.precision import PRECISIONS, autocast
 
 DEMO_CLASSES = 500

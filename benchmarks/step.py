@@ -20,10 +20,10 @@ from benchmarks.common import MIB, device, in_own_process, peak_memory, report, 
 from dataset import to_input
 from losses import build_loss
 from partial_fc import PartialFC
+from training.optimizer import build_optimizer, make_scaler
 from utils.command_line import run_script
 from utils.config import get_config
 from utils.distributed import start_process_group
-from utils.optimizer import build_optimizer, make_scaler
 from utils.precision import PRECISIONS, autocast
 
 

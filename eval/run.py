@@ -30,11 +30,11 @@ from backbones import load_backbone
 from eval.features import check_settings, extract
 from eval.readers.errors import NUM_SHOWN, ListedError
 from eval.report import Report
+from ranks.watchdog import watch_ranks
 from utils.distributed import broadcast, rank, start_process_group, stop_process_group, world_size
 from utils.files import whole_file
 from utils.precision import PRECISIONS
 from utils.progress import here
-from utils.watchdog import watch_ranks
 
 CACHE = "feature_cache"
 VIEWS = ("plain", "flip")  # names in its files

@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ranks.sync_batch_norm import local_batch_norm
 from utils.batch_norm import FrozenBatchStatistics
 from utils.distributed import rank, row_counts
 from utils.errors import require
 from utils.seeds import seed_of
-from utils.sync_batch_norm import local_batch_norm
 
 # Columns of a warp's parameters: scale, θ, t_x, t_y.
 IDENTITY = (1.0, 0.0, 0.0, 0.0)

@@ -5,9 +5,9 @@ import pytest
 from helpers.rank_runs import train_on_ranks
 from helpers.ranks import run_ranks
 from helpers.train_runs import SMALL, write_faces
-from training.agreement import compare_ranks, differences, tell
+from ranks.agreement import compare_ranks, differences, tell
+from ranks.fail_together import Disagreement, fail_together
 from utils.distributed import rank
-from utils.fail_together import Disagreement, fail_together
 
 
 def outcome(action, *args) -> str:

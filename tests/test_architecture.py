@@ -12,13 +12,15 @@ ROOT = Path(__file__).resolve().parents[1]
 MAY_IMPORT = {
     "configs": "",
     "utils": "configs",
-    "training": "configs utils",
-    "losses": "utils",
+    "ranks": "utils",
+    "loading": "utils",
+    "training": "configs ranks utils",
+    "losses": "ranks utils",
     "backbones": "utils",
-    "dataset": "utils",
+    "dataset": "loading utils",
     "classifier": "losses utils",
     "partial_fc": "classifier losses utils",
-    "eval": "backbones dataset utils",
+    "eval": "backbones dataset ranks utils",
 }
 SCRIPTS = dict.fromkeys(["tools", "benchmarks", "train_v2"], " ".join(MAY_IMPORT))
 MAY_IMPORT |= SCRIPTS

@@ -7,8 +7,8 @@ from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms import functional as reference
 
 from helpers.records import picture
-from utils import augment
-from utils.augment import Augmentation, crop_box, random_crop, random_low_resolution, random_photometric
+from loading import augment
+from loading.augment import Augmentation, crop_box, random_crop, random_low_resolution, random_photometric
 
 
 def rng(seed: int = 0) -> np.random.Generator:

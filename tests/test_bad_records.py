@@ -12,9 +12,9 @@ from dataset import FolderDataset, MergedDataset, RecordDataset, SyntheticDatase
 from helpers.ranks import run_ranks
 from helpers.records import picture, png, settings, write_rec
 from helpers.train_runs import SMALL, train
+from loading import loader
+from loading.bad_records import BadRecords
 from training import checkpoint
-from utils import loader
-from utils.bad_records import BadRecords
 from utils.distributed import rank
 from utils.recordio import RecordError
 

@@ -24,7 +24,7 @@ from helpers.checkpoints import (
 )
 from helpers.disk import file_size_limit
 from training import checkpoint
-from utils.optimizer import SGD, AdamW, restore_optimizer_state, split_optimizer_state
+from training.optimizer import SGD, AdamW, restore_optimizer_state, split_optimizer_state
 from utils.tensor_files import file_checksum
 
 

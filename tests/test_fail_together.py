@@ -5,8 +5,8 @@ import time
 import pytest
 
 from helpers.ranks import run_ranks
+from ranks.fail_together import fail_together
 from utils.distributed import rank
-from utils.fail_together import fail_together
 
 
 def outcomes() -> list[str]:

@@ -12,13 +12,13 @@ from dataset import get_dataloader, get_dataset, to_input
 from helpers.job_files import load
 from helpers.ranks import run_ranks
 from helpers.records import settings
+from loading.global_batch import choose_global_batch, part_of_rank
 from losses import build_loss, build_regularizer
 from partial_fc import PartialFC
 from training import checkpoint
+from training.optimizer import build_optimizer, make_scaler
 from training.training_state import TrainingState, saved_batch
 from utils.distributed import average_buffers, data_parallel, rank, world_size
-from utils.global_batch import choose_global_batch, part_of_rank
-from utils.optimizer import build_optimizer, make_scaler
 
 NUM_CLASSES = 7
 

@@ -14,7 +14,7 @@ import torch
 
 from dataset import get_dataloader, get_dataset
 from helpers.records import settings, write_rec
-from utils.loader import DistributedSampler
+from loading.loader import DistributedSampler
 from utils.recordio import RecordError
 
 ALL = dict(crop_prob=0.5, low_res_prob=0.5, photometric_prob=0.5)

@@ -12,8 +12,8 @@ from losses import build_loss, build_regularizer
 from losses.base import MarginLoss, Regularizer
 from losses.binary import inverse_log_softplus, log_softplus
 from partial_fc import PartialFC
+from training.optimizer import build_optimizer, make_scaler
 from training.training_state import TrainingState
-from utils.optimizer import build_optimizer, make_scaler
 
 ENGINES = ("dense", "stream")
 CONFIG = SimpleNamespace(optimizer="sgd", momentum=0.9, weight_decay=0.1, no_decay_norm_bias=True)

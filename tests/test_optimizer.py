@@ -11,8 +11,8 @@ from torch import nn
 from helpers.ranks import run_ranks
 from losses import build_loss
 from partial_fc import PartialFC
+from training.optimizer import SGD, AdamW, build_optimizer, make_scaler
 from utils.distributed import rank, world_size
-from utils.optimizer import SGD, AdamW, build_optimizer, make_scaler
 
 NUM_ROWS, WIDTH = 7, 3
 SPARSE = {

@@ -2,7 +2,7 @@
 
 import torch.distributed as dist
 
-from utils.peers import Peers
+from ranks.peers import Peers
 from utils.progress import Progress, here
 
 

@@ -14,10 +14,10 @@ import torch
 from helpers.ranks import run_ranks
 from helpers.signal_runs import Event, Outcome, Run, play
 from helpers.train_runs import SMALL, write_faces
+from ranks.preemption import EXIT_CODE, MARKER, arrived_signals, heed_signals, stop
 from training import checkpoint
 from utils.command_line import EndOfScript
 from utils.distributed import rank, row_counts
-from utils.preemption import EXIT_CODE, MARKER, arrived_signals, heed_signals, stop
 from utils.progress import here
 
 # ---------------------------------------------------------------- the flag and its way to the others

@@ -14,6 +14,7 @@ from losses import REGULARIZERS, build_loss, build_regularizer
 from partial_fc import PartialFC
 from training.identity import RunIdentity
 from training.lr_scheduler import Schedule
+from training.optimizer import build_optimizer, make_scaler
 from training.training_state import TrainingState, find_checkpoint, saved_batch
 from utils.distributed import (
     average_buffers,
@@ -23,7 +24,6 @@ from utils.distributed import (
     stop_process_group,
     world_size,
 )
-from utils.optimizer import build_optimizer, make_scaler
 
 SETTINGS = EasyDict(optimizer="sgd", momentum=0.9, weight_decay=5e-4, no_decay_norm_bias=False)
 OVERFLOW_AT = 1  # the step that every rank skips

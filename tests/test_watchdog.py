@@ -11,10 +11,10 @@ import torch.distributed as dist
 
 from helpers.signal_runs import Event, Outcome, Run, play
 from helpers.train_runs import SMALL, write_faces
-from utils import watchdog as module
-from utils.peers import Beat, Peers
+from ranks import watchdog as module
+from ranks.peers import Beat, Peers
+from ranks.watchdog import Watchdog
 from utils.progress import here
-from utils.watchdog import Watchdog
 
 # ---------------------------------------------------------------- what the thread decides
 
@@ -177,7 +177,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def outcomes(folder) -> dict[str, Outcome]:
     faces = write_faces(folder / "faces")
-    quick = {f"utils.watchdog.{name}": value for name, value in QUICK.items()}
+    quick = {f"ranks.watchdog.{name}": value for name, value in QUICK.items()}
     stopped = Event(3, "SIGSTOP", [1])
 
     def run(name: str, *more: str, **options) -> Run:

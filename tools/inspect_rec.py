@@ -21,10 +21,10 @@ import numpy as np
 from prettytable import PrettyTable
 
 from dataset import RecordDataset
-from utils.augment import Augmentation
+from loading.augment import Augmentation
+from loading.loader import Batches
 from utils.command_line import run_script
 from utils.faces import SIZE
-from utils.loader import Batches
 
 NUM_SAMPLES = 1000
 FORMATS = {b"\xff\xd8": "JPEG", b"\x89P": "PNG"}  # by their first two bytes

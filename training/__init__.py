@@ -7,9 +7,10 @@ Used by train_v2.py alone.
     diagnosis.py       why steps are skipped
     run_folder.py      the output folder: tried out, and locked for the length of the run
     identity.py        settings, data and code of a run, compared between ranks and with a checkpoint
-    agreement.py       values that have to be equal on every rank
+    optimizer.py       optimisers and the loss scaler; their state as a checkpoint keeps it
     training_state.py  everything that the next step depends on, into a checkpoint and back
     checkpoint.py      checkpoints that do not depend on the number of ranks
+    rank_buffers.py    statistics that each rank has of its own, in a checkpoint out of turn
     manifest.py        which files a checkpoint has, and their checksums
     settings_page.py   `train_v2.py --settings`
 """

@@ -26,9 +26,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ranks.fail_together import fail_together
 from training.manifest import DamagedError, Manifest, MissingError, is_whole, write_manifest
 from utils.distributed import gather_objects, rank
-from utils.fail_together import fail_together
 from utils.log_files import LOGGER_NAME
 from utils.tensor_files import on_cpu, require_finite, write_tensors
 

@@ -8,11 +8,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ranks.sync_batch_norm import local_batch_norm
 from utils.batch_norm import FrozenBatchStatistics
 from utils.distributed import gather_objects, rank
 from utils.files import whole_file
 from utils.precision import autocast
-from utils.sync_batch_norm import local_batch_norm
 
 NUM_LISTED = 5  # records that the message names; the file has all
 

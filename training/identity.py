@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from configs.base import MAY_CHANGE_ON_RESUME, MAY_DIFFER_BETWEEN_RANKS, SAME_RESULT_ON_RESUME
-from training.agreement import compare_ranks, differences, tell
+from ranks.agreement import compare_ranks, differences, tell
 from training.lr_scheduler import Schedule
 from utils.frozen import to_builtin
 from utils.logging import LOGGER_NAME

@@ -17,8 +17,8 @@ import time
 from datetime import datetime
 from pathlib import Path
 
+from ranks.fail_together import exchange, fail_together
 from utils.distributed import rank
-from utils.fail_together import exchange, fail_together
 from utils.files import remove_partial_files
 from utils.logging import LOGGER_NAME
 

@@ -5,15 +5,15 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ranks.agreement import compare_ranks
+from ranks.fail_together import exchange, fail_together
 from training import checkpoint
-from training.agreement import compare_ranks
 from training.identity import RunIdentity
+from training.optimizer import restore_optimizer_state, split_optimizer_state
 from training.rank_buffers import restore_buffers
 from training.run_folder import RunFolder
 from utils.command_line import EndOfScript
 from utils.distributed import rank
-from utils.fail_together import exchange, fail_together
-from utils.optimizer import restore_optimizer_state, split_optimizer_state
 from utils.progress import here
 from utils.seeds import seed_of
 

@@ -17,7 +17,7 @@ from utils.progress import here
 
 GRACE_S = 5.0  # for a program to unwind after Ctrl-C
 
-# Turn an error into the line that ends the script, or None; `utils.watchdog` knows of ranks that are gone.
+# Turn an error into the line that ends the script, or None; `ranks.watchdog` knows of ranks that are gone.
 explainers: list[Callable[[Exception], "EndOfScript | None"]] = []
 
 

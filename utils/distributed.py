@@ -157,7 +157,7 @@ def row_counts(num_rows: int) -> list[int]:
     """How many rows each rank brings. On the CPU, so that no GPU waits.
 
     One integer a rank crosses the network, and one more that carries the ranks' wishes to stop into
-    `here.stop_agreed` (see utils/preemption.py).
+    `here.stop_agreed` (see ranks/preemption.py).
     """
     counts = torch.zeros(world_size() + 1, dtype=torch.int64)
     counts[rank()], counts[-1] = num_rows, bool(here.stop_wanted)

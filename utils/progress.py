@@ -1,6 +1,6 @@
 """Where this process stands in its run: `here`, which the run writes for those who have to say or decide it.
 
-They are the watchdog (utils/watchdog.py), the stop after a signal (utils/preemption.py) and the last line
+They are the watchdog (ranks/watchdog.py), the stop after a signal (ranks/preemption.py) and the last line
 after Ctrl-C (utils/command_line.py). To write costs an attribute or two, and nothing waits.
 """
 

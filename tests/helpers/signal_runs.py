@@ -18,7 +18,7 @@ sys.path.insert(0, {root!r})
 import torch
 torch.set_num_threads(1)
 import train_v2
-import utils.watchdog
+import ranks.watchdog
 from utils.command_line import run_script
 
 def start(rank, world, port, run, out):

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from utils.augment import Augmentation
-from utils.bad_records import BadRecords
-from utils.global_batch import part_of_rank
+from loading.augment import Augmentation
+from loading.bad_records import BadRecords
+from loading.global_batch import part_of_rank
 from utils.killed_workers import install_translator, silence_lost_connection, translated
 from utils.recordio import RecordError
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from utils.fail_together import Disagreement, exchange
+from ranks.fail_together import Disagreement, exchange
 from utils.frozen import to_builtin
 
 NOTHING = "nothing"  # what a message says of a value that one side does not have

@@ -1,6 +1,6 @@
 """Who waits for whom: a thread of each rank names the rank that does not come, and ends too long a wait.
 
-Once a second it beats (`utils.peers`). When its process gets nowhere for long, it looks where the other ranks
+Once a second it beats (`ranks.peers`). When its process gets nowhere for long, it looks where the other ranks
 are. Those that have come less far in the program are the ones it waits for; so are silent ones: stopped,
 killed, or on a machine that is gone. The first of the waiting ranks says so in one line, and again after
 twice the time. At the time-out, or when a collective fails, one line names them, in place of tracebacks.
@@ -17,6 +17,8 @@ from collections import deque
 from datetime import timedelta
 from typing import NoReturn
 
+from ranks.peers import Peers
+from ranks.preemption import SIGNALS, arrived_signals
 from utils.command_line import GRACE_S, EndOfScript, explainers, interrupted
 from utils.distributed import (
     change_timeout,
@@ -27,8 +29,6 @@ from utils.distributed import (
 )
 from utils.last_words import end_process, leave_with_others, subscribe
 from utils.log_files import LOGGER_NAME
-from utils.peers import Peers
-from utils.preemption import SIGNALS, arrived_signals
 from utils.progress import here
 
 BEAT_S = 1.0
