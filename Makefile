@@ -13,7 +13,7 @@ TORCHRUN := $(PY) -m torch.distributed.run --standalone
 CORES := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
 TEST_PROCESSES ?= $(shell echo $$(($(CORES) < 4 ? $(CORES) : 4)))
 
-.PHONY: help demo test lint smoke bench test-mxnet setup clean
+.PHONY: help demo test faults lint smoke bench test-mxnet setup clean
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -48,6 +48,11 @@ demo: $(READY)  ## draw faces of people who do not exist, train on them, run eve
 test: export OMP_NUM_THREADS = 1
 test: lint smoke  ## lint, smoke run, all tests
 	$(PY) -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --durations 10 $(PYTEST_ARGS)
+
+faults: export OMP_NUM_THREADS = 1
+faults: export LQFACE_FAULTS = all
+faults: $(READY)  ## kill, stop and break training at random moments, some fifty times (a quarter of an hour)
+	$(PY) -m pytest tests/test_faults.py tests/test_preemption.py tests/test_torchrun.py tests/test_watchdog.py
 
 lint: $(READY)  ## style and likely faults
 	$(PY) -m ruff check .

@@ -5,6 +5,7 @@ import logging
 import torch
 
 from utils.distributed import all_gather_rows, row_counts
+from utils.errors import GroupError
 from utils.logging import LOGGER_NAME
 from utils.recordio import RecordError
 
@@ -36,7 +37,7 @@ class BadRecords:
         Every rank has to call this at the same step: the new indices cross the network, on the CPU.
 
         Raises:
-            RecordError: of the different images seen, more than MAX_SHARE could not be used; on every rank.
+            GroupError: of the different images seen, more than MAX_SHARE could not be used.
         """
         of_all = all_gather_rows(torch.tensor(self._new, dtype=torch.int64)).tolist()
         num_seen = min(sum(row_counts(self._num_seen)), len(self.dataset))
@@ -45,7 +46,7 @@ class BadRecords:
         self.found.update(of_all)
         self._new = []
         if len(self.found) > max(MAX_SHARE * num_seen, ALWAYS_ALLOWED):
-            raise RecordError(
+            raise GroupError(
                 f"{len(self.found)} of {num_seen} images cannot be used, the log names them: "
                 f"on_bad_record=skip allows {ALWAYS_ALLOWED}, or {MAX_SHARE:.0%} of the images"
             )

@@ -6,7 +6,6 @@ continued at any batch.
 """
 
 import signal
-import sys
 from collections.abc import Iterator
 
 import cv2
@@ -18,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from loading.augment import Augmentation
 from loading.bad_records import BadRecords
 from loading.global_batch import part_of_rank
-from utils.killed_workers import install_translator, silence_lost_connection, translated
+from utils.killed_workers import install_translator, prepare_worker, translated
 from utils.recordio import RecordError
 
 # First numbers of the seeds: an epoch's order, the changes of an image, its replacement share no seed.
@@ -190,4 +189,4 @@ def _start_worker(worker: int) -> None:
     cv2.setNumThreads(0)  # one core a worker
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)  # they reach every process; training ends its workers
-    sys.excepthook = silence_lost_connection  # of the thread that hands batches over
+    prepare_worker()

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ranks.fail_together import Disagreement, exchange
+from ranks.fail_together import exchange
+from utils.errors import GroupError
 from utils.frozen import to_builtin
 
 NOTHING = "nothing"  # what a message says of a value that one side does not have
@@ -17,12 +18,12 @@ def compare_ranks(values: Mapping[str, Any], remedy: str) -> None:
         values: numbers, texts, and lists and dicts of such, by name.
         remedy: the end of the message.
     Raises:
-        Disagreement: it names the first such rank, and both values of the first differences.
+        GroupError: it names the first such rank, and both values of the first differences.
     """
     everyone = exchange(to_builtin(values))
     for number, own in enumerate(everyone):
         if found := differences(own, everyone[0]):
-            raise Disagreement(f"rank {number} has {tell(found, 'rank 0 has')}: {remedy}")
+            raise GroupError(f"rank {number} has {tell(found, 'rank 0 has')}: {remedy}")
 
 
 def differences(one: Mapping, other: Mapping, prefix: str = "") -> list[tuple[str, Any, Any]]:

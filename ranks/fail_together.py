@@ -5,11 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from utils.distributed import gather_objects, has_process_group, start_process_group, world_size
-from utils.errors import one_line
-
-
-class Disagreement(ValueError):
-    """An error that every rank raises, at the same place and with the same message."""
+from utils.errors import GroupError, one_line
 
 
 @contextmanager
@@ -22,12 +18,12 @@ def fail_together() -> Iterator[None]:
     first exchange.
 
     Raises:
-        Disagreement: what failed on the first of the ranks on which something failed, and on which. In a
+        GroupError: what failed on the first of the ranks on which something failed, and on which. In a
             world of one, and for a fault of ours where it happened, the error itself.
     """
     try:
         yield
-    except Disagreement:  # all have heard of it
+    except GroupError:  # all have heard of it
         raise
     except Exception as error:
         in_all = world_size() if has_process_group() else int(os.environ.get("WORLD_SIZE", "1"))
@@ -38,7 +34,7 @@ def fail_together() -> Iterator[None]:
         is_ours = not isinstance(error, (ValueError, OSError))
         try:
             exchange(error=f"{type(error).__name__}: {error}" if is_ours else one_line(error))
-        except Disagreement as told:
+        except GroupError as told:
             if not is_ours:
                 raise told from error
         raise
@@ -50,11 +46,11 @@ def exchange(value=None, error: str | None = None) -> list:
     """The values of all ranks, in rank order; every rank brings one, or what went wrong instead.
 
     Raises:
-        Disagreement: something went wrong on a rank.
+        GroupError: something went wrong on a rank.
     """
     values, errors = zip(*gather_objects((value, error)))
     failed = [number for number, text in enumerate(errors) if text is not None]
     if failed:
         alike = len(failed) == world_size() and len(set(errors)) == 1
-        raise Disagreement(errors[0] if alike else f"rank {failed[0]}: {errors[failed[0]]}")
+        raise GroupError(errors[0] if alike else f"rank {failed[0]}: {errors[failed[0]]}")
     return list(values)

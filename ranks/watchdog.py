@@ -68,11 +68,12 @@ class Watchdog(threading.Thread):
         self.place, self.since = (0, 0), ""  # where this rank is, and since when
         self.waited_s = self.looked_s = self.interrupted_s = self.ended_s = 0.0
         self.stepped, self.step_times = time.monotonic(), deque[float](maxlen=100)
-        self.next_line_s, self.has_told, self.is_ending, self.signal = PATIENCE_S, False, False, ""
+        self.next_line_s, self.has_told, self.signal = PATIENCE_S, False, ""
+        self.is_ending = self.has_left = False
 
     def run(self) -> None:
         last = time.monotonic()
-        while world_size() > 1:
+        while world_size() > 1 and not self.has_left:
             time.sleep(BEAT_S)
             now = time.monotonic()
             passed, last = min(now - last, 2 * BEAT_S), now  # a process that was suspended has not waited
@@ -144,10 +145,11 @@ class Watchdog(threading.Thread):
     def _for(self, ranks: list[int]) -> str:
         return f"for {self.peers.describe(ranks, self.peers.silent(SILENT_S))}"
 
-    def leave_note(self, message: str) -> None:
+    def leave_note(self, message: str, ranks_know: bool) -> None:
         """Tell the other ranks why this one ends; the first to do so prints the line for all."""
-        self.is_ending = True
-        self.speaks = self.peers.leave_note(message)
+        self.has_left = self.is_ending = True
+        if not ranks_know:  # else rank 0 may have left with the store, of which torch would warn at length
+            self.speaks = self.peers.leave_note(message)
 
     def _give_up(self, reason: str) -> NoReturn:
         line = _with_what_is_kept(reason)

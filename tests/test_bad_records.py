@@ -16,6 +16,7 @@ from loading import loader
 from loading.bad_records import BadRecords
 from training import checkpoint
 from utils.distributed import rank
+from utils.errors import GroupError
 from utils.recordio import RecordError
 
 LABELS = [label % 5 for label in range(24)]
@@ -159,12 +160,10 @@ def test_too_large_a_share_of_bad_records_is_an_error(whole):
     bad.add(list(range(20)), 1980)
     assert bad.report() == {"bad_records": 20}  # 1 % of 2,000
     bad.add([20], 99)
-    with pytest.raises(
-        RecordError, match=r"^21 of 2099 images cannot be used, the log names them: on_bad_re"
-    ):
+    with pytest.raises(GroupError, match=r"^21 of 2099 images cannot be used, the log names them: on_bad_re"):
         bad.report()
     bad.add(list(range(51)), 10**6)  # seen again and again
-    with pytest.raises(RecordError, match=r"^51 of 5000 images"):
+    with pytest.raises(GroupError, match=r"^51 of 5000 images"):
         bad.report()
 
 

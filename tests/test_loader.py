@@ -232,6 +232,21 @@ def test_a_killed_worker_is_an_error_of_one_line(run_training, action):
     assert_group_is_gone(process.pid)
 
 
+def test_a_worker_without_shared_memory_is_an_error_of_one_line_and_no_wait_for_ever(run_training):
+    """The file that holds a batch cannot be made as large as it has to be, as in a small /dev/shm."""
+    process = run_training(
+        "import resource\n"
+        "                for worker in loader._loader._iterator._workers:\n"
+        "                    resource.prlimit(worker.pid, resource.RLIMIT_FSIZE, (1000, 1000))"
+    )
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert re.fullmatch(r"error: a DataLoader worker has no room .* \(/dev/shm\): enlarge it .*\n", errors), (
+        errors
+    )
+    assert_group_is_gone(process.pid)
+
+
 def test_a_run_that_ends_while_its_workers_live_has_succeeded_and_leaves_none(run_training):
     process = run_training("globals().update(kept=loader); return")
     _, errors = process.communicate(timeout=60)

@@ -299,6 +299,14 @@ def test_every_rank_says_which_rank_has_the_cause_and_where_its_batch_is(tmp_pat
     assert saved["names"][2] == "train.rec: record 12"
 
 
+def test_in_float16_the_scale_of_the_loss_is_named_where_the_batch_is_finite_without(tmp_path):
+    training = Training(precision="fp16")
+    batch = torch.ones(6, 3, 2, 2), torch.arange(6), []
+    networks = training.backbone, training.head
+    assert "the scale is still too large" in explain_skips(3, networks, batch, "fp16", tmp_path)
+    assert "Something random" in explain_skips(3, networks, batch, "fp32", tmp_path)
+
+
 def explained_with_synchronised_norms(folder) -> str:
     training = Training()
     convert_sync_batch_norm(training.backbone)

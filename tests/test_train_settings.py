@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import train_v2
+from helpers.setting_changes import CHANGES_SPEED, CHANGES_TRAINING
 from helpers.train_runs import write_faces
 from utils.distributed import stop_process_group
 from utils.logging import setup_logging
@@ -14,60 +15,6 @@ from utils.logging import setup_logging
 NETWORK = "network=vit_t network_args={depth:1,width:16,mask_ratio:0.0,drop_path_rate:0.0} embedding_size=8"
 RUN = "num_steps=3 frequent=3 batch_size=4 lr=0.05 num_workers=0 precision=fp32 save_all_states=false"
 
-CHANGES_TRAINING = [
-    "seed=1",
-    "num_classes=9",
-    "batch_size=8",
-    "gradient_acc=2",
-    "global_batch=6",
-    "flip_prob=1",
-    "crop_prob=1",
-    "low_res_prob=1",
-    "photometric_prob=1",
-    "network_args.depth=2",
-    "embedding_size=16",
-    "dropout=0.5",
-    "loss=cosface",
-    "loss_args.m=0.2",
-    "margin_list=1,0.3,0",
-    "margin_list=1,0.5,0",  # arcface too, but with the straight-through gradient
-    "loss=combined interclass_filtering_threshold=0.01",
-    "regularizers=[disc]",
-    "regularizers=[(disc,{weight:0.2}),center]",
-    "aroface={}",
-    "aroface={ratio:0.5}",
-    "sample_rate=0.3",
-    "optimizer=adamw",
-    "lr=0.06",
-    "lr_reference_batch=8",
-    "momentum=0.8",
-    "weight_decay=0.1",
-    "no_decay_norm_bias=true",
-    "grad_clip=0.01",
-    "poly_power=2",
-    "scheduler=cosine",
-    "scheduler=multistep milestones=0.1",
-    "scheduler=multistep milestones=0.1 lr_decay=0.5",
-    "warmup_epoch=0.3",
-    "precision=bf16",
-    "precision=None fp16=true",
-]
-CHANGES_SPEED = [
-    "engine=dense",
-    "chunk_size=2",
-    "num_workers=2",
-    "grad_checkpointing=true",
-    "channels_last=true",
-    "sync_bn=true",  # on one rank; tests/test_sync_batch_norm.py has more
-    "on_bad_record=skip",  # without a bad record
-    "frequent=1",
-    "verbose=1 val_targets=pairs",
-    "checkpoint_every=1 save_all_states=true",
-    "check_ranks_every=1",
-    "tensorboard=true",
-    "max_skipped_steps=1",
-    "resume=auto timeout_minutes=5 save_all_states=true",
-]
 REFERENCE = "tensorboard=false"
 
 

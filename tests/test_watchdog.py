@@ -51,7 +51,7 @@ def said(monkeypatch) -> list[str]:
     lines = []
     here.begin()
     monkeypatch.setattr(module, "end_process", end)
-    monkeypatch.setattr(module, "leave_with_others", lambda message: None)
+    monkeypatch.setattr(module, "leave_with_others", lambda message, **_: None)
     monkeypatch.setattr(module, "arrived_signals", set)
     monkeypatch.setattr(Watchdog, "_log", lambda self, line: lines.append(line))
     yield lines

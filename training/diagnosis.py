@@ -40,6 +40,12 @@ def explain_skips(
     images, labels, names = batch
     found = gather_objects(find_cause(*networks, images, labels, precision))
     causes = [(*cause, r) for r, cause in enumerate(found) if cause is not None]
+    if not causes and precision == "fp16":
+        return (
+            "the same batch, run once more without the scale of the loss, is finite on every rank: the scale "
+            "is still too large for it and halves with each step; allow more max_skipped_steps, or train "
+            "with precision=bf16 or fp32"
+        )
     if not causes:
         return (
             "the same batch, run once more, is finite on every rank. Something random (dropout, ARoFace, a "

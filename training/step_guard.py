@@ -14,6 +14,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from utils.buffers import FlatBuffers
 from utils.distributed import all_max
+from utils.errors import GroupError
 
 
 class StepGuard:
@@ -114,11 +115,11 @@ class StepGuard:
         Args:
             explain: tells the cause; called on every rank.
         Raises:
-            ValueError: the number of steps and the cause.
+            GroupError: the number of steps and the cause.
         """
         in_a_row, at_end = int(self.in_a_row), not self.steps_left and not self.scaler.is_enabled()
         if in_a_row > (min(self.max_skipped, self.num_steps // 2) if at_end else self.max_skipped):
-            raise ValueError(
+            raise GroupError(
                 f"{in_a_row} steps in a row were skipped, since their loss or gradient was not finite "
                 f"(max_skipped_steps={self.max_skipped}): {explain()}"
             )

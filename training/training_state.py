@@ -14,6 +14,7 @@ from training.rank_buffers import restore_buffers
 from training.run_folder import RunFolder
 from utils.command_line import EndOfScript
 from utils.distributed import rank
+from utils.errors import GroupError
 from utils.progress import here
 from utils.seeds import seed_of
 
@@ -181,7 +182,7 @@ def require_steps_left(folder: RunFolder, first_step: int, total_steps: int, res
 
     Raises:
         EndOfScript: under resume="auto"; exit code 0.
-        ValueError: else.
+        GroupError: else.
     """
     if first_step < total_steps:
         return
@@ -192,7 +193,7 @@ def require_steps_left(folder: RunFolder, first_step: int, total_steps: int, res
     folder.release()
     if resume == "auto":
         raise EndOfScript(line if rank() == 0 else "", code=0)
-    raise ValueError(line)
+    raise GroupError(line)
 
 
 def saved_batch(folder: Path, step: int) -> dict[str, int]:

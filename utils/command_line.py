@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
-from utils.errors import one_line
+from utils.errors import GroupError, one_line
 from utils.killed_workers import WorkerKilled
 from utils.last_words import end_process, leave_with_others
 from utils.progress import here
@@ -37,9 +37,9 @@ def run_script(main: Callable[[], object]) -> NoReturn:
     """Calls `main()` and turns the user's mistakes into one line `error: ...` on stderr and exit code 1.
 
     ValueError, OSError (a missing file, a full disk) and WorkerKilled (no memory left) count as the user's;
-    LQFACE_TRACEBACK=1 shows where they came from. Any other exception is a fault of this project and keeps
-    its traceback, unless one of `explainers` knows better. Ctrl-C: code 130. Never returns: the process ends
-    here, see `_leave`.
+    LQFACE_TRACEBACK=1 shows where they came from. A GroupError is printed by rank 0 alone. Any other
+    exception is a fault of this project and keeps its traceback, unless one of `explainers` knows better.
+    Ctrl-C: code 130. Never returns: the process ends here, see `_leave`.
     """
     signal.signal(signal.SIGINT, _interrupt)
     try:
@@ -53,9 +53,10 @@ def run_script(main: Callable[[], object]) -> NoReturn:
     except (ValueError, OSError, WorkerKilled) as error:
         wanted = os.environ.get("LQFACE_TRACEBACK", "0") not in ("", "0")
         message = traceback.format_exc() if wanted else f"error: {one_line(error)}"
-        leave_with_others(message)
+        of_all = isinstance(error, GroupError)
+        leave_with_others(message, ranks_know=of_all)
         _wait_for_torchrun(seconds=0)
-        _leave(message, code=1)
+        _leave("" if of_all and _rank() > 0 else message, code=1)
     except Exception as error:
         message = traceback.format_exc()
         for end in filter(None, (explain(error) for explain in explainers)):

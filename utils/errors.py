@@ -9,6 +9,10 @@ from typing import Any
 from utils import typed_values
 
 
+class GroupError(ValueError):
+    """An error that every rank raises, at the same place and with the same message; rank 0 prints it."""
+
+
 def one_line(error: BaseException) -> str:
     """What an error says, without line breaks; of the operating system's, reason and file."""
     if isinstance(error, OSError) and error.strerror:

@@ -13,9 +13,14 @@ All three become `WorkerKilled`. It derives from BaseException, so that no code 
 loader's above all. `utils.command_line.run_script` prints it as one line and ends the process.
 """
 
+import os
 import signal
 import sys
 import threading
+import traceback
+from multiprocessing.queues import Queue
+
+NO_SHARED_MEMORY = 74  # exit code of a worker; EX_IOERR of sysexits.h
 
 
 class WorkerKilled(BaseException):
@@ -52,10 +57,34 @@ def translated(error: Exception) -> BaseException:
         text = "a DataLoader worker exited unexpectedly"
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGCHLD, lambda *_: None)  # more killed workers are no further error
+    if f"exit code {NO_SHARED_MEMORY}" in text:
+        return WorkerKilled(
+            "a DataLoader worker has no room for a batch in shared memory (/dev/shm): enlarge it (of a "
+            "container: --shm-size=8g), or take fewer num_workers; num_workers=0 needs none"
+        )
     return WorkerKilled(f"{text}: perhaps out of memory, or of shared memory in /dev/shm")
 
 
-def silence_lost_connection(kind, error, traceback) -> None:
-    """A `sys.excepthook` for workers: where the training process is gone, that process has said why."""
+def prepare_worker() -> None:
+    """In a worker, before its first batch: no batch is lost in silence, and no second error hides the first.
+
+    The thread that hands batches over drops one that it cannot put into shared memory, and goes on: the
+    training process would wait for that batch for ever.
+    """
+    sys.excepthook = _silence_lost_connection
+    Queue._on_queue_feeder_error = staticmethod(_end_worker)
+
+
+def _silence_lost_connection(kind, error, trace) -> None:
+    """Where the training process is gone, that process has said why."""
     if not issubclass(kind, EOFError | ConnectionError):
-        sys.__excepthook__(kind, error, traceback)
+        sys.__excepthook__(kind, error, trace)
+
+
+def _end_worker(error: Exception, batch) -> None:
+    """What the thread that hands batches over does with an error; the exit code tells the reason."""
+    if isinstance(error, RuntimeError) and "</torch_" in str(error):  # the name of a file in shared memory
+        os._exit(NO_SHARED_MEMORY)
+    if not isinstance(error, EOFError | ConnectionError):
+        traceback.print_exception(error)
+    os._exit(1)

@@ -16,24 +16,28 @@ from typing import NoReturn
 
 LISTENER_S = 2.0  # for a listener, which may wait for a disk or a network that no longer answers
 
-_listeners: list[Callable[[str], None]] = []
+_listeners: list[Callable[[str, bool], None]] = []
 _left = threading.Event()  # whether the message is with the listeners
 _printed = threading.Event()  # whether it is on stderr
 
 
-def subscribe(listener: Callable[[str], None]) -> None:
-    """Call `listener(message)` when this process ends after a failure or a signal."""
+def subscribe(listener: Callable[[str, bool], None]) -> None:
+    """Call `listener(message, ranks_know)` when this process ends after a failure or a signal."""
     if listener not in _listeners:
         _listeners.append(listener)
 
 
-def leave_with_others(message: str) -> None:
-    """Give the message to all but stderr; the first message of a process counts."""
+def leave_with_others(message: str, *, ranks_know: bool = False) -> None:
+    """Give the message to all but stderr; the first message of a process counts.
+
+    Args:
+        ranks_know: every rank ends with this very message, so that none has to be told.
+    """
     if not message or _left.is_set():
         return
     _left.set()
     for listener in [_write_for_torchrun, *_listeners]:
-        thread = threading.Thread(target=_ignoring_errors, args=(listener, message), daemon=True)
+        thread = threading.Thread(target=_ignoring_errors, args=(listener, message, ranks_know), daemon=True)
         thread.start()
         thread.join(LISTENER_S)
 
@@ -52,12 +56,12 @@ def end_process(message: str, code: int) -> NoReturn:
     os._exit(code)
 
 
-def _ignoring_errors(listener: Callable[[str], None], message: str) -> None:
+def _ignoring_errors(listener: Callable[[str, bool], None], *args) -> None:
     with suppress(Exception):  # the process ends; what it ends with is said on stderr
-        listener(message)
+        listener(*args)
 
 
-def _write_for_torchrun(message: str) -> None:
+def _write_for_torchrun(message: str, ranks_know: bool) -> None:
     if path := os.environ.get("TORCHELASTIC_ERROR_FILE"):
         extra = {"py_callstack": message, "timestamp": str(int(time.time()))}
         with open(path, "w") as file:

@@ -59,7 +59,7 @@ def setup_logging(folder: str | Path, rank: int) -> logging.Logger:
     return logger
 
 
-def _add_to_log_file(message: str) -> None:
+def _add_to_log_file(message: str, ranks_know: bool) -> None:
     """What stderr gets at the end of the process, which no handler has seen."""
     record = logging.LogRecord(LOGGER_NAME, logging.ERROR, "", 0, message, None, None)
     for handler in logging.getLogger(LOGGER_NAME).handlers:

@@ -1,0 +1,385 @@
+"""Real deaths of real ranks at random moments, broken numbers, full disks, ranks that differ.
+
+Whatever happens, what was saved stays whole, one line says what it was, nothing is left behind, and a run
+that goes on ends bit for bit as if nothing had happened. The tests of every day play the first EVERY_DAY
+trials, which have each kind of death; `make faults` plays all of them.
+"""
+
+import json
+import os
+import random
+import re
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from helpers.setting_changes import CHANGES_TRAINING
+from helpers.signal_runs import Event, Outcome, Run, play
+from helpers.train_runs import SMALL, write_faces
+from training import checkpoint
+from utils.tensor_files import first_not_finite
+
+ALL = os.environ.get("LQFACE_FAULTS") == "all"
+EVERY_DAY, ALTOGETHER = 8, 48
+STEPS, EVERY = 12, 3
+PREEMPTED = 75
+
+# Quick to notice that a rank is gone; the times that users get are in tests/test_watchdog.py.
+QUICK = {"BEAT_S": 0.1, "LOOK_S": 0.3, "SILENT_S": 1.0, "EXPLAIN_S": 2.0}
+COMMON = ["configs/synthetic", *SMALL, "num_classes=None", "num_image=None", "dropout=0.2"]
+COMMON += [f"num_steps={STEPS}", f"checkpoint_every={EVERY}", "check_ranks_every=1", "max_skipped_steps=3"]
+COMMON += ["save_all_states=true"]
+
+# Runs that differ in what a checkpoint has to hold.
+STATES = {
+    "row statistics, class rows, sampling": "loss=curricularface regularizers=[center] sample_rate=0.5",
+    "norms, memory, crops": "loss=adaface regularizers=[(ndr,{weight:10})] crop_prob=0.3 low_res_prob=0.3",
+    "adamw, accumulation": "loss=arcface regularizers=[disc] optimizer=adamw lr=0.001 gradient_acc=2 "
+    "batch_size=2",
+    "draws": "loss=elasticface",
+    "learnt parameter": "loss=uniface",
+    "adversarial warps": "loss=cosface aroface={}",
+    "BatchNorm over ranks": "loss=adaface sync_bn=true",
+    "loss scale": "max_skipped_steps=25 precision=fp16 network=vit_t network_args={depth:1,width:16}",
+}
+KINDS = (
+    "one rank is killed",
+    "SIGTERM to all",
+    "a worker is killed",
+    "one rank is killed while saving",
+    "all are killed",
+    "SIGUSR1 to one",
+    "all are killed while saving",
+    "killed twice",
+)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A run that is ended once or twice, and then goes on to its end."""
+
+    number: int
+
+    @property
+    def kind(self) -> str:
+        return KINDS[self.number % len(KINDS)]
+
+    @property
+    def state(self) -> str:
+        return list(STATES)[(self.number + 3 * (self.number // len(KINDS))) % len(STATES)]
+
+    @property
+    def world(self) -> int:
+        return 2 - (self.number + self.number // len(KINDS)) % 2
+
+    def events(self, part: int) -> list[Event]:
+        """What happens in the first part of the run, or in the second; nothing in the others."""
+        if part > ("twice" in self.kind):
+            return []
+        draw = random.Random(f"{self.number}, {part}")
+        ranks = list(range(self.world))
+        if not self.kind.startswith(("all", "SIGTERM")):
+            ranks = [draw.choice(ranks)]
+        number = self.kind.split()[0] if self.kind.startswith("SIG") else "SIGKILL"
+        saving = self.kind.endswith("saving")
+        after = draw.random() * (0.02 if saving else 0.2)
+        target = "workers" if "worker" in self.kind else "rank"
+        step = draw.randint(1 if part == 0 else EVERY, STEPS - 4)
+        return [Event(step, number, ranks, after, target, saving)]
+
+    def __str__(self) -> str:
+        return f"{self.number}: {self.kind}, {self.world} rank(s), {self.state}"
+
+
+TRIALS = [Trial(number) for number in range(ALTOGETHER if ALL else EVERY_DAY)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("faults")
+    write_faces(folder / "faces")
+    return folder
+
+
+def a_run(folder: Path, name: str, *more: str, **options) -> Run:
+    """A run whose output is `folder`/`name`."""
+    output = str(folder / name)
+    arguments = [*COMMON, f"rec={folder / 'faces'}", f"output={output}", *more]
+    quick = {f"ranks.watchdog.{name}": value for name, value in QUICK.items()}
+    return Run(arguments, output, settings=quick, timeout=120, **options)
+
+
+# ---------------------------------------------------------------- deaths and signals
+
+
+@pytest.fixture(scope="module")
+def parts_of(folder):
+    """Plays the trials, EVERY_DAY of them in one start; gives the outcomes of the parts of one."""
+    played: dict[Trial, list[Outcome]] = {}
+    whole = set()  # (state, world) of the runs to compare with, to which nothing happens
+
+    def play_with_its_group(trial: Trial) -> list[Outcome]:
+        if trial not in played:
+            group = [other for other in TRIALS if other.number // EVERY_DAY == trial.number // EVERY_DAY]
+            wholes = {(other.state, other.world) for other in group} - whole
+            runs = [
+                a_run(folder, f"{state} {world}", *STATES[state].split(), world=world)
+                for state, world in wholes
+            ]
+            owners = [None] * len(runs)
+            for other in group:
+                settings = [*STATES[other.state].split(), "resume=auto"]
+                for part in range(3 if "twice" in other.kind else 2):
+                    how = dict(world=other.world, events=other.events(part))
+                    runs.append(a_run(folder, f"trial {other.number}", *settings, **how))
+                    owners.append(other)
+            whole.update(wholes)
+            for owner, outcome in zip(owners, play(*runs), strict=True):
+                played.setdefault(owner, []).append(outcome)
+        return played[trial]
+
+    return play_with_its_group
+
+
+def tensors(value, name: str = "") -> dict[str, torch.Tensor]:
+    """All numbers of a nested dict, by path."""
+    if isinstance(value, dict):
+        return {path: t for key, item in value.items() for path, t in tensors(item, f"{name}/{key}").items()}
+    if isinstance(value, list):
+        return tensors(dict(enumerate(value)), name)
+    return {} if value is None or isinstance(value, str) else {name: torch.as_tensor(value)}
+
+
+def state_of(run: Path, step: int = STEPS) -> dict[str, torch.Tensor]:
+    """All numbers of a checkpoint and of the model."""
+    parts = dict(enumerate(checkpoint.load(run / "checkpoints", 0, 5, step)))
+    return tensors(parts) | tensors(torch.load(run / "model.pt"), "model")
+
+
+def train_lines(run: Path) -> list[dict]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in lines if line["kind"] == "train"]
+
+
+def losses(run: Path) -> list[tuple[int, float]]:
+    return [(line["step"], line["loss"]) for line in train_lines(run)]
+
+
+def assert_same_end(one: Path, other: Path) -> None:
+    first, second = state_of(one), state_of(other)
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        assert torch.equal(tensor, second[name]), name
+    assert losses(one) == losses(other)
+    assert [step for step, _ in losses(one)] == list(range(1, STEPS + 1))
+
+
+def assert_tidy(outcome: Outcome) -> None:
+    """Whatever has ended a run: no traceback, at most one error, no process."""
+    assert "Traceback" not in outcome.output, outcome.output
+    assert len(outcome.errors()) <= 1, outcome.output
+    assert not outcome.processes
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trial", TRIALS, ids=str)
+def test_a_run_that_is_ended_at_any_moment_goes_on_to_the_same_end(folder, parts_of, trial):
+    *ended, last = parts_of(trial)
+    allowed = {
+        "SIGTERM": {PREEMPTED, 0},  # 0: it came after the last step
+        "SIGUSR1": {PREEMPTED, 0},
+        "a worker": {1, 0},
+    }.get(next((begin for begin in ("SIGTERM", "SIGUSR1", "a worker") if trial.kind.startswith(begin)), ""))
+    for outcome in ended:
+        assert_tidy(outcome)
+        assert set(outcome.codes) <= (allowed or {1, 0, -signal.SIGKILL}), outcome.output
+        assert outcome.num_sent, "the signal found nobody"
+        if 1 in outcome.codes:
+            assert len(outcome.errors()) == 1, outcome.output
+    assert last.codes == [0] * trial.world, last.output
+    assert_tidy(last)
+    assert not [file for file in last.files if "tmp" in file or "partial" in file or "PREEMPTED" in file]
+    assert_same_end(folder / f"trial {trial.number}", folder / f"{trial.state} {trial.world}")
+
+
+def test_the_trials_have_each_kind_of_death_each_state_and_both_worlds():
+    everyday = [Trial(number) for number in range(EVERY_DAY)]
+    assert {trial.kind for trial in everyday} == set(KINDS)
+    assert {trial.state for trial in everyday} == set(STATES)
+    every = [Trial(number) for number in range(ALTOGETHER)]
+    assert len({(trial.kind, trial.state, trial.world) for trial in every}) == ALTOGETHER
+    assert {(trial.kind, trial.world) for trial in every} == {(kind, w) for kind in KINDS for w in (1, 2)}
+
+
+# ---------------------------------------------------------------- other numbers of ranks
+
+ELASTIC = ["loss=curricularface", "sync_bn=true", "dropout=0", "lr=0.0001", "batch_size=6", "resume=auto"]
+
+
+@pytest.fixture(scope="module")
+def moved(folder) -> list[Outcome]:
+    """Two ranks, of which one dies; the other alone until it is killed; three to the end. Then one alone."""
+    kill_one, kill_all = Event(4, "SIGKILL", [1]), Event(7, "SIGKILL", [0])
+    return play(
+        a_run(folder, "moved", *ELASTIC, world=2, events=[kill_one]),
+        a_run(folder, "moved", *ELASTIC, world=1, events=[kill_all]),
+        a_run(folder, "moved", *ELASTIC, world=3),
+        a_run(folder, "alone", *ELASTIC, "batch_size=12", world=1),
+    )
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_fewer_and_with_more_ranks(folder, moved):
+    for outcome in moved:
+        assert_tidy(outcome)
+    assert [outcome.codes for outcome in moved] == [[1, -9], [-9], [0, 0, 0], [0]]
+    assert "it stays the checkpoint's 12" in moved[1].output
+    moved, alone = (torch.tensor(losses(folder / name)) for name in ("moved", "alone"))
+    torch.testing.assert_close(moved, alone, rtol=0.01, atol=0)  # rounding grows from step to step
+
+
+# ---------------------------------------------------------------- numbers that are not finite
+
+IN_STEP = """
+def broken(*arguments, real=train_v2.{where}, calls=[], **options):
+    calls.append(1)
+    {before}
+    result = real(*arguments, **options)
+    {after}
+    return result
+train_v2.{where} = broken
+"""
+IS_4 = "if len(calls) == 4:"
+BROKEN = {
+    "image": IN_STEP.format(where="to_input", before="", after=f"{IS_4} result[0, 0, 5, 5] = float('nan')"),
+    "loss": IN_STEP.format(
+        where="StepGuard.add",
+        before=f"{IS_4} arguments = (arguments[0], arguments[1] * float('inf'))",
+        after="",
+    ),
+    "gradient": IN_STEP.format(
+        where="StepGuard.end",
+        before=f"{IS_4} next(arguments[0].backbone.parameters()).grad[0] = float('nan')",
+        after="",
+    ),
+    "every image": IN_STEP.format(
+        where="to_input", before="", after="if len(calls) >= 5: result[1, 0, 5, 5] = float('nan')"
+    ),
+    "weight": IN_STEP.format(
+        where="StepGuard.end",
+        before="",
+        after=f"{IS_4} next(arguments[0].backbone.parameters()).data[0] = float('nan')",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def broken(folder) -> dict[str, Outcome]:
+    runs = {what: a_run(folder, what, on_rank={1: [program]}) for what, program in BROKEN.items()}
+    runs["went on"] = a_run(folder, "every image", "resume=auto")
+    runs["never"] = a_run(folder, "never")
+    return dict(zip(runs, play(*runs.values()), strict=True))
+
+
+def assert_all_finite(run: Path) -> None:
+    files = [*run.rglob("step_*/*.pt"), run / "model.pt"]
+    assert len(files) >= 3
+    for file in files:
+        assert first_not_finite(torch.load(file, weights_only=True)) is None, file
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["image", "loss", "gradient"])
+def test_a_step_that_one_rank_cannot_do_is_skipped_on_all(folder, broken, what):
+    outcome = broken[what]
+    assert outcome.codes == [0, 0], outcome.output
+    assert_tidy(outcome)
+    assert [line["skipped"] for line in train_lines(folder / what)] == [0] * 3 + [1] * (STEPS - 3)
+    assert_all_finite(folder / what)
+    assert losses(folder / what)[:3] == losses(folder / "never")[:3]
+
+
+@pytest.mark.slow
+def test_a_run_that_cannot_go_on_names_the_rank_and_the_cause_and_resumes_exactly(folder, broken):
+    outcome = broken["every image"]
+    assert outcome.codes == [1, 1], outcome.output
+    assert_tidy(outcome)
+    (line,) = outcome.errors()
+    assert re.search(
+        r"4 steps in a row were skipped.* on rank 1 images \[1\] of the batch are not finite", line
+    )
+    assert re.search(r"The batch \(.*train\.rec: record \d+, ", line)
+    assert any(re.fullmatch(r"skipped_step_8_rank_1\.pt", file) for file in outcome.files)
+    assert broken["went on"].codes == [0, 0], broken["went on"].output
+
+
+@pytest.mark.slow
+def test_a_weight_that_breaks_on_one_rank_is_noticed_and_never_saved(folder, broken):
+    outcome = broken["weight"]
+    assert outcome.codes == [1, 1], outcome.output
+    assert_tidy(outcome)
+    (line,) = outcome.errors()
+    assert re.search(r"rank 1 has backbone\.\S+weight .*after step 4 the ranks have to hold the same", line)
+    assert_all_finite(folder / "weight")
+
+
+# ---------------------------------------------------------------- disks, and ranks that differ
+
+DIFFERENCES = CHANGES_TRAINING if ALL else CHANGES_TRAINING[:1]  # tests/test_agreement.py has more
+SMALL_FILES = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({0}, {0}))"
+
+
+@pytest.fixture(scope="module")
+def refused(folder) -> dict[str, Outcome]:
+    runs = {
+        change: a_run(folder, f"differs {i}", arguments_of_rank={1: change.split()})
+        for i, change in enumerate(DIFFERENCES)
+    }
+    write_faces(folder / "other faces", seed=1, images_each=9)
+    data = {1: [f"rec={folder / 'other faces'}"]}
+    runs["data"] = a_run(folder, "other data", arguments_of_rank=data)
+    runs["disk of rank 1"] = a_run(
+        folder, "disk", "embedding_size=512", "num_workers=0", on_rank={1: [SMALL_FILES.format(9000)]}
+    )
+    runs["disk of rank 0"] = a_run(
+        folder,
+        "disk",
+        "embedding_size=512",
+        "num_workers=0",
+        "resume=auto",
+        on_rank={0: [SMALL_FILES.format(300_000)]},
+    )
+    return dict(zip(runs, play(*runs.values()), strict=True))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("change", DIFFERENCES)
+def test_ranks_that_differ_do_not_start(refused, change):
+    outcome = refused[change]
+    assert outcome.codes == [1, 1], outcome.output
+    assert_tidy(outcome)
+    name = change.split("=")[0].split(".")[0]
+    assert re.match(rf"error: rank 1 has .*\b{name}", outcome.errors()[0]), outcome.output
+    assert "metrics.jsonl" not in outcome.files
+
+
+@pytest.mark.slow
+def test_ranks_with_other_data_do_not_start(refused):
+    outcome = refused["data"]
+    assert outcome.codes == [1, 1], outcome.output
+    assert re.match(r"error: rank 1 has num_image 45, rank 0 has 40", outcome.errors()[0]), outcome.output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_disk_that_is_full_for_one_rank_ends_all_with_one_line(refused, rank):
+    outcome = refused[f"disk of rank {rank}"]
+    assert outcome.codes == [1, 1], outcome.output
+    assert_tidy(outcome)
+    assert re.match(rf"error: rank {rank}: .*File too large.*\.(pt|tmp|partial)", outcome.errors()[0]), (
+        outcome.output
+    )
+    assert not [file for file in outcome.files if "tmp" in file or "partial" in file]
