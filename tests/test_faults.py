@@ -45,15 +45,15 @@ STATES = {
     "BatchNorm over ranks": "loss=adaface sync_bn=true",
     "loss scale": "max_skipped_steps=25 precision=fp16 network=vit_t network_args={depth:1,width:16}",
 }
-KINDS = (
+KINDS = (  # of every day, two ranks and one by turns
     "one rank is killed",
-    "SIGTERM to all",
     "a worker is killed",
-    "one rank is killed while saving",
+    "SIGTERM to all",
     "all are killed",
+    "one rank is killed while saving",
     "SIGUSR1 to one",
-    "all are killed while saving",
     "killed twice",
+    "all are killed while saving",
 )
 
 
