@@ -52,7 +52,7 @@ test: lint smoke  ## lint, smoke run, all tests
 faults: export OMP_NUM_THREADS = 1
 faults: export LQFACE_FAULTS = all
 faults: $(READY)  ## kill, stop and break training at random moments, some fifty times (a quarter of an hour)
-	$(PY) -m pytest tests/test_faults.py tests/test_preemption.py tests/test_torchrun.py tests/test_watchdog.py
+	$(PY) -m pytest -o faulthandler_timeout=1800 tests/test_faults.py tests/test_preemption.py tests/test_torchrun.py tests/test_watchdog.py
 
 lint: $(READY)  ## style and likely faults
 	$(PY) -m ruff check .
