@@ -36,7 +36,7 @@ from losses import build_loss, build_perturbation, build_regularizer
 from partial_fc import PartialFC
 from ranks.fail_together import fail_together
 from ranks.preemption import heed_signals, stop
-from ranks.sync_batch_norm import convert_sync_batch_norm
+from ranks.sync_batch_norm import prepare_batch_norm
 from ranks.watchdog import watch_ranks
 from training.diagnosis import explain_skips
 from training.identity import RunIdentity, compare_settings
@@ -70,13 +70,13 @@ def main() -> None:
     # ---------------------------------------------------------------- config, processes, run folder
     with fail_together():  # a mistake that one rank meets ends all of them with its message
         cfg = get_config(*parse_command_line(sys.argv[1:]))
-    device = start_process_group()
+    device = start_process_group(cfg.timeout_minutes or 30)
     watch_ranks(cfg.timeout_minutes)
     torch.backends.cudnn.benchmark = True  # shapes never change
     compare_settings(cfg)
     output = Path(cfg.output)
-    first_step = find_checkpoint(output / "checkpoints", cfg.resume)
     folder = RunFolder(output, shared=cfg.save_all_states)
+    first_step = find_checkpoint(output / "checkpoints", cfg.resume)
 
     # ---------------------------------------------------------------- data and schedule
     with fail_together():
@@ -103,8 +103,7 @@ def main() -> None:
         grad_checkpointing=cfg.grad_checkpointing,
         **network_args,
     ).to(device, memory_format=torch.channels_last if cfg.channels_last else torch.contiguous_format)
-    if cfg.sync_bn:
-        convert_sync_batch_norm(backbone)
+    prepare_batch_norm(backbone, cfg.sync_bn, loader)
     regularizers = [build_regularizer(name, **hyper) for name, hyper in cfg.regularizers]
     head = PartialFC(
         build_loss(cfg.loss, **cfg.loss_args),
@@ -123,11 +122,12 @@ def main() -> None:
     # ---------------------------------------------------------------- optimiser, scaler, resume
     optimizer = build_optimizer(cfg, backbone, head, schedule.base_lr)
     scaler = make_scaler(cfg.precision, device)
-    state = TrainingState(backbone, head, optimizer, scaler, identity)
+    guard = StepGuard(backbone, head, optimizer, scaler, cfg, range(first_step, total_steps))
+    counters = dict(guard=guard, bad_records=loader.bad_records)
+    state = TrainingState(backbone, head, optimizer, scaler, identity, **counters)
     folder.require_room(state.bytes_of_save(checkpoint=cfg.save_all_states))
     if first_step:
         state.load(output / "checkpoints", first_step)
-    guard = StepGuard(backbone, head, optimizer, scaler, cfg, total_steps - first_step)
 
     # ---------------------------------------------------------------- what is about to happen
     derived = dict(num_classes=dataset.num_classes, num_image=len(dataset), global_batch=global_batch)
@@ -160,7 +160,9 @@ def main() -> None:
         buffers = gather_buffers(backbone) if out_of_turn else None
         average_buffers(backbone, loader.weight)
         with fail_together():
-            if rank() == 0:  # before the checkpoint: a run that goes on from that never saves this step again
+            if (
+                rank() == 0
+            ):  # first: a run that goes on from the checkpoint never writes the model of this step
                 names = dict(network=cfg.network, num_features=cfg.embedding_size, network_args=network_args)
                 save_backbone(output / "model.pt", backbone, **names)
         if cfg.save_all_states:
@@ -171,7 +173,7 @@ def main() -> None:
     checkpoint_every = cfg.checkpoint_every or schedule.steps_per_epoch
     results = {}
     steps = training_steps(loader, first_step, total_steps, cfg.gradient_acc)
-    for step, batches in heed_signals(steps, output):
+    for step, batches in heed_signals(steps):
         seed_step(cfg.seed, step)
         lr = schedule(step)
         for group in optimizer.param_groups:
@@ -186,6 +188,7 @@ def main() -> None:
             if perturb:
                 with autocast(device, cfg.precision):
                     images, labels = perturb(backbone, head, images, labels)
+                indices = indices[perturb.source]
             with nullcontext() if micro_batch == cfg.gradient_acc else ddp.no_sync():
                 with autocast(device, cfg.precision):
                     embeddings = ddp(images)
@@ -195,7 +198,7 @@ def main() -> None:
         guard.end()  # clips and updates; a step with NaN or inf, on any rank, is skipped on all
 
         done = step + 1
-        due = done == total_steps or done % checkpoint_every == 0
+        due = done == total_steps or guard.is_time_to_save(done % checkpoint_every == 0)
         verifying = done == total_steps or (cfg.verbose and done % cfg.verbose == 0)
         stopping = here.stop_agreed  # the same on every rank
         saving = due or stopping
@@ -216,7 +219,6 @@ def main() -> None:
             log.restart_clock(done)
         if stopping and done < total_steps:
             log.close()
-            folder.release()
             stop(output, done, total_steps)
 
     # ---------------------------------------------------------------- the end

@@ -48,7 +48,7 @@ class Settings:
     # Steps after which model and checkpoint are saved again. 0: once an epoch. The last step always saves.
     checkpoint_every: CountOrZero = 0
     # Minutes after which a wait for another rank ends the run. None: 30.
-    timeout_minutes: Positive | None = None
+    timeout_minutes: Annotated[float, "(0, 10000]"] | None = None
     # Seed of everything random: initial weights, order of images, augmentation, sampled classes.
     seed: Annotated[int, "[0, 2147483647]"] = 2048
     # Steps between two log lines.
@@ -205,10 +205,10 @@ MAY_CHANGE_ON_RESUME = {
     "learning rate": "lr lr_reference_batch warmup_epoch scheduler poly_power milestones lr_decay",
     "update": "momentum weight_decay grad_clip",
     "precision": "precision fp16",
+    "division of the global batch, which stays as large": "global_batch batch_size gradient_acc",
     "images that cannot be read": "on_bad_record",
 }
 SAME_RESULT_ON_RESUME = {
-    "division of the global batch, which stays as large": "global_batch batch_size gradient_acc",
     "speed and memory": "num_workers engine chunk_size grad_checkpointing channels_last",
     "place of the data, whose content stays": "rec num_classes num_image",
     "verification": "val_targets val_root verbose",

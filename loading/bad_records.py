@@ -4,7 +4,7 @@ import logging
 
 import torch
 
-from utils.distributed import all_gather_rows, row_counts
+from utils.distributed import all_gather_rows, gather_counts
 from utils.errors import GroupError
 from utils.logging import LOGGER_NAME
 from utils.recordio import RecordError
@@ -14,22 +14,24 @@ ALWAYS_ALLOWED = 10  # images: fewer are no share
 
 
 class BadRecords:
-    """The images of a dataset that could not be used, since this run was started or resumed.
+    """The images of a dataset that could not be used.
 
     Attributes:
         found: their indices, of all ranks; equal on every rank.
+        num_seen: images that all ranks have looked at up to the last report.
     """
 
     def __init__(self, dataset):
         self.dataset = dataset
         self.found: set[int] = set()
+        self.num_seen = 0
         self._new: list[int] = []
-        self._num_seen = 0
+        self._num_new = 0
 
     def add(self, bad: list[int], num_images: int) -> None:
         """What one batch of this rank had: indices that could not be used, and its number of images."""
         self._new += bad
-        self._num_seen += num_images
+        self._num_new += num_images
 
     def report(self) -> dict[str, int]:
         """{"bad_records": how many so far}; logs those that are new, rank 0 to train.log.
@@ -40,17 +42,24 @@ class BadRecords:
             GroupError: of the different images seen, more than MAX_SHARE could not be used.
         """
         of_all = all_gather_rows(torch.tensor(self._new, dtype=torch.int64)).tolist()
-        num_seen = min(sum(row_counts(self._num_seen)), len(self.dataset))
+        self.num_seen += sum(gather_counts(self._num_new))
+        num_seen = min(self.num_seen, len(self.dataset))
         for index in sorted(set(of_all) - self.found):
             logging.getLogger(LOGGER_NAME).info(f"{self._reason(index)}; another image takes its place")
         self.found.update(of_all)
-        self._new = []
+        self._new, self._num_new = [], 0
         if len(self.found) > max(MAX_SHARE * num_seen, ALWAYS_ALLOWED):
             raise GroupError(
                 f"{len(self.found)} of {num_seen} images cannot be used, the log names them: "
                 f"on_bad_record=skip allows {ALWAYS_ALLOWED}, or {MAX_SHARE:.0%} of the images"
             )
         return {"bad_records": len(self.found)}
+
+    def state_dict(self) -> dict:
+        return {"found": sorted(self.found), "num_seen": self.num_seen}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.found, self.num_seen = set(state["found"]), state["num_seen"]
 
     def _reason(self, index: int) -> str:
         """What is wrong with an image: it is read once more."""

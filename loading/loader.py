@@ -47,7 +47,7 @@ class DistributedSampler(Sampler):
                 "lower batch_size or global_batch"
             )
         self.num_images, self.batch_size, self.seed = num_images, batch_size, seed
-        self.part = part_of_rank(batch_size, rank, world_size)
+        self.world_size, self.part = world_size, part_of_rank(batch_size, rank, world_size)
         self.weight = len(self.part) * world_size / batch_size
         self.epoch = self.first_batch = 0
 
@@ -125,6 +125,9 @@ class FaceLoader:
     Args:
         skip_bad: an image that cannot be used is replaced by another one; `report_bad` names and counts it.
 
+    Attributes:
+        bad_records: those that were replaced; None without `skip_bad`.
+
     Raises:
         RecordError: an image cannot be used, or with `skip_bad` nor can what was drawn in its place.
         WorkerKilled: a worker process was killed.
@@ -140,7 +143,7 @@ class FaceLoader:
         skip_bad: bool = False,
     ):
         self.sampler = sampler
-        self._bad = BadRecords(dataset) if skip_bad else None
+        self.bad_records = BadRecords(dataset) if skip_bad else None
         self._loader = DataLoader(
             Batches(dataset, augmentation, sampler.seed, skip_bad=skip_bad),
             sampler=sampler,
@@ -157,6 +160,16 @@ class FaceLoader:
         self.sampler.set_position(epoch, first_batch)
 
     @property
+    def batch_size(self) -> int:
+        """Images of a batch on all ranks together."""
+        return self.sampler.batch_size
+
+    @property
+    def smallest_part(self) -> int:
+        """Images of a batch on the rank that has fewest."""
+        return self.sampler.batch_size // self.sampler.world_size
+
+    @property
     def weight(self) -> float:
         """This rank's share of a batch times the number of ranks: 1 where they share evenly."""
         return self.sampler.weight
@@ -167,7 +180,7 @@ class FaceLoader:
 
     def report_bad(self) -> dict[str, int]:
         """{"bad_records": number so far}, see BadRecords.report; empty where the first one ends the run."""
-        return {} if self._bad is None else self._bad.report()
+        return {} if self.bad_records is None else self.bad_records.report()
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         try:
@@ -175,11 +188,13 @@ class FaceLoader:
             install_translator()
             for batch in batches:
                 if isinstance(batch, RecordError):
-                    advice = "; on_bad_record=skip takes another in its place" if self._bad is None else ""
+                    advice = (
+                        "; on_bad_record=skip takes another in its place" if self.bad_records is None else ""
+                    )
                     raise RecordError(f"{batch}{advice}")
                 images, (labels, indices), bad = batch
-                if self._bad is not None:
-                    self._bad.add(bad, len(images))
+                if self.bad_records is not None:
+                    self.bad_records.add(bad, len(images))
                 yield images, labels, indices
         except (RuntimeError, EOFError, ConnectionError) as error:
             raise translated(error) from None

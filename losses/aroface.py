@@ -122,12 +122,12 @@ class AlignmentPerturbation:
             labels: `(b,)`, on any device.
         """
         assert not isinstance(backbone, DistributedDataParallel), "hand over the bare backbone"
-        count = round((1 - self.ratio) * len(images))
+        count, self.source = round((1 - self.ratio) * len(images)), torch.arange(len(images))
         if sum(row_counts(count)) == 0:
             return images, labels
         generator = generator_of_rank()
         places, clean, source = self._choose(len(images), count, generator)
-        images, labels = images[source], labels[source]
+        images, labels, self.source = images[source], labels[source], source
         chosen, companions = images[places], images[clean[: max(0, MIN_FORWARD_BATCH - count)]]
 
         def embed(parameters: Tensor) -> Tensor:

@@ -26,6 +26,8 @@ def fail_together() -> Iterator[None]:
     except GroupError:  # all have heard of it
         raise
     except Exception as error:
+        if getattr(error, "ranks_know", False):  # from a block within this one
+            raise
         in_all = world_size() if has_process_group() else int(os.environ.get("WORLD_SIZE", "1"))
         if in_all == 1:
             raise
@@ -37,6 +39,7 @@ def fail_together() -> Iterator[None]:
         except GroupError as told:
             if not is_ours:
                 raise told from error
+        error.ranks_know = True
         raise
     if has_process_group():
         exchange()

@@ -30,13 +30,11 @@ MARKER = "PREEMPTED"
 _pipe: list[int] = []  # its ends: Python writes the number of each signal to the second
 
 
-def heed_signals(steps: Iterable, output: Path) -> Iterator:
+def heed_signals(steps: Iterable) -> Iterator:
     """The items of `steps`; while they are gone through, the signals are heeded. Main thread only.
 
     Before and after that a signal ends the process as it ends any program: there is nothing to save.
     """
-    if rank() == 0:
-        (output / MARKER).unlink(missing_ok=True)
     if not _pipe:
         _pipe.extend(os.pipe())
         for end in _pipe:
@@ -77,4 +75,4 @@ def stop(output: Path, step: int, total_steps: int) -> NoReturn:
         with whole_file(output / MARKER) as partial:
             partial.write_text(f"{now}  {line}\n")
     barrier()  # torchrun soon kills the others when one rank has left, but rank 0 may still be writing
-    raise EndOfScript(line if rank() == 0 else "", EXIT_CODE, elsewhere=line)
+    raise EndOfScript(line if rank() == 0 else "", EXIT_CODE, elsewhere=line, ranks_know=True)

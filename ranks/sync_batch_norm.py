@@ -71,6 +71,25 @@ def convert_sync_batch_norm(module: nn.Module) -> None:
         norm.__class__ = SYNCHRONISED[type(norm)]  # the same object: whoever refers to it has it too
 
 
+def prepare_batch_norm(network: nn.Module, sync_bn: bool, loader) -> None:
+    """Make BatchNorm in the network what `sync_bn` says, if the batches are large enough for it.
+
+    Args:
+        loader: its `batch_size` is of a micro-batch of all ranks, `smallest_part` of the rank with fewest.
+    Raises:
+        ValueError: no BatchNorm to synchronise; a batch of one image, which has no variance.
+    """
+    if sync_bn:
+        convert_sync_batch_norm(network)
+    fewest = loader.batch_size if sync_bn else loader.smallest_part
+    if fewest < 2 and any(isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d) for part in network.modules()):
+        remedy = "" if sync_bn or loader.batch_size < 2 else ", or sync_bn=true"
+        raise ValueError(
+            f"batch_size or global_batch leaves one image for a rank and micro-batch, and BatchNorm in "
+            f"{type(network).__name__} needs two: a larger one, fewer ranks or gradient_acc{remedy}"
+        )
+
+
 @contextmanager
 def local_batch_norm(module: nn.Module) -> Iterator[None]:
     """While entered, BatchNorm in `module` looks at this rank's batch alone and talks to no other rank."""

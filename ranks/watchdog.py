@@ -70,6 +70,7 @@ class Watchdog(threading.Thread):
         self.stepped, self.step_times = time.monotonic(), deque[float](maxlen=100)
         self.next_line_s, self.has_told, self.signal = PATIENCE_S, False, ""
         self.is_ending = self.has_left = False
+        self.has_store = True
 
     def run(self) -> None:
         last = time.monotonic()
@@ -148,7 +149,9 @@ class Watchdog(threading.Thread):
     def leave_note(self, message: str, ranks_know: bool) -> None:
         """Tell the other ranks why this one ends; the first to do so prints the line for all."""
         self.has_left = self.is_ending = True
-        if not ranks_know:  # else rank 0 may have left with the store, of which torch would warn at length
+        if (
+            self.has_store and not ranks_know
+        ):  # else rank 0 may have left with the store, of which torch would warn at length
             self.speaks = self.peers.leave_note(message)
 
     def _give_up(self, reason: str) -> NoReturn:
@@ -175,6 +178,7 @@ class Watchdog(threading.Thread):
                     return self._ended()
                 time.sleep(EXPLAIN_LOOK_S)
         except RuntimeError:
+            self.has_store = False
             return "error: rank 0 is gone, or torchrun on its machine"
         silent, timed_out = peers.silent(EXPLAIN_S - BEAT_S), "timed out" in str(error).lower()
         if silent and not timed_out:

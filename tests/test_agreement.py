@@ -32,6 +32,13 @@ def fail_inside() -> None:
         raise AssertionError("not reached")
 
 
+def fault_inside() -> None:
+    """A fault of ours keeps its kind on its rank, through both blocks; the others hear of it once."""
+    with fail_together():
+        fail_at([0], KeyError)
+        raise AssertionError("not reached")
+
+
 def fail_early() -> None:
     """The exchange of the rank that failed meets the inner one of the others."""
     with fail_together():
@@ -52,6 +59,7 @@ def cases() -> dict[str, str]:
         "all": outcome(fail_at, [0, 1, 2]),
         "inside": outcome(fail_inside),
         "early": outcome(fail_early),
+        "fault inside": outcome(fault_inside),
         "ours": outcome(fail_at, [1], KeyError),
         "after": outcome(compare_ranks, {"a": 1}, "remedy"),  # the exchanges still meet one another
     }
@@ -60,7 +68,7 @@ def cases() -> dict[str, str]:
 def test_every_rank_raises_what_one_of_them_met():
     ranks = run_ranks(3, cases)
     for found in ranks:
-        assert found | {"ours": ""} == {
+        assert found | {"ours": "", "fault inside": ""} == {
             "equal": "fine",
             "differ": "GroupError: rank 1 has b.c 0.5, rank 0 has [1, 2]: remedy",
             "missing": "GroupError: rank 2 has b nothing, rank 0 has 2: remedy",
@@ -70,10 +78,13 @@ def test_every_rank_raises_what_one_of_them_met():
             "all": "GroupError: no file",
             "inside": "GroupError: rank 2: no file on rank 2",
             "early": "GroupError: rank 0: early",
+            "fault inside": "",
             "ours": "",
             "after": "fine",
         }
-    assert [found["ours"].split(":")[0] for found in ranks] == ["GroupError", "KeyError", "GroupError"]
+    kinds = {name: [found[name].split(":")[0] for found in ranks] for name in ("fault inside", "ours")}
+    assert kinds["fault inside"] == ["KeyError", "GroupError", "GroupError"]
+    assert kinds["ours"] == ["GroupError", "KeyError", "GroupError"]
     assert "rank 1: KeyError" in ranks[0]["ours"]
 
 

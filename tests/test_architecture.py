@@ -1,12 +1,11 @@
 """A folder imports only what lies below it, and modules form no circle."""
 
-import ast
 from graphlib import TopologicalSorter
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+from helpers.imports import files_of, imports, modules
+
 # From the ground up: folder or module -> what it may import beside itself. utils/ reads the declarations of
 # configs/base.py, so configs/ is the ground; the scripts on top may import all that is below them.
 MAY_IMPORT = {
@@ -25,27 +24,9 @@ MAY_IMPORT = {
 SCRIPTS = dict.fromkeys(["tools", "benchmarks", "train_v2"], " ".join(MAY_IMPORT))
 MAY_IMPORT |= SCRIPTS
 
-FILES = [file for name in MAY_IMPORT for file in [*ROOT.glob(f"{name}.py"), *ROOT.glob(f"{name}/**/*.py")]]
-NAMES = [".".join(file.relative_to(ROOT).with_suffix("").parts) for file in FILES]
-MODULES = {name.removesuffix(".__init__"): file for name, file in zip(NAMES, FILES)}
-
-
-def imports(module: str) -> set[str]:
-    """The modules of this repository that a module imports, inside its functions too."""
-    found = set()
-    for node in ast.walk(ast.parse(MODULES[module].read_text())):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            folders = MODULES[module].relative_to(ROOT).parts[: -node.level] if node.level else ()
-            source = ".".join([*folders, *filter(None, [node.module])])
-            found |= {
-                name if (name := f"{source}.{alias.name}") in MODULES else source for alias in node.names
-            }
-    return found & MODULES.keys()
-
-
-IMPORTS = {module: imports(module) for module in MODULES}
+FILES = [file for name in MAY_IMPORT for file in files_of(name)]
+MODULES = modules(FILES)
+IMPORTS = {module: imports(module, MODULES) for module in MODULES}
 
 
 def test_the_order_of_folders_has_no_circle():

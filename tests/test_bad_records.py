@@ -167,6 +167,18 @@ def test_too_large_a_share_of_bad_records_is_an_error(whole):
         bad.report()
 
 
+def test_a_run_that_goes_on_counts_on_and_names_no_record_again(whole, caplog):
+    caplog.set_level("INFO", "lqface")
+    before, after = BadRecords(RecordDataset(whole)), BadRecords(RecordDataset(whole))
+    before.add([2], 6)
+    before.report()
+    after.load_state_dict(before.state_dict())
+    caplog.clear()
+    after.add([2], 6)
+    assert after.report() == {"bad_records": 1}
+    assert (after.num_seen, caplog.messages) == (12, [])
+
+
 def test_a_run_goes_on_past_a_bad_record_and_resumes_exactly(damaged, tmp_path):
     run = ["configs/synthetic", *SMALL, f"rec={damaged}", "num_classes=None", "num_image=None", "num_steps=8"]
     run += ["save_all_states=true", "checkpoint_every=4", "on_bad_record=skip"]

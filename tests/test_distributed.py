@@ -157,6 +157,7 @@ def test_a_failing_rank_is_reported_with_its_own_words():
     ("function", "timeout", "message"), [(die_on_rank_1, 60, "rank 1 of 2: died"), (hang, 1, "did not")]
 )
 def test_dead_or_hanging_ranks_end_within_the_time_limit_and_leave_no_process(function, timeout, message):
+    before = set(multiprocessing.active_children())  # loaders of other tests may be waiting for the collector
     with pytest.raises(AssertionError, match=message):
         run_ranks(2, function, timeout=timeout)
-    assert multiprocessing.active_children() == []
+    assert set(multiprocessing.active_children()) <= before

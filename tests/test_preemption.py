@@ -1,6 +1,5 @@
 """SIGTERM and SIGUSR1 end a run after its step with all that it needs to go on; SIGKILL loses only steps."""
 
-import json
 import os
 import re
 import signal
@@ -9,13 +8,13 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 
 from helpers.ranks import run_ranks
+from helpers.run_ends import assert_same_end, metrics
 from helpers.signal_runs import Event, Outcome, Run, play
 from helpers.train_runs import SMALL, write_faces
 from ranks.preemption import EXIT_CODE, MARKER, arrived_signals, heed_signals, stop
-from training import checkpoint
+from training.run_folder import RunFolder
 from utils.command_line import EndOfScript
 from utils.distributed import rank, row_counts
 from utils.progress import here
@@ -33,7 +32,7 @@ def progress():
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_sets_a_flag_during_the_steps_and_is_what_it_was_afterwards(progress, tmp_path, number):
     before = signal.getsignal(number)
-    for step in heed_signals(range(3), tmp_path):
+    for step in heed_signals(range(3)):
         if step == 1:
             os.kill(os.getpid(), number)
             os.kill(os.getpid(), signal.SIGTERM)  # a second one: the first is what the run says it has got
@@ -55,7 +54,7 @@ def test_another_thread_knows_of_a_signal_before_the_main_thread_is_back(progres
 
     held = threading.Lock()
     held.acquire()
-    for _ in heed_signals(range(1), tmp_path):
+    for _ in heed_signals(range(1)):
         threading.Thread(target=watch).start()
         assert held.acquire(timeout=10)
     assert seen == [signal.SIGTERM]
@@ -97,7 +96,7 @@ def test_the_marker_says_what_the_last_line_says_and_the_next_run_removes_it(
         stop(tmp_path, 7, 9)
     assert end.value.code == EXIT_CODE == 75
     assert str(end.value) in (tmp_path / MARKER).read_text()
-    list(heed_signals(range(1), tmp_path))
+    RunFolder(tmp_path, shared=False).release()
     assert not (tmp_path / MARKER).exists()
 
 
@@ -155,33 +154,6 @@ def stopped_after(outcome: Outcome) -> int:
     return int(re.search(r"step (\d+)", lines[0])[1])
 
 
-def tensors(value, name: str = "") -> dict[str, torch.Tensor]:
-    """All numbers of a nested dict, by path."""
-    if isinstance(value, dict):
-        return {path: t for key, item in value.items() for path, t in tensors(item, f"{name}/{key}").items()}
-    if isinstance(value, list):
-        return tensors(dict(enumerate(value)), name)
-    return {} if value is None or isinstance(value, str) else {name: torch.as_tensor(value)}
-
-
-def assert_same_end(one: Path, other: Path) -> None:
-    states = [tensors(dict(enumerate(checkpoint.load(out / "checkpoints", 0, 5, 9)))) for out in (one, other)]
-    states = [state | tensors(torch.load(out / "model.pt")) for state, out in zip(states, (one, other))]
-    assert states[0].keys() == states[1].keys()
-    assert len(states[0]) > 100
-    for name, tensor in states[0].items():
-        assert torch.equal(tensor, states[1][name]), name
-    assert losses(one) == losses(other)
-
-
-def losses(out: Path) -> list[tuple[int, float]]:
-    return [(line["step"], line["loss"]) for line in metrics(out) if line["kind"] == "train"]
-
-
-def metrics(out: Path) -> list[dict]:
-    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-
-
 def test_ranks_of_which_one_is_asked_stop_after_the_same_step_with_a_checkpoint(outcomes):
     outcome = outcomes["preempted"]
     assert outcome.codes == [EXIT_CODE, EXIT_CODE], outcome.output
@@ -197,7 +169,7 @@ def test_ranks_of_which_one_is_asked_stop_after_the_same_step_with_a_checkpoint(
 def test_a_run_that_was_preempted_out_of_turn_ends_bit_for_bit_as_if_it_had_not_been(outcomes, folder):
     assert outcomes["whole"].codes == outcomes["went on"].codes == [0, 0]
     assert MARKER not in outcomes["went on"].files
-    assert_same_end(folder / "preempted", folder / "whole")
+    assert_same_end(folder / "preempted", folder / "whole", 9)
 
 
 def test_a_rank_that_is_killed_costs_one_line_and_the_run_goes_on_to_the_same_end(outcomes, folder):
@@ -209,7 +181,7 @@ def test_a_rank_that_is_killed_costs_one_line_and_the_run_goes_on_to_the_same_en
     assert "the checkpoint of step 4 is kept, steps 5 to" in line
     assert line in (folder / "killed/train.log").read_text()
     assert outcomes["restarted"].codes == [0, 0], outcomes["restarted"].output
-    assert_same_end(folder / "killed", folder / "whole")
+    assert_same_end(folder / "killed", folder / "whole", 9)
 
 
 def test_resume_auto_leaves_a_finished_run_alone_and_without_it_a_folder_is_refused(outcomes):
@@ -224,7 +196,7 @@ def test_without_checkpoints_the_model_is_kept_and_the_line_says_what_is_not(out
     assert outcome.codes == [EXIT_CODE], outcome.output
     step = stopped_after(outcome)
     assert step in (6, 7)
-    verified = [line["step"] for line in metrics(folder / "model") if line["kind"] == "eval"]
+    verified = [line["step"] for line in metrics(folder / "model", "eval")]
     assert verified == list(range(1, step)), "the last step is not: there is no time for it"
     assert "save_all_states is false" in outcome.output.splitlines()[-1]
     assert {MARKER, "model.pt"} <= set(outcome.files)

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 
+from helpers.imports import ROOT, imports, modules
 from helpers.job_files import load
 from utils import run_info
 
@@ -40,6 +41,17 @@ def test_code_is_told_apart_by_the_files_that_compute_a_step(tmp_path, monkeypat
     (tmp_path / "tests/test_a.py").write_text("3")
     (tmp_path / "README.md").write_text("3")
     assert run_info.code_version()["code"] == versions[-1]
+
+
+def test_every_module_that_train_v2_reaches_counts_as_code():
+    known = modules(file for file in ROOT.glob("**/*.py") if ".venv" not in file.parts)
+    reached, new = set(), {"train_v2"}
+    while new:
+        reached |= new
+        new = {other for module in new for other in imports(module, known)} - reached
+    counted = {path for pattern in run_info.CODE for path in ROOT.glob(pattern)}
+    missing = {module for module in reached if known[module] not in counted}
+    assert {module.split(".")[0] for module in missing} == {"configs"}  # settings are compared one by one
 
 
 def test_the_records_of_earlier_parts_of_a_run_are_kept(tmp_path):

@@ -114,7 +114,7 @@ def test_later_overrides_win():
         ("resume=1", "resume=1: allowed is true or false or 'auto'"),
         ("resume=atuo", "did you mean 'auto'?"),
         ("resume=auto save_all_states=false", "resume='auto' would always start anew"),
-        ("timeout_minutes=0", "timeout_minutes=0: allowed is a number in (0, inf)"),
+        ("timeout_minutes=0", "timeout_minutes=0: allowed is a number in (0, 10000]"),
         ("network=", "network='': allowed is text"),
         ("loss_args=0.4", "loss_args=0.4: allowed is a dict"),
         ("margin_list=1,0.5", "margin_list=[1, 0.5]: allowed is 3 values (a number each) or None"),

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from helpers.ranks import run_ranks
 from losses import build_loss, build_regularizer
@@ -42,7 +43,7 @@ class Training:
         self.ddp = data_parallel(self.backbone, CPU) if torch.distributed.is_initialized() else self.backbone
         self.optimizer = build_optimizer(cfg, self.backbone, self.head, lr=0.1, fused=fused)
         self.scaler = make_scaler(precision, CPU)
-        self.guard = StepGuard(self.backbone, self.head, self.optimizer, self.scaler, cfg, num_steps=20)
+        self.guard = StepGuard(self.backbone, self.head, self.optimizer, self.scaler, cfg, steps=range(20))
 
     def step(self, step: int, break_gradient=None, break_loss: float | None = None) -> None:
         generator = torch.Generator().manual_seed(100 * step + rank())
@@ -176,7 +177,7 @@ def test_too_many_skipped_steps_in_a_row_stop_the_run():
         training.step(step, break_loss=math.nan)
     training.guard.stop_if_stuck(str)
     training.step(3, break_loss=math.nan)
-    with pytest.raises(ValueError, match=r"4 steps in a row were skipped.*max_skipped_steps=3\): why"):
+    with pytest.raises(ValueError, match=r"^step 4: 4 steps in a row .*max_skipped_steps=3\): why"):
         training.guard.stop_if_stuck(lambda: "why")
     training.step(4)
     training.guard.stop_if_stuck(str)
@@ -193,6 +194,50 @@ def test_a_run_whose_second_half_was_skipped_does_not_end_well(skipped, stops):
             training.guard.stop_if_stuck(str)
     else:
         training.guard.stop_if_stuck(str)
+
+
+def test_a_run_that_goes_on_counts_on():
+    """A run that is preempted again and again is stopped like one that is not."""
+    before = Training()
+    for step in range(3):
+        before.step(step, break_loss=math.nan)
+    after = Training()
+    after.guard.load_state_dict(before.guard.state_dict())
+    after.guard.steps_left = 17
+    after.step(3, break_loss=math.nan)
+    with pytest.raises(ValueError, match="step 4: 4 steps in a row"):
+        after.guard.stop_if_stuck(str)
+    assert after.guard.numbers()["skipped"] == 4
+
+
+def test_one_bad_step_at_the_end_does_not_end_a_run_that_was_resumed_before_it():
+    training = Training(max_skipped_steps=100)
+    training.guard.num_steps, training.guard.steps_left = 5, 1
+    training.step(4, break_loss=math.nan)
+    training.guard.stop_if_stuck(str)
+
+
+class NoWaiting(TorchDispatchMode):
+    """Raises where an operator would wait for a GPU, or hand a number or a count to the host."""
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        name = function.overloadpacket.__name__
+        assert name not in ("_local_scalar_dense", "nonzero", "_coalesce", "is_nonzero", "item"), name
+        return function(*arguments, **(options or {}))
+
+
+@pytest.mark.parametrize("momentum", [0.9, 0.5])  # all classes; half of them, with a sparse gradient
+def test_the_verdict_on_a_step_waits_for_no_gpu(momentum):
+    training = Training(fused=True, momentum=momentum)
+    training.step(0)
+    training.guard.begin()
+    loss = training.head(training.backbone(torch.randn(6, 3, 2, 2)), torch.arange(6))
+    loss.backward()
+    training.guard.add(loss)
+    if momentum == 0.5:
+        training.guard._update = lambda skipped: None  # the sampled rows' own sort is the optimiser's
+    with NoWaiting():
+        training.guard.end()
 
 
 def test_flat_buffers_are_the_same_tensors_with_the_same_values():
@@ -241,7 +286,8 @@ def cause(break_it=None, images=None) -> str | None:
     if break_it is not None:
         break_it(training)
     before = training.state()
-    found = find_cause(training.backbone, training.head, images, torch.arange(6), "fp32")
+    found, gradient = find_cause(training.backbone, training.head, images, torch.arange(6), "fp32")
+    assert gradient.shape == (6, 8)
     for name, value in training.state().items():
         torch.testing.assert_close(value, before[name], rtol=0, atol=0, equal_nan=True)
     return None if found is None else found.what
@@ -274,6 +320,13 @@ def test_the_first_thing_that_is_not_finite_is_found():
         )
 
     assert cause(gradient) == "the gradient of 1.bias is the first that is not finite"
+
+    def norm(training):
+        training.backbone[2].register_full_backward_hook(
+            lambda _, grad_in, grad_out: (torch.full_like(grad_in[0], 1e25),)
+        )
+
+    assert cause(norm) == "the norm of the gradient is too large for float32"
 
 
 def explained(folder) -> str:

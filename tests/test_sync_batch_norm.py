@@ -3,6 +3,7 @@
 import itertools
 from contextlib import nullcontext
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from helpers.ranks import run_ranks
 from losses import build_loss
 from losses.aroface import AlignmentPerturbation
 from partial_fc import PartialFC
-from ranks.sync_batch_norm import SyncBatchNorm2d, convert_sync_batch_norm
+from ranks.sync_batch_norm import SyncBatchNorm2d, convert_sync_batch_norm, prepare_batch_norm
 from utils.distributed import average_buffers, data_parallel, rank, world_size
 
 # Images of each rank; a world of W takes the last W numbers, and one rank has them all.
@@ -304,3 +305,23 @@ def test_a_wrong_shape_is_an_error_as_with_torchs():
     convert_sync_batch_norm(norm)
     with pytest.raises(ValueError, match="expected 4D input"):
         norm(torch.zeros(2, 6, dtype=torch.float64))
+
+
+@pytest.mark.parametrize(
+    ("sync_bn", "batch_size", "smallest_part", "message"),
+    [
+        (False, 2, 1, r"leaves one image for a rank .* needs two: .*, or sync_bn=true"),
+        (True, 1, 0, r"leaves one image for a rank .* needs two: a larger one, fewer ranks or gradient_acc$"),
+        (False, 4, 2, None),
+        (True, 2, 0, None),
+    ],
+)
+def test_one_image_has_no_variance(sync_bn, batch_size, smallest_part, message):
+    network = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    loader = SimpleNamespace(batch_size=batch_size, smallest_part=smallest_part)
+    if message is None:
+        prepare_batch_norm(network, sync_bn, loader)
+    else:
+        with pytest.raises(ValueError, match=message):
+            prepare_batch_norm(network, sync_bn, loader)
+    prepare_batch_norm(nn.Linear(3, 4), False, SimpleNamespace(batch_size=1, smallest_part=1))

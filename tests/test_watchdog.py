@@ -9,7 +9,7 @@ from itertools import count
 import pytest
 import torch.distributed as dist
 
-from helpers.signal_runs import Event, Outcome, Run, play
+from helpers.signal_runs import Event, Outcome, Run, around, play
 from helpers.train_runs import SMALL, write_faces
 from ranks import watchdog as module
 from ranks.peers import Beat, Peers
@@ -154,19 +154,14 @@ QUICK = {
     "PATIENCE_S": 1.5,
     "GRACE_S": 1.0,
     "EXPLAIN_S": 2.0,
+    "SLOW_PATIENCE_S": 1.5,
 }
 COMMON = ["configs/synthetic", *SMALL, "num_classes=None", "num_image=None", "num_workers=0", "num_steps=8"]
-AT_STEP_4 = """
-def to_input(*arguments, calls=[], real=train_v2.to_input, **options):
-    calls.append(1)
-    if len(calls) == 4:
-        {act}
-    return real(*arguments, **options)
-train_v2.to_input = to_input
-"""
-SLEEP = AT_STEP_4.format(act="__import__('time').sleep(4)")
-MISTAKE = AT_STEP_4.format(act="open('/no/such/file')")
-FAULT = AT_STEP_4.format(act="{}['x']")
+SLEEP = around("to_input", "if call == 4: __import__('time').sleep(4)")
+MISTAKE = around("to_input", "if call == 4: open('/no/such/file')")
+FAULT = around("to_input", "if call == 4: {}['x']")
+STUCK_IN_START = around("get_dataset", "__import__('time').sleep(4)")
+STUCK_IN_SAVING = around("save_backbone", "__import__('time').sleep(4)")
 
 
 @pytest.fixture(scope="module")
@@ -189,6 +184,8 @@ def outcomes(folder) -> dict[str, Outcome]:
         "time-out": run("time-out", "timeout_minutes=0.05", events=[stopped], left=[1]),
         "sigterm": run("sigterm", events=[stopped, Event(3, "SIGTERM", [0], after=0.5)], left=[1]),
         "ctrl-c": run("ctrl-c", events=[stopped, Event(3, "SIGINT", [0], after=0.5)], left=[1]),
+        "start": run("start", on_rank={1: [STUCK_IN_START]}),
+        "saving": run("saving", on_rank={0: [STUCK_IN_SAVING]}),
         "slow": run("slow", on_rank={1: [SLEEP]}),
         "mistake": run("mistake", on_rank={1: [MISTAKE]}),
         "fault": run("fault", on_rank={1: [FAULT]}),
@@ -217,6 +214,16 @@ def test_a_slow_rank_is_named_with_what_it_does(outcomes):
     outcome = outcomes["slow"]
     assert outcome.codes == [0, 0], outcome.output
     assert re.search(r"for rank 1 in step 4, training \(process \d+ on [^,]*\)$", waits(outcome)[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "place"), [("start", "rank 1 in its start"), ("saving", "rank 0 in step 8, saving")]
+)
+def test_a_rank_that_is_waited_for_while_ranks_agree_is_named(outcomes, name, place):
+    """They exchange small objects there: before the first step, and around each save."""
+    outcome = outcomes[name]
+    assert outcome.codes == [0, 0], outcome.output
+    assert place in waits(outcome)[0]
 
 
 @pytest.mark.parametrize(

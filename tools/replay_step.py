@@ -4,7 +4,9 @@
     python tools/replay_step.py skipped_step_120_rank_0.pt --model other_model.pt --precision bf16
 
 The network is the run's model.pt, which was saved before the steps that were skipped. For each layer: the
-largest magnitude of its output, and how many of its numbers are not finite.
+largest magnitude of its output and of the gradient of its output, and how many of their numbers are not
+finite. The backward pass starts from the gradient of the embeddings, which training has saved with the batch:
+loss and class centres are not computed again.
 """
 
 import argparse
@@ -24,34 +26,54 @@ from utils.command_line import run_script
 from utils.precision import PRECISIONS, autocast
 
 
-def read_batch(path: Path) -> tuple[Tensor, list[str]]:
-    """Images `(b, 3, 112, 112)` of a saved batch, and the names of their records, or their positions."""
+def read_batch(path: Path) -> dict:
+    """A saved batch: images `(b, 3, 112, 112)`, gradient of the embeddings `(b, D)`, names of the records (or
+    positions), precision of the run and step."""
     try:
         batch = torch.load(path, map_location="cpu", weights_only=True)
-        images, names = batch["images"].float(), batch["names"]
+        batch["images"], batch["gradient"] = batch["images"].float(), batch["gradient"].float()
+        batch["names"] = batch["names"] or [str(i) for i in range(len(batch["images"]))]
+        batch["precision"], batch["step"]
     except OSError:
         raise
     except Exception as error:  # any bytes may be in the file, for which torch has no class of error
         raise ValueError(
             f"{path} is no batch that training has saved, skipped_step_STEP_rank_R.pt"
         ) from error
-    return images, names or [str(i) for i in range(len(images))]
+    return batch
 
 
-def table_of_layers(backbone: nn.Module, images: Tensor, precision: str) -> PrettyTable:
-    """A row for each layer in the order of the forward pass, in training mode."""
-    table = PrettyTable(["layer", "shape", "largest magnitude", "not finite"], align="l")
+def table_of_layers(backbone: nn.Module, images: Tensor, gradient: Tensor, precision: str) -> PrettyTable:
+    """A row for each layer in the order of the forward pass, in training mode.
 
-    def add_row(name: str, output: Tensor) -> None:
-        finite = output[output.isfinite()]
-        largest = f"{finite.abs().max().item():.3g}" if finite.numel() else "–"
-        count = output.numel() - finite.numel()
-        table.add_row([name, "×".join(map(str, output.shape)), largest, f"{count:,}" if count else ""])
+    Args:
+        gradient: of the embeddings; the backward pass begins with it.
+    """
+    shapes: dict[str, str] = {}
+    outputs: dict[str, list[str]] = {}
+    gradients: dict[str, list[str]] = {}
 
-    frozen = FrozenBatchStatistics(backbone)
-    with torch.no_grad(), each_output(backbone, add_row), frozen, autocast(images.device, precision):
-        backbone.train()(images)
+    def look(name: str, output: Tensor) -> None:
+        shapes[name], outputs[name] = "×".join(map(str, output.shape)), summary(output)
+        if output.requires_grad:
+            output.register_hook(lambda of_output: gradients.update({name: summary(of_output)}))
+
+    with torch.enable_grad(), each_output(backbone, look), FrozenBatchStatistics(backbone):
+        with autocast(images.device, precision):
+            embeddings = backbone.train()(images)
+        embeddings.backward(gradient.to(embeddings.dtype))
+    table = PrettyTable(["layer", "shape", "output", "not finite", "gradient", "not finite "], align="l")
+    for name, shape in shapes.items():
+        table.add_row([name, shape, *outputs[name], *gradients.get(name, ["–", ""])])
     return table
+
+
+def summary(tensor: Tensor) -> list[str]:
+    """The largest finite magnitude, and how many numbers are not finite ("" for none)."""
+    finite = tensor[tensor.isfinite()]
+    largest = f"{finite.abs().max().item():.3g}" if finite.numel() else "–"
+    count = tensor.numel() - finite.numel()
+    return [largest, f"{count:,}" if count else ""]
 
 
 def main() -> None:
@@ -60,15 +82,16 @@ def main() -> None:
     )
     parser.add_argument("batch", type=Path, help="skipped_step_STEP_rank_R.pt of a run")
     parser.add_argument("--model", type=Path, help="weights; default: model.pt beside the batch")
-    parser.add_argument("--precision", default="fp32", choices=PRECISIONS, help="default fp32")
+    parser.add_argument("--precision", choices=PRECISIONS, help="default: that of the run")
     args = parser.parse_args()
-    images, names = read_batch(args.batch)
+    batch = read_batch(args.batch)
     model = args.model or args.batch.parent / "model.pt"
     if not model.exists():
         raise FileNotFoundError(f"no network in {model}: name one with --model")
-    faulty = ", ".join(names[i] for i in faulty_images(images))
-    print(f"{len(images)} images, not finite: {faulty or 'none'}")
-    print(table_of_layers(load_backbone(model), images, args.precision))
+    images, precision = batch["images"], args.precision or batch["precision"]
+    faulty = ", ".join(batch["names"][i] for i in faulty_images(images))
+    print(f"step {batch['step']}, {len(images)} images, not finite: {faulty or 'none'}")
+    print(table_of_layers(load_backbone(model), images, batch["gradient"], precision))
 
 
 if __name__ == "__main__":

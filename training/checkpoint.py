@@ -70,7 +70,7 @@ def save(
     try:
         with fail_together():
             if rank() == 0:
-                _sweep(folder)
+                sweep(folder)
                 unfinished.mkdir(parents=True)
         with fail_together():
             written = {file: _write(unfinished / file, content) for file, content in own.items()}
@@ -121,7 +121,9 @@ def load_shared(folder: str | Path, step: int) -> dict:
         FileNotFoundError, ValueError: as in `load`.
     """
     with _opened(folder, step) as path:
-        return Manifest(path).read("shared.pt", mmap=True)
+        manifest = Manifest(path)
+        manifest.check_sizes()
+        return manifest.read("shared.pt", mmap=True)
 
 
 @contextmanager
@@ -187,7 +189,7 @@ def _name(step: int) -> str:
 
 def _steps(folder: Path) -> list[int]:
     """Steps of the whole checkpoints, ascending."""
-    found = [re.fullmatch(r"step_(\d{8,})", path.name) for path in folder.glob("step_*")]
+    found = [re.fullmatch(r"step_(\d{8,})", path.name) for path in folder.glob("step_*") if path.is_dir()]
     return sorted(int(match[1]) for match in found if match)
 
 
@@ -197,8 +199,8 @@ def _retire(folder: Path, step: int) -> None:
     path.rename(path.with_name(f"{path.name}.old.tmp"))
 
 
-def _sweep(folder: Path) -> None:
-    """Delete checkpoints that are unfinished or retired."""
+def sweep(folder: Path) -> None:
+    """Delete checkpoints that are unfinished or retired; nobody else may be writing there."""
     for path in folder.glob("step_*.tmp"):
         shutil.rmtree(path)
 
@@ -212,7 +214,7 @@ def _commit(folder: Path, step: int, keep: int) -> None:
     kept = [other for other in _steps(folder) if other <= step][-keep:]
     for other in set(_steps(folder)) - set(kept):
         _retire(folder, other)
-    _sweep(folder)
+    sweep(folder)
 
 
 def _write(path: Path, content: dict) -> tuple[int, int]:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 
 from ranks.sync_batch_norm import local_batch_norm
 from utils.batch_norm import FrozenBatchStatistics
@@ -35,11 +36,12 @@ def explain_skips(
 
     Args:
         networks: the bare backbone and the head, as they are now. Nothing of them changes.
-        batch: images `(b, 3, 112, 112)` as the backbone got them, labels `(b,)`, names of their records.
+        batch: of the last micro-batch, images `(b, 3, 112, 112)` as the backbone got them, labels `(b,)`,
+            names of their records.
     """
     images, labels, names = batch
-    found = gather_objects(find_cause(*networks, images, labels, precision))
-    causes = [(*cause, r) for r, cause in enumerate(found) if cause is not None]
+    cause, gradient = find_cause(*networks, images, labels, precision)
+    causes = [(*cause, r) for r, cause in enumerate(gather_objects(cause)) if cause is not None]
     if not causes and precision == "fp16":
         return (
             "the same batch, run once more without the scale of the loss, is finite on every rank: the scale "
@@ -49,13 +51,16 @@ def explain_skips(
     if not causes:
         return (
             "the same batch, run once more, is finite on every rank. Something random (dropout, ARoFace, a "
-            "loss that draws) or a fault of a machine has made the numbers that were not"
+            "loss that draws), another micro-batch, the gradient of the class centres or a fault of a "
+            "machine has made the numbers that were not"
         )
     _, what, advice, at_rank = min(causes)
     file = Path(folder) / f"skipped_step_{step}_rank_{at_rank}.pt"
     if rank() == at_rank:
+        content = {"images": images.cpu(), "labels": labels.cpu(), "gradient": gradient.cpu()}
+        content |= {"names": list(names), "step": step, "precision": precision}
         with whole_file(file) as partial:
-            torch.save({"images": images.cpu(), "labels": labels.cpu(), "names": list(names)}, partial)
+            torch.save(content, partial)
     first_names = ", ".join(names[:NUM_LISTED]) + (", …" if len(names) > NUM_LISTED else "")
     listed = gather_objects(first_names)[at_rank]
     of_records = f" ({listed})" if listed else ""
@@ -67,20 +72,22 @@ def explain_skips(
 
 def find_cause(
     backbone: nn.Module, head: nn.Module, images: Tensor, labels: Tensor, precision: str
-) -> Cause | None:
-    """The first thing in a step with this batch that is not finite on this rank; None: there is none."""
-    bad = faulty_images(images)
-    weights = first_not_finite({**dict(backbone.named_parameters()), **dict(head.named_parameters())})
+) -> tuple[Cause | None, Tensor]:
+    """The first thing in a step with this batch that is not finite on this rank (None: there is none).
+
+    With it comes the gradient of the embeddings, `(b, D)`, from which the backward pass can be repeated.
+    """
+    faulty = faulty_images(images)
+    weight = first_not_finite({**dict(backbone.named_parameters()), **dict(head.named_parameters())})
     layers: list[str] = []
 
     def look(name: str, output: Tensor) -> None:
         if not output.isfinite().all():
             layers.append(name)
 
-    # Where BatchNorm is synchronised, what is wrong on one rank would be found on all.
-    alone = FrozenBatchStatistics(backbone), local_batch_norm(backbone), head.only_input_gradient()
-    with each_output(backbone, look), alone[0], alone[1], alone[2]:
-        with torch.enable_grad(), autocast(images.device, precision):
+    frozen, alone = FrozenBatchStatistics(backbone), local_batch_norm(backbone)  # else a NaN is on all ranks
+    with each_output(backbone, look), frozen, alone, head.only_input_gradient(), torch.enable_grad():
+        with autocast(images.device, precision):
             embeddings = backbone(images)
         loss = head(embeddings, labels)
         gradients = torch.autograd.grad(
@@ -90,20 +97,20 @@ def find_cause(
     by_name = dict(zip(["the embeddings", *learnt(backbone)], gradients))
     order = ["the embeddings", *reversed(list(learnt(backbone)))]
     gradient = first_not_finite({name: by_name[name] for name in order})
-    terms = first_not_finite(head.last_terms | {"the loss": loss})
+    term = first_not_finite(head.last_terms | {"the loss": loss})
+    is_too_long = not get_total_norm(gradients).isfinite()
     slower = "lower lr, or add warmup_epoch"
     in_range = slower if precision == "fp32" else f"{slower}, or train with precision=fp32 or bf16"
-    if bad:
-        return Cause(0, f"images {bad} of the batch are not finite", "look at these records")
-    if weights:
-        return Cause(1, f"{weights} itself is not finite", "go on from a checkpoint, with resume=true")
-    if layers:
-        return Cause(2, f"the output of layer {layers[0]} is the first that is not finite", in_range)
-    if terms:
-        return Cause(3, f"the term {terms} of the loss is not finite", slower)
-    if gradient:
-        return Cause(4, f"the gradient of {gradient} is the first that is not finite", in_range)
-    return None
+    found = [  # in the order of a step; the first that is there is the cause
+        (faulty, f"images {faulty} of the batch are not finite", "look at these records"),
+        (weight, f"{weight} itself is not finite", "go on from a checkpoint, with resume=true"),
+        (layers, f"the output of layer {''.join(layers[:1])} is the first that is not finite", in_range),
+        (term, f"the term {term} of the loss is not finite", slower),
+        (gradient, f"the gradient of {gradient} is the first that is not finite", in_range),
+        (is_too_long, "the norm of the gradient is too large for float32", in_range),
+    ]
+    causes = [Cause(stage, what, advice) for stage, (is_there, what, advice) in enumerate(found) if is_there]
+    return (causes[0] if causes else None), gradients[0]
 
 
 def learnt(module: nn.Module) -> dict[str, nn.Parameter]:

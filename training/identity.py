@@ -53,13 +53,11 @@ class RunIdentity:
     Attributes:
         fixed: by name, what has to be the same in every run that goes on from its checkpoint.
         changeable: settings and code that may change the result; a change is told.
-        division: the settings that divide the global batch, see `saved_batch`.
     """
 
     def __init__(self, cfg: Mapping, dataset, schedule: Schedule, global_batch: int):
         settings = to_builtin(cfg)
         self.schedule = schedule
-        self.division = {"batch_size": cfg.batch_size, "gradient_acc": cfg.gradient_acc}
         self.fixed = {key: settings[key] for key in settings if key not in {*CHANGEABLE, *NOT_KEPT}}
         self.fixed |= {"global_batch": global_batch, **content_of(dataset)}
         self.changeable = {key: settings[key] for key in CHANGEABLE} | code_version()
@@ -80,8 +78,7 @@ class RunIdentity:
     def state_dict(self, lr: float) -> dict[str, Any]:
         """What a checkpoint keeps. `lr`: of its last step."""
         last = {"total_steps": self.schedule.total_steps, "lr": lr}
-        kept = {"fixed": self.fixed, "changeable": self.changeable, "division": self.division}
-        return kept | {"last": last}
+        return {"fixed": self.fixed, "changeable": self.changeable, "last": last}
 
     def compare_with(self, saved: Mapping[str, Any], folder: Path, step: int) -> None:
         """Compare with what the checkpoint of `step` has kept, and log what has changed.

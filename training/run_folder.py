@@ -18,6 +18,8 @@ from datetime import datetime
 from pathlib import Path
 
 from ranks.fail_together import exchange, fail_together
+from ranks.preemption import MARKER
+from training.checkpoint import sweep
 from utils.distributed import rank
 from utils.files import remove_partial_files
 from utils.logging import LOGGER_NAME
@@ -48,7 +50,7 @@ class RunFolder:
             if rank() == 0:
                 _make(self.path)
                 owner = self._lock()
-                remove_partial_files(self.path)  # of a run that was killed while it wrote them
+                self._clear_up()
         owner = exchange(owner)[0]
         with fail_together():
             if rank() > 0 and shared:
@@ -56,6 +58,14 @@ class RunFolder:
             if rank() == 0 or shared:
                 _try_writing(self.path)
                 _try_writing(self._of_checkpoints)
+
+    def _clear_up(self) -> None:
+        """Remove what a run that was stopped or killed has left behind."""
+        remove_partial_files(self.path)
+        sweep(self.path / "checkpoints")
+        for name in (MARKER, "**/.write_test_*"):
+            for file in self.path.glob(name):
+                file.unlink(missing_ok=True)
 
     @property
     def _of_checkpoints(self) -> Path:
@@ -76,13 +86,14 @@ class RunFolder:
     def release(self) -> None:
         """Give the lock back, at the end of the run."""
         if self._descriptor is not None:
-            (self.path / LOCK).unlink(missing_ok=True)
+            if _is_same_file(self._descriptor, self.path / LOCK):  # else it is another run's by now
+                (self.path / LOCK).unlink()
             os.close(self._descriptor)
             self._descriptor = None
 
     def _lock(self) -> str:
         """Take the lock; returns what `run.lock` then says."""
-        path, deadline = self.path / LOCK, time.monotonic() + LEASE_S
+        path, deadline, has_waited = self.path / LOCK, time.monotonic() + LEASE_S, False
         while True:
             with _named(path):
                 descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -97,6 +108,12 @@ class RunFolder:
                         f"{holder.get('host')}, since {holder.get('started')}; wait for its end, or choose "
                         f"another output=... (if that machine is gone for good, delete {path})"
                     ) from None
+                if not has_waited:
+                    logging.getLogger(LOGGER_NAME).warning(
+                        f"{path} is locked by {holder.get('host')}; waiting up to {LEASE_S} s, after which "
+                        "the lock of a machine that is gone has ended"
+                    )
+                has_waited = True
                 time.sleep(1)
                 continue
             except OSError as error:  # a file system without locks

@@ -7,6 +7,7 @@ it, and the statistics are put back by `torch.where`.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +30,7 @@ class StepGuard:
         optimizer: of both networks; fused where they are on a GPU (`build_optimizer` sees to it).
         scaler: of the loss, for float16.
         cfg: grad_clip, the largest norm of the backbone's gradient (0: any), and max_skipped_steps.
-        num_steps: of this run.
+        steps: that are to be done; their end is that of the whole run.
 
     Attributes:
         num_skipped: `()`, steps skipped so far, on the device.
@@ -43,11 +44,12 @@ class StepGuard:
         optimizer: torch.optim.Optimizer,
         scaler: torch.amp.GradScaler,
         cfg,
-        num_steps: int,
+        steps: range,
     ):
         self.backbone, self.head, self.optimizer, self.scaler = backbone, head, optimizer, scaler
         self.grad_clip, self.max_skipped = cfg.grad_clip, cfg.max_skipped_steps
-        self.num_steps = self.steps_left = num_steps
+        self.num_steps, self.first_step, self.steps_left = steps.stop, steps.start, len(steps)
+        self.is_save_postponed = False
         self.is_fused = all(group.get("fused") for group in optimizer.param_groups)
         self.state = FlatBuffers(nn.ModuleList([backbone, head]))
         zero = torch.zeros((), device=head.weight.device)
@@ -106,6 +108,26 @@ class StepGuard:
         scale = {"loss_scale": self.scaler.get_scale()} if self.scaler.is_enabled() else {}
         return {"loss": mean, "skipped": int(self.num_skipped), **scale}
 
+    def is_time_to_save(self, due: bool) -> bool:
+        """Whether to save after this step; waits for the GPU where it may be.
+
+        A save that is due comes after a skipped step only once one is not skipped again: it would replace
+        older checkpoints by one whose weights perhaps cannot do a step any more.
+        """
+        if due or self.is_save_postponed:
+            self.is_save_postponed = bool(self.in_a_row)
+            return not self.is_save_postponed
+        return False
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a run goes on counting from; equal on every rank."""
+        numbers = {"num_skipped": self.num_skipped, "in_a_row": self.in_a_row}
+        return numbers | {"is_save_postponed": self.is_save_postponed}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.num_skipped.copy_(state["num_skipped"]), self.in_a_row.copy_(state["in_a_row"])
+        self.is_save_postponed = state["is_save_postponed"]
+
     def stop_if_stuck(self, explain: Callable[[], str]) -> None:
         """Stop where more steps in a row were skipped than max_skipped_steps; waits for the GPU.
 
@@ -119,13 +141,19 @@ class StepGuard:
         """
         in_a_row, at_end = int(self.in_a_row), not self.steps_left and not self.scaler.is_enabled()
         if in_a_row > (min(self.max_skipped, self.num_steps // 2) if at_end else self.max_skipped):
+            step = self.num_steps - self.steps_left
+            never = self.first_step and in_a_row >= step - self.first_step
+            remedy = f", all since the checkpoint of step {self.first_step}: go back to one before it"
             raise GroupError(
-                f"{in_a_row} steps in a row were skipped, since their loss or gradient was not finite "
-                f"(max_skipped_steps={self.max_skipped}): {explain()}"
+                f"step {step}: {in_a_row} steps in a row were skipped, as loss or gradient was not finite "
+                f"(max_skipped_steps={self.max_skipped}){remedy if never else ''}: {explain()}"
             )
 
 
 def gradients(module: nn.Module) -> list[Tensor]:
-    """The gradients of all parameters that have one; of a sparse one its values."""
+    """The gradients of all parameters that have one; of a sparse one its values.
+
+    Not coalesced, for which a GPU would be waited for: a row may be there in several parts.
+    """
     found = (parameter.grad for parameter in module.parameters() if parameter.grad is not None)
-    return [grad.coalesce().values() if grad.is_sparse else grad for grad in found]
+    return [grad._values() if grad.is_sparse else grad for grad in found]

@@ -28,6 +28,8 @@ class TrainingState:
 
     Args:
         identity: of the run; kept in its checkpoints and compared with theirs. None: neither.
+        parts: by name, more objects with a `state_dict` that is equal on every rank, and a `load_state_dict`;
+            those that are None are left out.
     """
 
     def __init__(
@@ -37,9 +39,11 @@ class TrainingState:
         optimizer: torch.optim.Optimizer,
         scaler,
         identity: RunIdentity | None = None,
+        **parts,
     ):
         self.backbone, self.head, self.optimizer, self.scaler = backbone, head, optimizer, scaler
         self.identity = identity
+        self.parts = {name: part for name, part in parts.items() if part is not None}
 
     def shared(self) -> tuple[dict, dict[str, Tensor]]:
         """(what every rank holds alike, what is sharded by class)."""
@@ -64,6 +68,7 @@ class TrainingState:
         if self.identity is not None:
             shared |= self.identity.state_dict(lr=self.optimizer.param_groups[0]["lr"])
         shared |= {"step": step, "buffers_of_ranks": buffers}
+        shared["parts"] = {name: part.state_dict() for name, part in self.parts.items()}
         checkpoint.save(folder, step, shared, sharded, self.head.class_start)
         here.saved = step
 
@@ -96,6 +101,8 @@ class TrainingState:
         if shared.get("buffers_of_ranks") is not None:
             restore_buffers(self.backbone, shared["buffers_of_ranks"])
         restore_optimizer_state(self.optimizer, learnt(centres), shared["optimizer"], sharded)
+        for name in self.parts.keys() & shared.get("parts", {}):  # earlier versions kept none
+            self.parts[name].load_state_dict(shared["parts"][name])
         if self.scaler.is_enabled() and shared["scaler"]:  # empty if that run had another precision
             self.scaler.load_state_dict(shared["scaler"])
 
@@ -192,7 +199,7 @@ def require_steps_left(folder: RunFolder, first_step: int, total_steps: int, res
     )
     folder.release()
     if resume == "auto":
-        raise EndOfScript(line if rank() == 0 else "", code=0)
+        raise EndOfScript(line if rank() == 0 else "", code=0, elsewhere=line, ranks_know=True)
     raise GroupError(line)
 
 
@@ -204,8 +211,8 @@ def saved_batch(folder: Path, step: int) -> dict[str, int]:
     if step == 0:
         return {}
     shared = checkpoint.load_shared(folder, step)
-    batch = {name: value for name, value in shared.get("fixed", {}).items() if name == "global_batch"}
-    return batch | shared.get("division", {})
+    saved = shared.get("changeable", {}) | shared.get("fixed", {})  # the latter's global_batch is the number
+    return {name: saved[name] for name in ("global_batch", "batch_size", "gradient_acc") if name in saved}
 
 
 def seed_step(seed: int, step: int) -> None:

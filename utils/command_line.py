@@ -26,11 +26,12 @@ class EndOfScript(Exception):
 
     Args:
         elsewhere: what the log file, torchrun and the other ranks are told; the message if left out.
+        ranks_know: every rank ends so, and the others need not be told.
     """
 
-    def __init__(self, message: str, code: int, *, elsewhere: str = ""):
+    def __init__(self, message: str, code: int, *, elsewhere: str = "", ranks_know: bool = False):
         super().__init__(message)
-        self.code, self.elsewhere = code, elsewhere or message
+        self.code, self.elsewhere, self.ranks_know = code, elsewhere or message, ranks_know
 
 
 def run_script(main: Callable[[], object]) -> NoReturn:
@@ -101,7 +102,7 @@ def _wait_for_torchrun(seconds: float) -> None:
 
 
 def _leave_after(end: EndOfScript) -> NoReturn:
-    leave_with_others(end.elsewhere)
+    leave_with_others(end.elsewhere, ranks_know=end.ranks_know)
     _leave(str(end), end.code)
 
 

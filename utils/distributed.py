@@ -11,6 +11,8 @@ rank carries a gradient that is equal on every rank. Only inside a shard may gra
 import os
 import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 
 import torch
@@ -21,7 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from utils.launchers import refuse_lone_task
 from utils.progress import here
-from utils.rendezvous import agree_on_name
+from utils.rendezvous import meet
 
 _timeout = timedelta(minutes=30)  # of the group
 
@@ -34,7 +36,7 @@ def start_process_group(timeout_minutes: float = 30) -> torch.device:
     Raises:
         ValueError: more ranks were started on this machine than it has GPUs, or this process is one of
             several that know nothing of one another.
-        TimeoutError: another rank did not come.
+        TimeoutError, ConnectionError: another rank did not come, or was lost on the way.
     """
     global _timeout
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
@@ -51,15 +53,26 @@ def start_process_group(timeout_minutes: float = 30) -> torch.device:
     else:
         device, backend = torch.device("cpu"), "gloo"
     _timeout = timedelta(minutes=timeout_minutes)
-    if "RANK" in os.environ:
-        store, own_rank, num_ranks = next(dist.rendezvous("env://", timeout=_timeout))
-        name = agree_on_name(store, own_rank, num_ranks, _timeout.total_seconds())
-        store = dist.PrefixStore(name, store)
-    else:
-        refuse_lone_task()
-        store, own_rank, num_ranks = dist.HashStore(), 0, 1
-    dist.init_process_group(backend, store=store, rank=own_rank, world_size=num_ranks, timeout=_timeout)
+    with _losses_explained():
+        if "RANK" in os.environ:
+            store, own_rank, num_ranks = meet(_timeout)
+        else:
+            refuse_lone_task()
+            store, own_rank, num_ranks = dist.HashStore(), 0, 1
+        dist.init_process_group(backend, store=store, rank=own_rank, world_size=num_ranks, timeout=_timeout)
     return device
+
+
+@contextmanager
+def _losses_explained() -> Iterator[None]:
+    """An error within that says that a rank is gone becomes one line for the user."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_lost_connection(error):
+            raise
+        reason = str(error).splitlines()[0]
+        raise ConnectionError(f"a rank was lost while the ranks met: {reason}") from error
 
 
 def change_timeout(minutes: float | None) -> timedelta:
@@ -82,9 +95,14 @@ def connect_to_store(prefix: str, timeout_s: float) -> dist.Store:
         prefix: of the keys; the same on every rank.
         timeout_s: after which a request fails.
     """
-    store = dist.distributed_c10d._get_default_store().clone()
-    store.set_timeout(timedelta(seconds=timeout_s))
-    return dist.PrefixStore(prefix, store)
+    store = dist.distributed_c10d._get_default_store()
+    store.set_timeout(timedelta(seconds=timeout_s))  # for the connection too
+    try:
+        with _losses_explained():
+            connection = store.clone()
+    finally:
+        store.set_timeout(_timeout)
+    return dist.PrefixStore(prefix, connection)
 
 
 def is_lost_connection(error: BaseException) -> bool:
@@ -153,16 +171,27 @@ def broadcast(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def row_counts(num_rows: int) -> list[int]:
-    """How many rows each rank brings. On the CPU, so that no GPU waits.
+def gather_counts(*own: int) -> list[int]:
+    """A number of each rank, in rank order; on the CPU, so that no GPU waits.
 
-    One integer a rank crosses the network, and one more that carries the ranks' wishes to stop into
-    `here.stop_agreed` (see ranks/preemption.py).
+    Args:
+        own: this rank's; further ones are summed over the ranks, and stand at the end.
     """
-    counts = torch.zeros(world_size() + 1, dtype=torch.int64)
-    counts[rank()], counts[-1] = num_rows, bool(here.stop_wanted)
-    *counts, stop = all_reduce(counts).tolist()
-    here.stop_agreed = here.stop_agreed or stop > 0
+    first, *others = own
+    counts = torch.zeros(world_size() + len(others), dtype=torch.int64)
+    counts[rank()] = first
+    counts[world_size() :] = torch.tensor(others, dtype=torch.int64)
+    return all_reduce(counts).tolist()
+
+
+def row_counts(num_rows: int) -> list[int]:
+    """How many rows each rank brings to a training step; every rank calls this in each of them.
+
+    One integer more crosses the network: it carries the wishes of ranks to stop into `here.stop_agreed` (see
+    ranks/preemption.py).
+    """
+    *counts, wishes = gather_counts(num_rows, bool(here.stop_wanted))
+    here.stop_agreed = here.stop_agreed or wishes > 0
     return counts
 
 
@@ -171,13 +200,13 @@ def all_gather_rows(tensor: Tensor, counts: list[int] | None = None) -> Tensor:
 
     Args:
         tensor: `(n, ...)`; n may differ between ranks, the other dimensions may not.
-        counts: what `row_counts` returned, where the caller has it already.
+        counts: what `gather_counts` or `row_counts` returned, where the caller has it already.
     Returns:
         `(sum n, ...)`, equal on every rank. Every rank receives world_size · max n rows.
     """
     if not _meets_others():
         return tensor
-    counts = row_counts(len(tensor)) if counts is None else counts
+    counts = gather_counts(len(tensor)) if counts is None else counts
     padded = tensor.new_zeros(max(counts), *tensor.shape[1:])  # gloo and nccl gather equal shapes only
     padded[: len(tensor)] = tensor
     parts = [torch.empty_like(padded) for _ in counts]
@@ -187,9 +216,9 @@ def all_gather_rows(tensor: Tensor, counts: list[int] | None = None) -> Tensor:
 
 def gather_objects(value) -> list:
     """A small Python value of each rank, in rank order, on every rank; it is pickled on the way."""
-    values = [None] * world_size()
-    if world_size() == 1:
+    if not _meets_others():
         return [value]
+    values = [None] * world_size()
     dist.all_gather_object(values, value)
     return values
 

@@ -8,13 +8,50 @@ can have used.
 """
 
 import logging
+import os
+import threading
 import time
 import uuid
+from datetime import timedelta
+
+import torch.distributed as dist
 
 from utils.log_files import LOGGER_NAME
 
 PAUSE_S = 0.05
 PATIENCE_S = 30.0  # before rank 0 says for whom it waits; again after twice the time
+
+
+def meet(timeout: timedelta) -> tuple[dist.Store, int, int]:
+    """Find the other ranks by the environment that torchrun sets; returns (store, rank, number of ranks).
+
+    Raises:
+        TimeoutError: a rank did not come in time; one line for the user.
+    """
+    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    store = _connect(rank, world_size, timeout)
+    name = agree_on_name(store, rank, world_size, timeout.total_seconds())
+    return dist.PrefixStore(name, store), rank, world_size
+
+
+def _connect(rank: int, world_size: int, timeout: timedelta) -> dist.Store:
+    """The store at which the ranks meet: torchrun's, or one in rank 0's process, which waits for nobody."""
+    waiting = f"waiting for rank 0 at {_address()}"
+    timer = threading.Timer(PATIENCE_S, logging.getLogger(LOGGER_NAME).warning, [waiting])
+    timer.daemon = True
+    timer.start()
+    try:
+        if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+            return next(dist.rendezvous("env://", timeout=timeout))[0]
+        host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        how = dict(timeout=timeout, wait_for_workers=False, multi_tenant=True)
+        return dist.TCPStore(host, port, world_size, rank == 0, **how)
+    finally:
+        timer.cancel()
+
+
+def _address() -> str:
+    return f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
 
 
 def agree_on_name(store, rank: int, world_size: int, timeout_s: float) -> str:

@@ -19,7 +19,7 @@ from utils.frozen import to_builtin
 
 ROOT = Path(__file__).resolve().parents[1]
 # The files whose change may change a step: not the configs, whose settings are compared one by one.
-FOLDERS = ("backbones", "classifier", "eval", "losses", "training", "utils")
+FOLDERS = ("backbones", "classifier", "eval", "loading", "losses", "ranks", "training", "utils")
 CODE = ("*.py", *(f"{folder}/**/*.py" for folder in FOLDERS))
 PACKAGES = ("torch", "torchvision", "numpy", "opencv-python-headless", "scipy", "scikit-learn")
 

@@ -76,6 +76,23 @@ class Outcome(NamedTuple):
         return [line for line in self.output.splitlines() if line.startswith("error")]
 
 
+def around(where: str, before: str = "pass", after: str = "pass") -> str:
+    """A program for `Run.on_rank`: statements before and after each call of `train_v2.where`.
+
+    They see `call`, the number of the call from 1 on, and may change `arguments` and `result`.
+    """
+    return f"""
+def changed(*arguments, real=train_v2.{where}, calls=[], **options):
+    calls.append(1)
+    call = len(calls)
+    {before}
+    result = real(*arguments, **options)
+    {after}
+    return result
+train_v2.{where} = changed
+"""
+
+
 def play(*runs: Run) -> list[Outcome]:
     """The runs, one after the other."""
     limit = 60 + sum(run.timeout for run in runs)
