@@ -60,6 +60,9 @@ def main() -> None:
     )
     parser.add_argument("batch", type=Path, help="skipped_step_STEP_rank_R.pt of a run")
     parser.add_argument("--model", type=Path, help="weights; default: model.pt beside the batch")
+    parser.add_argument(
+        "--input-order", choices=("RGB", "BGR"), help="of the network, where its file does not say it"
+    )
     parser.add_argument("--precision", default="fp32", choices=PRECISIONS, help="default fp32")
     args = parser.parse_args()
     images, names = read_batch(args.batch)
@@ -68,7 +71,8 @@ def main() -> None:
         raise FileNotFoundError(f"no network in {model}: name one with --model")
     faulty = ", ".join(names[i] for i in faulty_images(images))
     print(f"{len(images)} images, not finite: {faulty or 'none'}")
-    print(table_of_layers(load_backbone(model), images, args.precision))
+    backbone = load_backbone(model, input_order=args.input_order)
+    print(table_of_layers(backbone, images, args.precision))
 
 
 if __name__ == "__main__":
