@@ -17,6 +17,7 @@ from utils.tensor_files import content_checksum, on_cpu, require_finite, write_t
 
 from .backbone import Backbone
 from .layouts import FORMAT, ORDERS, Layout, layout_of
+from .lora import merged_state_dict
 from .registry import MODELS, get_model
 from .weight_files import read_weight_file, write_safetensors
 
@@ -32,6 +33,8 @@ def save_backbone(
 ) -> None:
     """Writes the backbone and what is needed to build it again; a partly written file never has this name.
 
+    What low-rank adapters have learnt is in the weights (see lora.py).
+
     Args:
         path: a name that ends with .safetensors makes such a file, any other one that torch.save writes.
         backbone: bare, or inside DistributedDataParallel.
@@ -46,7 +49,7 @@ def save_backbone(
     input_order = input_order or backbone.input_order
     if input_order not in ORDERS:
         raise ValueError(f"input_order is 'RGB' or 'BGR', got {input_order!r}")
-    weights = {key: on_cpu(tensor) for key, tensor in backbone.state_dict().items()}
+    weights = {key: on_cpu(tensor) for key, tensor in merged_state_dict(backbone).items()}
     require_finite(weights, f"{path} is not written")
     settings = {
         "format": FORMAT,
@@ -71,7 +74,9 @@ def load_backbone(
     num_features: int | None = None,
     input_order: str | None = None,
 ) -> Backbone:
-    """The backbone in a file, in evaluation mode on the CPU, with `.network` and `.input_order` (RGB or BGR).
+    """The backbone in a file, in evaluation mode on the CPU.
+
+    It has `.network`, `.network_args`, `.num_features` and `.input_order` (RGB or BGR).
 
     Args:
         path: a file in one of the layouts of layouts.py, written by torch.save or as safetensors.
@@ -108,7 +113,9 @@ def load_backbone(
     weights = {key: _as(found.weights.get(key), like) for key, like in backbone.state_dict().items()}
     require_finite(weights, str(path))
     backbone.load_state_dict(weights, assign=True)
-    backbone.network, backbone.input_order = name, _input_order(path, found, input_order)
+    backbone.network, backbone.network_args = name, found.network_args
+    backbone.num_features = found.num_features
+    backbone.input_order = _input_order(path, found, input_order)
     return backbone.eval()
 
 
@@ -154,7 +161,7 @@ def _fitting_name(found: Layout) -> str | None:
                 expected = get_model(name, num_features=found.num_features).state_dict()
         except RuntimeError:  # more features than a tensor can have
             return None
-        if not _misfits(expected, found.weights):
+        if not misfits(expected, found.weights):
             return name
     return None
 
@@ -166,16 +173,16 @@ def _empty(path: Path, name: str, found: Layout) -> Backbone:
             backbone = get_model(name, num_features=found.num_features, **found.network_args)
     except (ValueError, TypeError, RuntimeError) as error:
         raise ValueError(f"{path}: {one_line(error)}") from error
-    misfits = _misfits(backbone.state_dict(), found.weights)
-    if misfits:
+    wrong = misfits(backbone.state_dict(), found.weights)
+    if wrong:
         fitting = _fitting_name(found)
-        more = f" and {len(misfits) - 1} more" if len(misfits) > 1 else ""
+        more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
         hint = f"; its weights fit {fitting!r}" if fitting else ""
-        raise ValueError(f"{path} does not fit network {name!r}: {misfits[0]}{more}{hint}")
+        raise ValueError(f"{path} does not fit network {name!r}: {wrong[0]}{more}{hint}")
     return backbone
 
 
-def _misfits(expected: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> list[str]:
+def misfits(expected: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> list[str]:
     """What does not fit, key by key. Old files have no num_batches_tracked; no network here uses it."""
     missing = [
         f"{key} is missing"

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from ranks.agreement import compare_ranks
 from ranks.fail_together import exchange, fail_together
 from training import checkpoint
+from training.best_model import BestModel
 from training.identity import RunIdentity
 from training.optimizer import restore_optimizer_state, split_optimizer_state
 from training.rank_buffers import restore_buffers
@@ -27,6 +28,7 @@ class TrainingState:
 
     Args:
         identity: of the run; kept in its checkpoints and compared with theirs. None: neither.
+        best: what the verifications have shown so far; None: nothing is kept of it.
     """
 
     def __init__(
@@ -36,9 +38,10 @@ class TrainingState:
         optimizer: torch.optim.Optimizer,
         scaler,
         identity: RunIdentity | None = None,
+        best: BestModel | None = None,
     ):
         self.backbone, self.head, self.optimizer, self.scaler = backbone, head, optimizer, scaler
-        self.identity = identity
+        self.identity, self.best = identity, best
 
     def shared(self) -> tuple[dict, dict[str, Tensor]]:
         """(what every rank holds alike, what is sharded by class)."""
@@ -61,7 +64,10 @@ class TrainingState:
         """
         shared, sharded = self.shared()
         if self.identity is not None:
-            shared |= self.identity.state_dict(lr=self.optimizer.param_groups[0]["lr"])
+            group = self.optimizer.param_groups[0]
+            shared |= self.identity.state_dict(lr=group["lr"] / group.get("lr_factor", 1))
+        if self.best is not None:
+            shared["best"] = self.best.state_dict()
         shared |= {"step": step, "buffers_of_ranks": buffers}
         checkpoint.save(folder, step, shared, sharded, self.head.class_start)
         here.saved = step
@@ -95,6 +101,8 @@ class TrainingState:
         if shared.get("buffers_of_ranks") is not None:
             restore_buffers(self.backbone, shared["buffers_of_ranks"])
         restore_optimizer_state(self.optimizer, learnt(centres), shared["optimizer"], sharded)
+        if self.best is not None:
+            self.best.load_state_dict(shared.get("best", {}))
         if self.scaler.is_enabled() and shared["scaler"]:  # empty if that run had another precision
             self.scaler.load_state_dict(shared["scaler"])
 
