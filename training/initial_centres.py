@@ -6,7 +6,7 @@
                               in a .npy file; arcface_torch's checkpoint_gpu_0.pt (its neighbours 1, 2 … are
                               read with it); AdaFace's .ckpt
 
-Means get the length that random centres have: how fast a direction turns depends on the length of its centre.
+A mean gets the length of the class's random centre: how fast a direction turns depends on the length of its centre.
 """
 
 import logging
@@ -50,7 +50,7 @@ def start_centres(cfg, head: nn.Module, network: Callable[[], nn.Module], datase
             means, num_images = class_means(network(), head, dataset, cfg)
         seen = num_images > 0
         # A class without images, or whose features cancel out, keeps its random centre.
-        length = head.weight.norm(dim=1, keepdim=True).mean()
+        length = head.weight.detach().norm(dim=1, keepdim=True)
         found = torch.where(seen[:, None], F.normalize(means) * length, head.weight.detach())
     else:
         found = read_centres(Path(cfg.init_head), head).to(head.weight)
