@@ -72,24 +72,20 @@ def student() -> nn.Linear:
     return nn.Linear(3, 5)
 
 
-def gradient(images: torch.Tensor) -> tuple[float, np.ndarray]:
+def gradient(images: torch.Tensor, wrap=lambda network: network) -> tuple[float, np.ndarray]:
     network = student()
-    ddp = data_parallel(network, torch.device("cpu"))
-    loss = build_distillation(Teacher(), "RGB", weight=2.0)(ddp(images.mean((2, 3))), images)
+    distill = build_distillation(Teacher(), "RGB", weight=2.0)
+    loss = distill(wrap(network)(images.mean((2, 3))), images)
     loss.backward()
     return loss.item(), network.weight.grad.numpy()
 
 
 def on_rank() -> tuple[float, np.ndarray]:
-    return gradient(batch()[0][SHARES[rank()]])
-
-
-def alone() -> tuple[float, np.ndarray]:
-    return gradient(batch()[0])
+    return gradient(batch()[0][SHARES[rank()]], lambda network: data_parallel(network, torch.device("cpu")))
 
 
 def test_ranks_of_unequal_shares_have_the_loss_and_the_gradient_of_one_rank():
-    ((loss, expected),) = run_ranks(1, alone)
+    loss, expected = gradient(batch()[0])
     for of_rank, found in run_ranks(2, on_rank):
         assert of_rank == pytest.approx(loss, rel=1e-6)
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-7)

@@ -6,7 +6,7 @@
                               in a .npy file; arcface_torch's checkpoint_gpu_0.pt (its neighbours 1, 2 … are
                               read with it); AdaFace's .ckpt
 
-A mean gets the length of the class's random centre: how fast a direction turns depends on the length of its centre.
+A mean gets the length of its class's random centre: how fast a direction turns depends on that length.
 """
 
 import logging
