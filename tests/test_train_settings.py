@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import train_v2
+from backbones import get_model, save_backbone
 from helpers.train_runs import write_faces
 from utils.distributed import stop_process_group
 from utils.logging import setup_logging
@@ -51,6 +52,20 @@ CHANGES_TRAINING = [
     "warmup_epoch=0.3",
     "precision=bf16",
     "precision=None fp16=true",
+    "input_order=BGR",
+    "pretrained=SOURCE",
+    "pretrained=SOURCE init_head=class_means",
+    "pretrained=SOURCE freeze=[patch_embed]",
+    "pretrained=SOURCE freeze_bn=true",
+    "pretrained=SOURCE lora={}",
+    "pretrained=SOURCE lora={rank:2}",
+    "pretrained=SOURCE head_warmup_epoch=0.1",
+    "lr_backbone=0.01",
+    "layer_decay=0.5",
+    "teacher=SOURCE",
+    "teacher=SOURCE distillation={weight:0.5}",
+    "teacher=SOURCE distillation={low_res:1.0}",
+    "patience=1 verbose=1 val_targets=pairs lr=1e-9",  # ends after two steps
 ]
 CHANGES_SPEED = [
     "engine=dense",
@@ -66,9 +81,20 @@ CHANGES_SPEED = [
     "check_ranks_every=1",
     "tensorboard=true",
     "max_skipped_steps=1",
+    "keep_best=true verbose=1 val_targets=pairs",
     "resume=auto timeout_minutes=5 save_all_states=true",
 ]
 REFERENCE = "tensorboard=false"
+
+
+def write_source(folder: Path) -> Path:
+    """Weights of a network of those sizes."""
+    args = dict(depth=1, width=16, mask_ratio=0.0, drop_path_rate=0.0)
+    torch.manual_seed(8)
+    network = get_model("vit_t", num_features=8, **args)
+    network(torch.rand(8, 3, 112, 112))
+    save_backbone(folder / "source.pt", network, network="vit_t", num_features=8, network_args=args)
+    return folder / "source.pt"
 
 
 def train(arguments: list[str], folder: Path) -> dict[str, torch.Tensor]:
@@ -91,8 +117,11 @@ def weights(tmp_path_factory) -> dict[str, dict]:
     folder = tmp_path_factory.mktemp("settings")
     base = [*f"{NETWORK} {RUN} {REFERENCE}".split(), f"rec={write_faces(folder / 'faces')}", "num_image=None"]
     base += ["num_classes=None", "channels_last=false"]
-    changes = [REFERENCE, *CHANGES_TRAINING, *CHANGES_SPEED]
-    return {change: train([*base, *change.split()], folder / str(i)) for i, change in enumerate(changes)}
+    changes, source = [REFERENCE, *CHANGES_TRAINING, *CHANGES_SPEED], str(write_source(folder))
+    return {
+        change: train([*base, *change.replace("SOURCE", source).split()], folder / str(i))
+        for i, change in enumerate(changes)
+    }
 
 
 def equal(one: dict, other: dict, tolerance: float) -> bool:
