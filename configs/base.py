@@ -136,7 +136,8 @@ class Settings:
     layer_decay: Annotated[float, "(0, 1]"] = 1.0
     # Epochs at the start in which the class centres learn alone; fractions are allowed.
     head_warmup_epoch: PositiveOrZero = 0
-    # File of a network whose features the backbone's are drawn to. None: no distillation.
+    # File of a network whose features the backbone's are drawn to; "pretrained": the file of that setting.
+    # None: no distillation.
     teacher: str | None = None
     # How: arguments of losses.distillation.Distillation by name (weight, low_res, sides; input_order of the
     # teacher, where its file does not say it).

@@ -61,6 +61,10 @@ def test_paths_of_weights_are_seen_from_where_they_are_written_and_words_are_wor
     assert cfg.pretrained == str(tmp_path / "a.pt")
     assert cfg.teacher == os.path.expanduser("~/b.pt")
     assert cfg.init_head == "class_means"
+    same = load("pretrained=a.pt", "teacher=pretrained", "input_order=BGR")
+    assert (same.teacher, same.distillation) == (same.pretrained, {"input_order": "BGR"})
+    with pytest.raises(ValueError, match="teacher='pretrained', but pretrained is not set"):
+        load("teacher=pretrained")
     assert load("init_head=c.npy").init_head == str(tmp_path / "c.npy")
     path = write_job(tmp_path, MS1MV3_R50 + "config.pretrained = 'data/a.pt'\n")
     assert get_config(path).pretrained == str(ROOT / "data/a.pt")

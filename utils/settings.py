@@ -17,7 +17,8 @@ from utils.run_info import ROOT
 KINDS = base.Settings.__annotations__
 DEFAULTS = to_builtin(base.config)  # a copy: a config file may change base.config
 PATH_SETTINGS = ("output", "rec", "val_targets", "val_root", "pretrained", "teacher", "init_head")
-INIT_HEADS = ("random", "class_means")  # values of init_head that are no path
+INIT_HEADS = ("random", "class_means")
+WORDS = {"init_head": INIT_HEADS, "teacher": ("pretrained",)}  # values of path settings that are no path
 
 
 def checked(key: str, value: Any) -> Any:
@@ -40,7 +41,7 @@ def absolute(key: str, value: Any, folder: Path) -> Any:
     if isinstance(value, list) and key in PATH_SETTINGS:
         return [absolute(key, item, folder) for item in value]
     is_name = (key == "rec" and value == "synthetic") or (key == "val_targets" and not _is_file_path(value))
-    is_name = is_name or (key == "init_head" and value in INIT_HEADS)
+    is_name = is_name or value in WORDS.get(key, ())
     if key not in PATH_SETTINGS or value is None or is_name:
         return value
     return os.path.abspath(folder / Path(value).expanduser())
@@ -67,6 +68,12 @@ def derive(values: dict) -> None:
         is_path, root = _is_file_path, Path(values["val_root"])
         values["val_targets"] = [t if is_path(t) else str(root / f"{t}.bin") for t in values["val_targets"]]
     values["regularizers"] = [_name_and_hyper(term) for term in values["regularizers"]]
+    if values["teacher"] == "pretrained":
+        if values["pretrained"] is None:
+            raise ValueError("teacher='pretrained', but pretrained is not set")
+        values["teacher"] = values["pretrained"]
+        order = values["distillation"].get("input_order", values["input_order"])
+        values["distillation"] = values["distillation"] | ({"input_order": order} if order else {})
 
     margin_settings = ("margin_list", "interclass_filtering_threshold")
     margins = {key: values[key] for key in margin_settings if values[key]}
