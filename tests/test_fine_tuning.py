@@ -11,7 +11,9 @@ import torch
 
 from backbones import load_backbone, save_backbone
 from backbones.registry import get_model
-from eval.kfold import load_set
+from eval.features import extract
+from eval.kfold import evaluate, load_set
+from eval.metrics import normalise
 from eval.readers.bin_sets import save_bin
 from eval.verification_report import verify
 from helpers.rank_runs import train_on_ranks
@@ -175,7 +177,18 @@ def runs(people) -> Path:
         [*new, f"output={people}/scratch"],
         [*new, *start, "freeze_bn=true", "lr_backbone=0.0002", f"output={people}/tuned"],
         [*new, *start, "freeze=[*]", f"output={people}/frozen"],
-        timeout=200,
+        [
+            *[
+                *common,
+                f"rec={people}/old",
+                "num_steps=60",
+                "verbose=0",
+                "init_head=class_means",
+                "freeze=[head]",
+            ],
+            *[f"teacher={people}/trained/model.pt", "distillation.weight=10", f"output={people}/compatible"],
+        ],
+        timeout=400,
     )
     for code, output in outcomes:
         assert code == 0, output
@@ -200,6 +213,25 @@ def test_with_a_frozen_backbone_and_class_means_all_verifications_are_the_pretra
     for line in metrics(runs / "frozen", "eval"):
         assert line["xnorm"] == pytest.approx(expected.xnorm, abs=0)
     assert_same(load_backbone(runs / "frozen/model.pt").state_dict(), network.state_dict())
+
+
+def test_pairs_of_an_old_and_a_new_embedding_match_if_the_new_network_was_trained_for_it(runs):
+    images, same = load_set(runs / "pairs.bin")
+    old, new, other = (
+        normalise(np.sum(extract(load_backbone(runs / name / "model.pt"), images), axis=0).astype(np.float64))
+        for name in ("trained", "compatible", "tuned")
+    )
+    mixed, of_old = old.copy(), evaluate(old, same).mean
+    mixed[1::2] = new[1::2]
+    assert evaluate(mixed, same).mean > 0.65
+    assert evaluate(mixed, same).mean > of_old - 0.1
+    # No two networks agree by chance: the cosine with the old embedding of the same image.
+    torch.manual_seed(9)
+    args = dict(width=64, depth=2, mask_ratio=0.0, drop_path_rate=0.0)
+    stranger = normalise(extract(get_model("vit_t", num_features=64, **args), images)[0].astype(np.float64))
+    assert (old * new).sum(1).mean() > 0.7
+    assert (old * other).sum(1).mean() > 0.7
+    assert (old * stranger).sum(1).mean() < 0.3
 
 
 def test_class_means_begin_with_a_smaller_loss_than_random_centres(runs):

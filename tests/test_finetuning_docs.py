@@ -15,7 +15,7 @@ from utils.settings import INIT_HEADS
 TEXT = (ROOT / "docs" / "finetuning.md").read_text()
 COMMANDS = re.findall(r"^    python train_v2.py (.+)$", TEXT, re.M)
 NETWORK = dict(width=16, depth=2, mask_ratio=0.0, drop_path_rate=0.0)
-SMALL = ["network=vit_t", f"network_args={NETWORK}", "embedding_size=16", "num_steps=2", "batch_size=8"]
+SMALL = ["network=vit_t", f"network_args={NETWORK}", "embedding_size=16", "num_steps=6", "batch_size=8"]
 SMALL += "num_workers=0 precision=fp32 tensorboard=false num_classes=None num_image=None".split()
 
 
@@ -43,7 +43,7 @@ def outcomes(tmp_path_factory) -> dict[str, tuple[int, str]]:
 def test_a_command_trains(command, outcomes):
     code, output = outcomes[command]
     assert code == 0, output
-    assert "step 2/2" in output
+    assert "step 6/6" in output
 
 
 def test_the_presets_of_the_page_exist_and_each_has_its_command():

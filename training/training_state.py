@@ -133,12 +133,13 @@ class TrainingState:
         return {name: value for name, value in tensors.items() if isinstance(value, Tensor)}
 
     def bytes_of_save(self, *, checkpoint: bool) -> int:
-        """About how much one save writes: the model's file and, if wanted, a checkpoint of all ranks."""
+        """About how much one save writes: files of the model and, if wanted, a checkpoint of all ranks."""
         of_backbone = sum(tensor.nbytes for tensor in self.backbone.parameters())
         share = self.head.num_classes / max(self.head.num_local, 1)
         of_head = round(share * sum(tensor.nbytes for tensor in self.head.parameters()))
         of_checkpoint = (1 + self.optimizer.numbers_per_weight) * (of_backbone + of_head)
-        return of_backbone + (of_checkpoint if checkpoint else 0)
+        num_models = 2 if self.best is not None and self.best.keep else 1
+        return num_models * of_backbone + (of_checkpoint if checkpoint else 0)
 
 
 def bit_sums(tensors: dict[str, Tensor]) -> dict[str, int]:
