@@ -276,8 +276,15 @@ def get_dataloader(
     return FaceLoader(dataset, sampler, augmentation, num_workers=cfg.num_workers, skip_bad=skip_bad)
 
 
-def to_input(images: Tensor, device: torch.device, channels_last: bool = False) -> Tensor:
-    """uint8 images `(b, 3, 112, 112)` as float32 in [-1, 1], computed on the device."""
+def to_input(
+    images: Tensor, device: torch.device, channels_last: bool = False, input_order: str = "RGB"
+) -> Tensor:
+    """uint8 RGB images `(b, 3, 112, 112)` as float32 in [-1, 1], computed on the device.
+
+    Args:
+        input_order: "BGR": the channels are turned around for a network that was trained so.
+    """
     layout = torch.channels_last if channels_last else torch.contiguous_format
     images = images.to(device, non_blocking=True)  # as bytes, a quarter of what float32 would be
+    images = images.flip(1) if input_order == "BGR" else images
     return images.to(torch.float32, memory_format=layout).sub_(127.5).div_(127.5)

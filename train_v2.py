@@ -6,12 +6,13 @@
     python train_v2.py --settings                                        # all of them, with their defaults
 
 The run folder (`output`) receives config.json, run.json, train.log, metrics.jsonl, TensorBoard files,
-curves.png, model.pt (the backbone alone), checkpoints/ and, with ARoFace, aroface_samples.png: faces that the
-first step has warped (a resumed run leaves it as it is). `resume=true` goes on from the newest checkpoint,
-mid-epoch too, on any number of ranks, which share out the same global batch: the order of the data and the
-randomness of a step are functions of (seed, epoch, step), so a resumed run repeats what an uninterrupted one
-does. What it may change is listed in docs/reliability.md. Without `resume`, a folder that holds checkpoints
-is refused, and always one in which another run works. `resume=auto` starts or goes on:
+curves.png, model.pt (the backbone alone), with keep_best best.pt, checkpoints/ and, with ARoFace,
+aroface_samples.png: faces that the first step has warped (a resumed run leaves it as it is). `resume=true`
+goes on from the newest checkpoint, mid-epoch too, on any number of ranks, which share out the same global
+batch: the order of the data and the randomness of a step are functions of (seed, epoch, step), so a resumed
+run repeats what an uninterrupted one does. What it may change is listed in docs/reliability.md. Without
+`resume`, a folder that holds checkpoints is refused, and always one in which another run works. `resume=auto`
+starts or goes on:
 
     torchrun --nproc_per_node=4 --max-restarts=3 train_v2.py configs/ms1mv2_r100 resume=auto
 
@@ -26,20 +27,23 @@ from pathlib import Path
 
 import torch
 
-from backbones import get_model, save_backbone
+from backbones import build_backbone, load_teacher
 from dataset import get_dataloader, get_dataset, to_input
 from eval.kfold import load_set
 from eval.verification_report import summary, verify
 from loading.global_batch import choose_global_batch
 from loading.loader import FaceLoader
-from losses import build_loss, build_perturbation, build_regularizer
+from losses import build_distillation, build_loss, build_perturbation, build_regularizer
 from partial_fc import PartialFC
 from ranks.fail_together import fail_together
 from ranks.preemption import heed_signals, stop
 from ranks.sync_batch_norm import prepare_batch_norm
 from ranks.watchdog import watch_ranks
+from training.best_model import BestModel, write_backbone
 from training.diagnosis import explain_skips
+from training.fine_tuning import HeadWarmup, as_rgb, rates_of_layers, set_learning_rate
 from training.identity import RunIdentity, compare_settings
+from training.initial_centres import start_centres
 from training.lr_scheduler import Schedule
 from training.optimizer import build_optimizer, make_scaler
 from training.rank_buffers import gather_buffers
@@ -57,7 +61,6 @@ from utils.distributed import (
     stop_process_group,
     world_size,
 )
-from utils.frozen import to_builtin
 from utils.logging import RunLog, setup_logging
 from utils.plots import plot_training_curves
 from utils.precision import autocast
@@ -95,14 +98,9 @@ def main() -> None:
 
     # ---------------------------------------------------------------- backbone, loss, head
     torch.manual_seed(cfg.seed)
-    network_args = to_builtin(cfg.network_args)
-    backbone = get_model(
-        cfg.network,
-        num_features=cfg.embedding_size,
-        dropout=cfg.dropout,
-        grad_checkpointing=cfg.grad_checkpointing,
-        **network_args,
-    ).to(device, memory_format=torch.channels_last if cfg.channels_last else torch.contiguous_format)
+    with fail_together():
+        backbone, teacher = build_backbone(cfg), load_teacher(cfg, device)
+    backbone.to(device, memory_format=torch.channels_last if cfg.channels_last else torch.contiguous_format)
     prepare_batch_norm(backbone, cfg.sync_bn, loader)
     regularizers = [build_regularizer(name, **hyper) for name, hyper in cfg.regularizers]
     head = PartialFC(
@@ -116,18 +114,23 @@ def main() -> None:
         precision=cfg.precision,
         seed=cfg.seed,
     ).to(device)
+    head.weight.requires_grad_("head" not in cfg.freeze)
     perturb = None if cfg.aroface is None else build_perturbation(**cfg.aroface)
+    distill = build_distillation(teacher, backbone.input_order, **cfg.distillation)
+    warmup = HeadWarmup(backbone, round(cfg.head_warmup_epoch * schedule.steps_per_epoch))
     ddp = data_parallel(backbone, device)
 
     # ---------------------------------------------------------------- optimiser, scaler, resume
-    optimizer = build_optimizer(cfg, backbone, head, schedule.base_lr)
-    scaler = make_scaler(cfg.precision, device)
+    optimizer = build_optimizer(cfg, backbone, head, schedule.base_lr, rates=rates_of_layers(cfg, backbone))
+    scaler, best = make_scaler(cfg.precision, device), BestModel(cfg.keep_best, cfg.patience)
     guard = StepGuard(backbone, head, optimizer, scaler, cfg, range(first_step, total_steps))
-    counters = dict(guard=guard, bad_records=loader.bad_records)
+    counters = dict(guard=guard, bad_records=loader.bad_records, best=best)
     state = TrainingState(backbone, head, optimizer, scaler, identity, **counters)
-    folder.require_room(state.bytes_of_save(checkpoint=cfg.save_all_states))
+    folder.require_room(state.bytes_of_save(checkpoint=cfg.save_all_states, num_models=1 + cfg.keep_best))
     if first_step:
         state.load(output / "checkpoints", first_step)
+    else:
+        start_centres(cfg, head, lambda: teacher or backbone.eval(), dataset)
 
     # ---------------------------------------------------------------- what is about to happen
     derived = dict(num_classes=dataset.num_classes, num_image=len(dataset), global_batch=global_batch)
@@ -150,21 +153,18 @@ def main() -> None:
         results = {
             name: verify(backbone, *pairs, **how)
             for name, pairs in validation.items()
-            if step == total_steps or not here.stop_agreed  # asked to stop, there is no time for it
+            if step == total_steps or best.decides or not here.stop_agreed  # asked to stop, there is no time
         }
         log.log_eval(step, results)
+        best.add(step, results, partial(write_backbone, output / "best.pt", backbone, cfg))
         return results
 
     @here.part("saving")
     def save(step: int, out_of_turn: bool) -> None:
         buffers = gather_buffers(backbone) if out_of_turn else None
         average_buffers(backbone, loader.weight)
-        with fail_together():
-            if (
-                rank() == 0
-            ):  # first: a run that goes on from the checkpoint never writes the model of this step
-                names = dict(network=cfg.network, num_features=cfg.embedding_size, network_args=network_args)
-                save_backbone(output / "model.pt", backbone, **names)
+        # First: who goes on from the checkpoint never writes the model of this step.
+        write_backbone(output / "model.pt", backbone, cfg)
         if cfg.save_all_states:
             state.save(output / "checkpoints", step, buffers)
 
@@ -173,26 +173,27 @@ def main() -> None:
     checkpoint_every = cfg.checkpoint_every or schedule.steps_per_epoch
     results = {}
     steps = training_steps(loader, first_step, total_steps, cfg.gradient_acc)
-    for step, batches in heed_signals(steps):
+    for step, batches in heed_signals(best.until_over(steps)):
         seed_step(cfg.seed, step)
         lr = schedule(step)
-        for group in optimizer.param_groups:
-            group["lr"] = lr
+        set_learning_rate(optimizer, lr)
         head.set_progress(step, schedule.epoch(step), schedule.epoch(total_steps))
         guard.begin()
 
         for micro_batch in range(1, cfg.gradient_acc + 1):
             with here.part("reading images"), log.waiting():
                 images, labels, indices = next(batches)
-            images = to_input(images, device, channels_last=cfg.channels_last)
+            images = to_input(images, device, cfg.channels_last, backbone.input_order)
             if perturb:
                 with autocast(device, cfg.precision):
                     images, labels = perturb(backbone, head, images, labels)
                 indices = indices[perturb.source]
             with nullcontext() if micro_batch == cfg.gradient_acc else ddp.no_sync():
                 with autocast(device, cfg.precision):
-                    embeddings = ddp(images)
-                loss = head(embeddings, labels) / cfg.gradient_acc
+                    with warmup(step):
+                        embeddings = ddp(distill.view(images))
+                    to_teacher = distill(embeddings, images)
+                loss = (head(embeddings, labels) + to_teacher) / cfg.gradient_acc
                 scaler.scale(loss).backward()
             guard.add(loss)
         guard.end()  # clips and updates; a step with NaN or inf, on any rank, is skipped on all
@@ -206,15 +207,15 @@ def main() -> None:
             batch = images, labels, [dataset.name_of(i) for i in indices.tolist()]
             explain = partial(explain_skips, done, (backbone, head), batch, cfg.precision, output)
             guard.stop_if_stuck(explain)  # waits for the GPU, so only where it logs
-            numbers = dict(epoch=schedule.epoch(done), lr=lr, **guard.numbers(), **head.last_terms)
-            log.log_step(done, **numbers, **loader.report_bad())
+            numbers = dict(epoch=schedule.epoch(done), lr=lr, **guard.numbers())
+            log.log_step(done, **numbers, **head.last_terms, **distill.last_terms, **loader.report_bad())
         if perturb and done == 1:
-            log.log_pairs(done, "aroface_samples", perturb.samples)
+            log.log_pairs(done, "aroface_samples", as_rgb(perturb.samples, backbone.input_order))
         if cfg.check_ranks_every and (saving or step == first_step or done % cfg.check_ranks_every == 0):
             state.check_ranks(done)
         if verifying:
             results = evaluate(done)
-        if saving:
+        if saving or best.is_over:
             save(done, out_of_turn=not (due or verifying))
             log.restart_clock(done)
         if stopping and done < total_steps:

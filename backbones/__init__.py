@@ -2,6 +2,16 @@
 
 from .backbone import Backbone, FrozenBatchStatistics
 from .loading import load_backbone, save_backbone
+from .pretrained import build_backbone, load_teacher
 from .registry import MODEL_NAMES, get_model
 
-__all__ = ["MODEL_NAMES", "Backbone", "FrozenBatchStatistics", "get_model", "load_backbone", "save_backbone"]
+__all__ = [
+    "MODEL_NAMES",
+    "Backbone",
+    "FrozenBatchStatistics",
+    "build_backbone",
+    "get_model",
+    "load_backbone",
+    "load_teacher",
+    "save_backbone",
+]

@@ -31,12 +31,14 @@ class Backbone(nn.Module):
         small: the settings of a tiny network, with which the tests run every family.
         package: a package that the family needs beyond requirements.txt and imports in __init__, or None.
         input_order: order of the colour channels; load_backbone() sets "BGR" where a network was trained so.
+        held: modules that stay in evaluation mode, also in training (see pretrained.py).
     """
 
     embedding_weight: str
     small: dict
     package: str | None = None
     input_order = "RGB"
+    held: tuple[nn.Module, ...] = ()
 
     def __init__(self, *, fp16: bool = False, grad_checkpointing: bool = False):
         super().__init__()
@@ -60,7 +62,14 @@ class Backbone(nn.Module):
             maps = self.trunk(images)
         # Half precision has 3 digits: too few for sums over thousands of inputs that end in a cosine.
         with torch.autocast(device, enabled=False):
-            return self.tail(maps.to(self.get_parameter(self.embedding_weight).dtype))
+            return self.tail(maps.to(next(self.parameters()).dtype))
+
+    def train(self, mode: bool = True) -> "Backbone":
+        """As in torch, but for the modules in `held`."""
+        super().train(mode)
+        for part in (part for module in self.held for part in module.modules()):
+            part.training = False
+        return self
 
     @classmethod
     def is_available(cls) -> bool:

@@ -113,6 +113,40 @@ class Settings:
     # Keep images and convolution weights in NHWC order: faster with tensor cores, and on many CPUs.
     channels_last: bool = False
 
+    # ---- start from trained weights ----
+    # File of weights that the backbone starts from, in any layout that the evaluation reads. None: at random.
+    pretrained: str | None = None
+    # Order of the colour channels that the network sees: of `pretrained`, where the file does not say it, or
+    # of a new network. None: that of the file, RGB without one.
+    input_order: Literal["RGB", "BGR"] | None = None
+    # What the class centres start from: "random"; "class_means": means of the teacher's features, or without
+    # one of those of `pretrained`; or a file or folder of class centres, see docs/finetuning.md.
+    init_head: str = "random"
+    # Parts of the backbone that stay as they are, in evaluation mode: names of modules or parameters, * and ?
+    # stand for any text and any character; "head" stands for the class centres.
+    freeze: list[str] = []
+    # BatchNorm normalises by the running statistics of `pretrained`, which stay.
+    freeze_bn: bool = False
+    # Learn low-rank additions to the weights, which stay: arguments of backbones.lora.add_lora by name (rank,
+    # alpha, layers), {} for its defaults. None: learn the weights.
+    lora: dict | None = None
+    # Learning rate of the backbone, where `lr` is that of the class centres. None: lr.
+    lr_backbone: Positive | None = None
+    # Factor of the learning rate from each layer of the backbone to the one before it.
+    layer_decay: Annotated[float, "(0, 1]"] = 1.0
+    # Epochs at the start in which the class centres learn alone; fractions are allowed.
+    head_warmup_epoch: PositiveOrZero = 0
+    # File of a network whose features the backbone's are drawn to; "pretrained": the file of that setting.
+    # None: no distillation.
+    teacher: str | None = None
+    # How: arguments of losses.distillation.Distillation by name (weight, low_res, sides; input_order of the
+    # teacher, where its file does not say it).
+    distillation: dict = {}
+    # Save best.pt after each verification whose mean accuracy is the best so far.
+    keep_best: bool = False
+    # Verifications in a row without a better one, after which the run ends. 0: it does not.
+    patience: CountOrZero = 0
+
     # ---- loss ----
     # Loss by name (losses.LOSSES). None: "combined" where margin_list is given, else "arcface".
     loss: str | None = None
@@ -187,6 +221,16 @@ USED_WITH = {
     "margin_list": ("loss", "combined"),
 }
 
+# Settings that count only where another one is given: setting -> the other.
+NEEDS = {
+    "freeze_bn": "pretrained",
+    "lora": "pretrained",
+    "head_warmup_epoch": "pretrained",
+    "distillation": "teacher",
+    "keep_best": "val_targets",
+    "patience": "val_targets",
+}
+
 # Settings that belong to one loss or network: another one on the command line starts from their defaults.
 BELONGS_TO = {
     "loss": ("loss_args", "margin_list", "interclass_filtering_threshold"),
@@ -195,14 +239,18 @@ BELONGS_TO = {
 
 # Settings in which the ranks of a run may differ: how each machine calls its folders, and what acts on one
 # process alone. All others are compared before the first step, and so is the content of the data.
-MAY_DIFFER_BETWEEN_RANKS = ("output", "rec", "val_root", "val_targets", "num_workers", "tensorboard")
+MAY_DIFFER_BETWEEN_RANKS = (
+    *("output", "rec", "val_root", "val_targets", "num_workers", "tensorboard"),
+    *("pretrained", "teacher", "init_head"),
+)
 
 # Settings that a run may change when it goes on from a checkpoint, by what they decide: those that change the
 # result, which a checkpoint keeps so that the log can tell, and those that change nothing but rounding. Any
 # other change is an error. docs/reliability.md has the same tables.
 MAY_CHANGE_ON_RESUME = {
-    "length": "num_epoch num_steps",
+    "length": "num_epoch num_steps patience",
     "learning rate": "lr lr_reference_batch warmup_epoch scheduler poly_power milestones lr_decay",
+    "learning rate of fine-tuning": "lr_backbone head_warmup_epoch",
     "update": "momentum weight_decay grad_clip",
     "precision": "precision fp16",
     "division of the global batch, which stays as large": "global_batch batch_size gradient_acc",
@@ -211,8 +259,9 @@ MAY_CHANGE_ON_RESUME = {
 SAME_RESULT_ON_RESUME = {
     "speed and memory": "num_workers engine chunk_size grad_checkpointing channels_last",
     "place of the data, whose content stays": "rec num_classes num_image",
+    "weights to start from, whose content stays": "pretrained teacher init_head",
     "verification": "val_targets val_root verbose",
-    "saving": "output resume save_all_states checkpoint_every",
+    "saving": "output resume save_all_states checkpoint_every keep_best",
     "logging and checks": "frequent tensorboard check_ranks_every max_skipped_steps timeout_minutes",
 }
 

@@ -108,7 +108,7 @@ def extract(
         for faces in read_ahead(images, parts):
             check_faces(faces)
             rgb = torch.from_numpy(faces).permute(0, 3, 1, 2)
-            batch = to_input(rgb.flip(1) if input_order == "BGR" else rgb, device)
+            batch = to_input(rgb, device, input_order=input_order)
             views = [batch, torch.flip(batch, dims=[3])] if mirror else [batch]
             batches.append(torch.cat([backbone(view).float() for view in views], dim=1))  # (n, D or 2D)
             bar.update(len(faces))

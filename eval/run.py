@@ -53,10 +53,17 @@ def arguments(
     """
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    weights = "weights: this project's, insightface's .pt/.pth or AdaFace's .ckpt"
+    weights = (
+        "weights: this project's, insightface's, AdaFace's, CVLface's or LVFace's, told by their content"
+    )
     for name, text in (("model", weights), ("data", data)):
         add(f"--{name}", type=Path, required=True, nargs="+" if name in several else None, help=text)
     add("--network", help="name of the network, where the file does not say it")
+    add(
+        "--input-order",
+        choices=("RGB", "BGR"),
+        help="colour order of the network, where the file does not say it",
+    )
     add("--out", type=Path, help="folder to write to; default: MODEL.PROTOCOL, beside the model")
     add("--batch-size", type=int, default=64, help="images a forward pass, on each rank (default 64)")
     add("--precision", default="fp32", help=f"{', '.join(PRECISIONS)} (default fp32)")
@@ -106,7 +113,8 @@ class Evaluation:
         check_settings(args.batch_size, args.precision)
         if self.out.exists() and not self.out.is_dir():
             raise ValueError(f"--out {self.out} is a file, expected a folder")
-        self.backbones = [load_backbone(path, args.network).to(device) for path in self.models]
+        said = dict(name=args.network, input_order=args.input_order)
+        self.backbones = [load_backbone(path, **said).to(device) for path in self.models]
         self.hashes = [file_hash(path) for path in self.models]
         self.report = Report(title, self.settings())
 
@@ -163,7 +171,7 @@ class Evaluation:
         """The file that keeps, or would keep, the features of these faces."""
         # Batch size and number of ranks are left out: they change the last bits only, which is not worth
         # another pass. The device is in, since the report names the one that computed the features.
-        settings = (self.args.precision, self.device.type)
+        settings = (self.args.precision, self.device.type, self.backbones[model].input_order)
         parts = (EXTRACTION, self.hashes[model], fingerprint(faces), *settings)
         key = hashlib.sha256(" ".join(map(str, parts)).encode()).hexdigest()
         return self.out.parent / CACHE / f"{key[:32]}.npz"

@@ -1,11 +1,14 @@
 """Losses and regularisers by name."""
 
+from torch import nn
+
 from losses.adaface import AdaFace, MagFace
 from losses.aroface import AlignmentPerturbation
 from losses.base import MarginLoss, Regularizer
 from losses.binary import SphereFace2, UniFace
 from losses.center import Center, DiscFace
 from losses.circle import Circle
+from losses.distillation import Distillation
 from losses.elastic import ElasticFace
 from losses.margin import AMSoftmax, ArcFace, CombinedMargin, CosFace, NormFace, Softmax, SphereFace
 from losses.mining import CurricularFace, MVSoftmax, NPCFace
@@ -17,6 +20,7 @@ __all__ = [
     "REGULARIZERS",
     "MarginLoss",
     "Regularizer",
+    "build_distillation",
     "build_loss",
     "build_perturbation",
     "build_regularizer",
@@ -62,6 +66,15 @@ def build_regularizer(name: str, **hyper) -> Regularizer:
 def build_perturbation(**hyper) -> AlignmentPerturbation:
     """ARoFace, with its paper's defaults, but for `hyper`; raises as `build_loss`."""
     return _build("perturbation", {"aroface": AlignmentPerturbation}, "aroface", hyper)
+
+
+def build_distillation(teacher: nn.Module | None, student_order: str, **hyper) -> Distillation:
+    """Distillation into a student that sees colours in this order; raises as `build_loss`."""
+    check_arguments("distillation", Distillation, hyper, hidden=["teacher", "student_order"])
+    try:
+        return Distillation(teacher, student_order, **hyper)
+    except ValueError as error:
+        raise ValueError(f"distillation: {error}") from None
 
 
 def _build(kind: str, registry: dict, name: str, hyper: dict):

@@ -230,7 +230,7 @@ def test_keys_and_shapes_tell_the_network(name, tmp_path):
     weights = {key: torch.zeros(()).expand(shape) for key, shape in shapes(name).items()}
     torch.save(weights, tmp_path / "weights.pt")
     assert (tmp_path / "weights.pt").stat().st_size < 20e6
-    network = load_backbone(tmp_path / "weights.pt").network
+    network = load_backbone(tmp_path / "weights.pt", input_order="RGB").network
     twins = {"vit_t_dp005_mask0": "vit_t", "vit_s_dp005_mask_0": "vit_s", "vit_b_dp005_mask_005": "vit_b"}
     assert network == twins.get(name, name)
 
@@ -281,7 +281,7 @@ def test_a_wrong_file_is_one_clear_line(content, arguments, message, tmp_path):
     write(tmp_path / "model.pt", content)
     with pytest.raises(ValueError, match=message) as error:
         load_backbone(tmp_path / "model.pt", **arguments)
-    assert str(error.value).startswith((str(tmp_path / "model.pt"), "unknown network"))
+    assert str(error.value).startswith(str(tmp_path / "model.pt"))
     assert "\n" not in str(error.value)
 
 

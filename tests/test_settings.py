@@ -55,6 +55,21 @@ def test_an_override_is_typed_by_its_setting(override, key, value):
     assert type(got) is type(value) or isinstance(value, dict)
 
 
+def test_paths_of_weights_are_seen_from_where_they_are_written_and_words_are_words(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cfg = load("pretrained=a.pt", "teacher=~/b.pt", "init_head=class_means")
+    assert cfg.pretrained == str(tmp_path / "a.pt")
+    assert cfg.teacher == os.path.expanduser("~/b.pt")
+    assert cfg.init_head == "class_means"
+    same = load("pretrained=a.pt", "teacher=pretrained", "input_order=BGR")
+    assert (same.teacher, same.distillation) == (same.pretrained, {"input_order": "BGR"})
+    with pytest.raises(ValueError, match="teacher='pretrained', but pretrained is not set"):
+        load("teacher=pretrained")
+    assert load("init_head=c.npy").init_head == str(tmp_path / "c.npy")
+    path = write_job(tmp_path, MS1MV3_R50 + "config.pretrained = 'data/a.pt'\n")
+    assert get_config(path).pretrained == str(ROOT / "data/a.pt")
+
+
 def test_resume_is_a_word_or_true_or_false():
     assert load("resume=auto", "save_all_states=true").resume == "auto"
     assert load("resume='auto'", "save_all_states=true").resume == "auto"
@@ -92,6 +107,10 @@ def test_later_overrides_win():
         ("batch_size=0", "batch_size=0: allowed is an integer in [1, inf)"),
         ("global_batch=0", "global_batch=0: allowed is an integer in [1, inf) or None"),
         ("sync_bn=1", "sync_bn=1: allowed is true or false"),
+        ("input_order=rgb", "input_order='rgb': allowed is 'RGB' or 'BGR' or None"),
+        ("layer_decay=0", "layer_decay=0: allowed is a number in (0, 1]"),
+        ("lr_backbone=0", "lr_backbone=0: allowed is a number in (0, inf) or None"),
+        ("patience=-1", "patience=-1: allowed is an integer in [0, inf)"),
         (
             "on_bad_record=skipp",
             "on_bad_record='skipp': allowed is 'error' or 'skip'; did you mean 'skip'?",
@@ -188,6 +207,22 @@ def test_a_mistake_in_a_file_names_the_file(tmp_path):
         ("num_steps=None num_epoch=2 warmup_epoch=3", "warmup_epoch=3.0: allowed is up to num_epoch=2"),
         ("global_batch=10 gradient_acc=4", "global_batch=10: allowed is a multiple of gradient_acc=4"),
         ("num_classes=None", "rec='synthetic' needs num_classes"),
+        ("lora={}", "lora={} would be ignored or senseless: it counts only with pretrained"),
+        ("freeze_bn=true", "freeze_bn=True would be ignored or senseless: it counts only with pretrained"),
+        ("head_warmup_epoch=1", "head_warmup_epoch=1.0 would be ignored or senseless"),
+        ("distillation={weight:2}", "it counts only with teacher"),
+        ("keep_best=true", "keep_best=True would be ignored or senseless: it counts only with val_targets"),
+        ("patience=2", "patience=2 would be ignored or senseless: it counts only with val_targets"),
+        ("patience=2 val_targets=/a/lfw.bin verbose=0", "patience=2 counts verifications on the way"),
+        ("freeze=[layer1]", "freeze=['layer1'] would keep random weights: it counts only with pretrained"),
+        ("freeze=[head]", "freeze=['head'] would keep random class centres"),
+        (
+            "freeze=[head] init_head=a.npy pretrained=b.pt head_warmup_epoch=1",
+            "head_warmup_epoch lets the class centres learn alone, but freeze=['head'] keeps them",
+        ),
+        ("init_head=class_means", "needs trained features: it counts only with pretrained or teacher"),
+        ("pretrained=a.pt freeze_bn=true sync_bn=true", "sync_bn=True would be ignored"),
+        ("pretrained=a.pt lora={} sync_bn=true", "sync_bn=True would be ignored"),
         ("num_image=None", "rec='synthetic' needs num_image"),
         ("val_targets=[lfw]", "rec='synthetic' has no folder to look in: give val_root"),
         ("val_targets=/a/lfw.bin,/b/lfw.bin", "'lfw' is there twice"),
@@ -232,7 +267,7 @@ def test_a_missing_verification_set_names_the_near_miss(tmp_path):
 
 def test_every_setting_is_used_by_the_code_or_turned_into_another():
     """A setting that is declared, checked and printed, but never read, would be silently ignored."""
-    folders = (ROOT / "loading", ROOT / "ranks", ROOT / "training", ROOT / "utils")
+    folders = [ROOT / name for name in ("backbones", "loading", "ranks", "training", "utils")]
     sources = [ROOT / "train_v2.py", ROOT / "dataset.py", *(f for d in folders for f in d.glob("*.py"))]
     code = "\n".join(source.read_text() for source in sources)
     used = set(re.findall(r"\bcfg(?:\.|\[\")([a-z]\w*)", code))

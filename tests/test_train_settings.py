@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import train_v2
+from backbones import get_model, save_backbone
 from helpers.setting_changes import CHANGES_SPEED, CHANGES_TRAINING
 from helpers.train_runs import write_faces
 from utils.distributed import stop_process_group
@@ -16,6 +17,16 @@ NETWORK = "network=vit_t network_args={depth:1,width:16,mask_ratio:0.0,drop_path
 RUN = "num_steps=3 frequent=3 batch_size=4 lr=0.05 num_workers=0 precision=fp32 save_all_states=false"
 
 REFERENCE = "tensorboard=false"
+
+
+def write_source(folder: Path) -> Path:
+    """Weights of a network of those sizes."""
+    args = dict(depth=1, width=16, mask_ratio=0.0, drop_path_rate=0.0)
+    torch.manual_seed(8)
+    network = get_model("vit_t", num_features=8, **args)
+    network(torch.rand(8, 3, 112, 112))
+    save_backbone(folder / "source.pt", network, network="vit_t", num_features=8, network_args=args)
+    return folder / "source.pt"
 
 
 def train(arguments: list[str], folder: Path) -> dict[str, torch.Tensor]:
@@ -38,8 +49,11 @@ def weights(tmp_path_factory) -> dict[str, dict]:
     folder = tmp_path_factory.mktemp("settings")
     base = [*f"{NETWORK} {RUN} {REFERENCE}".split(), f"rec={write_faces(folder / 'faces')}", "num_image=None"]
     base += ["num_classes=None", "channels_last=false"]
-    changes = [REFERENCE, *CHANGES_TRAINING, *CHANGES_SPEED]
-    return {change: train([*base, *change.split()], folder / str(i)) for i, change in enumerate(changes)}
+    changes, source = [REFERENCE, *CHANGES_TRAINING, *CHANGES_SPEED], str(write_source(folder))
+    return {
+        change: train([*base, *change.replace("SOURCE", source).split()], folder / str(i))
+        for i, change in enumerate(changes)
+    }
 
 
 def equal(one: dict, other: dict, tolerance: float) -> bool:

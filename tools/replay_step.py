@@ -82,6 +82,9 @@ def main() -> None:
     )
     parser.add_argument("batch", type=Path, help="skipped_step_STEP_rank_R.pt of a run")
     parser.add_argument("--model", type=Path, help="weights; default: model.pt beside the batch")
+    parser.add_argument(
+        "--input-order", choices=("RGB", "BGR"), help="of the network, where its file does not say it"
+    )
     parser.add_argument("--precision", choices=PRECISIONS, help="default: that of the run")
     args = parser.parse_args()
     batch = read_batch(args.batch)
@@ -91,7 +94,8 @@ def main() -> None:
     images, precision = batch["images"], args.precision or batch["precision"]
     faulty = ", ".join(batch["names"][i] for i in faulty_images(images))
     print(f"step {batch['step']}, {len(images)} images, not finite: {faulty or 'none'}")
-    print(table_of_layers(load_backbone(model), images, batch["gradient"], precision))
+    backbone = load_backbone(model, input_order=args.input_order)
+    print(table_of_layers(backbone, images, batch["gradient"], precision))
 
 
 if __name__ == "__main__":

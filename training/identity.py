@@ -7,6 +7,7 @@ change (MAY_CHANGE_ON_RESUME, SAME_RESULT_ON_RESUME).
 
 import hashlib
 import logging
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from utils.frozen import to_builtin
 from utils.logging import LOGGER_NAME
 from utils.run_info import code_version
 from utils.settings import DEFAULTS
+from utils.tensor_files import file_checksum
 
 CHANGEABLE = " ".join(MAY_CHANGE_ON_RESUME.values()).split()
 NOT_KEPT = {"name", *" ".join(SAME_RESULT_ON_RESUME.values()).split()}
@@ -37,6 +39,23 @@ def content_of(dataset) -> dict[str, Any]:
     """Numbers of classes and images, and hashes of labels and of what tells images apart without reading."""
     counts = {"num_classes": dataset.num_classes, "num_image": len(dataset)}
     return counts | {name: hash_of(*parts) for name, parts in dataset.content().items()}
+
+
+def content_of_files(cfg: Mapping) -> dict[str, Any]:
+    """What tells the files of weights that a run starts from: their paths may change."""
+    return {
+        f"content of {name}": _content_of_file(cfg[name]) for name in ("pretrained", "teacher", "init_head")
+    }
+
+
+def _content_of_file(value: str | None) -> str | None:
+    if value is None or not os.path.exists(value):
+        return value  # a word; a file that is missing is told where it is read
+    path = Path(value)
+    if path.is_dir():  # of checkpoints, each with a list of the checksums in it
+        files = sorted(path.rglob("step_*/manifest.json"))
+        return hash_of(*(np.frombuffer(file.read_bytes(), np.uint8) for file in files))
+    return f"crc32 {file_checksum(path):08x}"
 
 
 def hash_of(*arrays: np.ndarray) -> str:
@@ -59,7 +78,7 @@ class RunIdentity:
         settings = to_builtin(cfg)
         self.schedule = schedule
         self.fixed = {key: settings[key] for key in settings if key not in {*CHANGEABLE, *NOT_KEPT}}
-        self.fixed |= {"global_batch": global_batch, **content_of(dataset)}
+        self.fixed |= {"global_batch": global_batch, **content_of(dataset), **content_of_files(cfg)}
         self.changeable = {key: settings[key] for key in CHANGEABLE} | code_version()
 
     def compare_ranks(self, validation: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:

@@ -5,6 +5,8 @@ centres is sparse over the sampled rows. torch's SGD and AdamW cannot take it wi
 here they do, and a row that was not sampled keeps its weight and its state bit for bit.
 """
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
@@ -92,7 +94,12 @@ def has_rows_of(value: object, parameter: Tensor) -> bool:
 
 
 def build_optimizer(
-    cfg, backbone: nn.Module, head: nn.Module, lr: float, fused: bool | None = None
+    cfg,
+    backbone: nn.Module,
+    head: nn.Module,
+    lr: float,
+    fused: bool | None = None,
+    rates: Mapping[nn.Parameter, tuple[int, float]] | None = None,
 ) -> torch.optim.Optimizer:
     """The optimiser of everything that learns, in groups named "backbone", "head", "loss" and "no_decay".
 
@@ -102,26 +109,42 @@ def build_optimizer(
         cfg: optimizer ("sgd" | "adamw"), momentum (AdamW: its first beta), weight_decay, no_decay_norm_bias.
             With the last, norms' weights and all biases (every parameter of at most one dimension) are not
             decayed; insightface decays everything.
-        lr: of the first step; the same for all groups.
+        lr: of the first step.
+        rates: of the backbone's parameters, see `fine_tuning.rates_of_layers`. Those of each level are a
+            group of their own; its "lr_factor" is what the learning rate is multiplied by. None: one level,
+            factor 1.
         fused: one kernel for many parameters, which can be told on the device to skip a step. None: where the
             parameters are on a GPU.
     Raises:
-        ValueError: an unknown optimizer.
+        ValueError: an unknown optimizer, or nothing that learns.
     """
-    groups = {"backbone": [], "head": [], "loss": [], "no_decay": []}
+    kinds, rates = ("backbone", "head", "loss", "no_decay"), rates or {}
+    levels = sorted({level for level, _ in rates.values()} | {0})
+    names = {(kind, level): f"{kind} {level}" if level else kind for kind in kinds for level in levels}
+    groups = {name: [] for name in names.values()}
+    factors = dict.fromkeys(groups, 1.0)
     of_loss = set(head.loss.parameters())
     for name, module in (("backbone", backbone), ("head", head)):
         for parameter in module.parameters():
             if parameter.requires_grad:  # insightface freezes the scale of its last BatchNorm
                 spared = cfg.no_decay_norm_bias and parameter.ndim <= 1
-                group = "loss" if parameter in of_loss else "no_decay" if spared else name
+                kind = "loss" if parameter in of_loss else "no_decay" if spared else name
+                level, factor = rates.get(parameter, (0, 1.0))
+                group = names[kind, level]
                 groups[group].append(parameter)
-    undecayed = ("loss", "no_decay")
+                factors[group] = factor
     param_groups = [
-        {"name": name, "params": parameters, "weight_decay": 0.0 if name in undecayed else cfg.weight_decay}
+        {
+            "name": name,
+            "params": parameters,
+            "weight_decay": 0.0 if name.split()[0] in ("loss", "no_decay") else cfg.weight_decay,
+            "lr_factor": factors[name],
+        }
         for name, parameters in groups.items()
         if parameters
     ]
+    if not param_groups:
+        raise ValueError("freeze leaves nothing that learns, neither in the backbone nor in the head")
     fused = head.weight.is_cuda if fused is None else fused
     if cfg.optimizer == "sgd":
         return SGD(param_groups, lr=lr, momentum=cfg.momentum, fused=fused)

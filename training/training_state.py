@@ -66,7 +66,8 @@ class TrainingState:
         """
         shared, sharded = self.shared()
         if self.identity is not None:
-            shared |= self.identity.state_dict(lr=self.optimizer.param_groups[0]["lr"])
+            group = self.optimizer.param_groups[0]
+            shared |= self.identity.state_dict(lr=group["lr"] / group.get("lr_factor", 1))
         shared |= {"step": step, "buffers_of_ranks": buffers}
         shared["parts"] = {name: part.state_dict() for name, part in self.parts.items()}
         checkpoint.save(folder, step, shared, sharded, self.head.class_start)
@@ -132,13 +133,13 @@ class TrainingState:
             tensors |= {f"{key} of {order[position]}": value for key, value in state.items()}
         return {name: value for name, value in tensors.items() if isinstance(value, Tensor)}
 
-    def bytes_of_save(self, *, checkpoint: bool) -> int:
-        """About how much one save writes: the model's file and, if wanted, a checkpoint of all ranks."""
+    def bytes_of_save(self, *, checkpoint: bool, num_models: int = 1) -> int:
+        """About how much one save writes: files of the model and, if wanted, a checkpoint of all ranks."""
         of_backbone = sum(tensor.nbytes for tensor in self.backbone.parameters())
         share = self.head.num_classes / max(self.head.num_local, 1)
         of_head = round(share * sum(tensor.nbytes for tensor in self.head.parameters()))
         of_checkpoint = (1 + self.optimizer.numbers_per_weight) * (of_backbone + of_head)
-        return of_backbone + (of_checkpoint if checkpoint else 0)
+        return num_models * of_backbone + (of_checkpoint if checkpoint else 0)
 
 
 def bit_sums(tensors: dict[str, Tensor]) -> dict[str, int]:

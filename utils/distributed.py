@@ -12,7 +12,7 @@ import os
 import re
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 
 import torch
@@ -266,8 +266,22 @@ class SumOverShards(torch.autograd.Function):
         return gradient
 
 
-def data_parallel(model: nn.Module, device: torch.device) -> DistributedDataParallel:
+class NothingToAverage(nn.Module):
+    """Takes the place of DistributedDataParallel, which refuses a model that has nothing to learn."""
+
+    def __init__(self, module: nn.Module):
+        super().__init__()
+        self.module = module
+        self.no_sync = nullcontext
+
+    def forward(self, *inputs):
+        return self.module(*inputs)
+
+
+def data_parallel(model: nn.Module, device: torch.device) -> DistributedDataParallel | NothingToAverage:
     """The model, its gradients averaged over the ranks; each rank keeps buffers of its own."""
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        return NothingToAverage(model)
     # Newer versions of torch call the argument forward_sync_buffers, which older ones do not know.
     warnings.filterwarnings("ignore", message=".*broadcast_buffers.*")
     return DistributedDataParallel(

@@ -16,7 +16,9 @@ from utils.run_info import ROOT
 
 KINDS = base.Settings.__annotations__
 DEFAULTS = to_builtin(base.config)  # a copy: a config file may change base.config
-PATH_SETTINGS = ("output", "rec", "val_targets", "val_root")
+PATH_SETTINGS = ("output", "rec", "val_targets", "val_root", "pretrained", "teacher", "init_head")
+INIT_HEADS = ("random", "class_means")
+WORDS = {"init_head": INIT_HEADS, "teacher": ("pretrained",)}  # values of path settings that are no path
 
 
 def checked(key: str, value: Any) -> Any:
@@ -39,6 +41,7 @@ def absolute(key: str, value: Any, folder: Path) -> Any:
     if isinstance(value, list) and key in PATH_SETTINGS:
         return [absolute(key, item, folder) for item in value]
     is_name = (key == "rec" and value == "synthetic") or (key == "val_targets" and not _is_file_path(value))
+    is_name = is_name or value in WORDS.get(key, ())
     if key not in PATH_SETTINGS or value is None or is_name:
         return value
     return os.path.abspath(folder / Path(value).expanduser())
@@ -65,6 +68,12 @@ def derive(values: dict) -> None:
         is_path, root = _is_file_path, Path(values["val_root"])
         values["val_targets"] = [t if is_path(t) else str(root / f"{t}.bin") for t in values["val_targets"]]
     values["regularizers"] = [_name_and_hyper(term) for term in values["regularizers"]]
+    if values["teacher"] == "pretrained":
+        if values["pretrained"] is None:
+            raise ValueError("teacher='pretrained', but pretrained is not set")
+        values["teacher"] = values["pretrained"]
+        order = values["distillation"].get("input_order", values["input_order"])
+        values["distillation"] = values["distillation"] | ({"input_order": order} if order else {})
 
     margin_settings = ("margin_list", "interclass_filtering_threshold")
     margins = {key: values[key] for key in margin_settings if values[key]}
@@ -128,6 +137,7 @@ def check_together(values: dict) -> None:
                 f"{key}={values[key]!r} would be ignored: it counts only with {other}={needed!r}, not with "
                 f"{values[other]!r}; allowed is its default {DEFAULTS[key]!r}"
             )
+    _check_fine_tuning(values)
     if values["global_batch"] and values["global_batch"] % values["gradient_acc"]:
         raise ValueError(
             f"global_batch={values['global_batch']}: allowed is a multiple of "
@@ -139,3 +149,31 @@ def check_together(values: dict) -> None:
         )
     if sorted(set(values["milestones"])) != values["milestones"]:
         raise ValueError(f"milestones={values['milestones']}: allowed are rising epochs")
+
+
+def _check_fine_tuning(values: dict) -> None:
+    for key, other in base.NEEDS.items():
+        if values[key] != DEFAULTS[key] and not values[other]:
+            raise ValueError(
+                f"{key}={values[key]!r} would be ignored or senseless: it counts only with {other}"
+            )
+    parts = [pattern for pattern in values["freeze"] if pattern != "head"]
+    head_stays, start = len(parts) < len(values["freeze"]), values["init_head"]
+    if parts and not values["pretrained"]:
+        raise ValueError(f"freeze={parts} would keep random weights: it counts only with pretrained")
+    if head_stays and start == "random":
+        raise ValueError("freeze=['head'] would keep random class centres: it counts only with init_head")
+    if head_stays and values["head_warmup_epoch"]:
+        raise ValueError(
+            "head_warmup_epoch lets the class centres learn alone, but freeze=['head'] keeps them"
+        )
+    if start == "class_means" and not (values["pretrained"] or values["teacher"]):
+        raise ValueError(
+            "init_head='class_means' needs trained features: it counts only with pretrained or teacher"
+        )
+    if values["sync_bn"] and (values["freeze_bn"] or values["lora"] is not None):
+        raise ValueError("sync_bn=True would be ignored: freeze_bn and lora keep the statistics of BatchNorm")
+    if values["patience"] and not values["verbose"]:
+        raise ValueError(
+            f"patience={values['patience']} counts verifications on the way: it needs verbose > 0"
+        )

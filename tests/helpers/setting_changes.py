@@ -37,6 +37,20 @@ CHANGES_TRAINING = [
     "warmup_epoch=0.3",
     "precision=bf16",
     "precision=None fp16=true",
+    "input_order=BGR",
+    "pretrained=SOURCE",
+    "pretrained=SOURCE init_head=class_means",
+    "pretrained=SOURCE freeze=[patch_embed]",
+    "pretrained=SOURCE freeze_bn=true",
+    "pretrained=SOURCE lora={}",
+    "pretrained=SOURCE lora={rank:2}",
+    "pretrained=SOURCE head_warmup_epoch=0.1",
+    "lr_backbone=0.01",
+    "layer_decay=0.5",
+    "teacher=SOURCE",
+    "teacher=SOURCE distillation={weight:0.5}",
+    "teacher=SOURCE distillation={low_res:1.0}",
+    "patience=1 verbose=1 val_targets=pairs lr=1e-9",  # ends after two steps
 ]
 CHANGES_SPEED = [
     "engine=dense",
@@ -52,5 +66,6 @@ CHANGES_SPEED = [
     "check_ranks_every=1",
     "tensorboard=true",
     "max_skipped_steps=1",
+    "keep_best=true verbose=1 val_targets=pairs",
     "resume=auto timeout_minutes=5 save_all_states=true",
 ]

@@ -1,0 +1,89 @@
+"""The model files of a run, the best one by its verifications, and the end of a run that gets no better."""
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+from torch import nn
+
+from backbones import save_backbone
+from ranks.fail_together import fail_together
+from utils.distributed import rank
+from utils.frozen import to_builtin
+from utils.log_files import LOGGER_NAME
+
+
+def write_backbone(path: Path, backbone: nn.Module, cfg) -> None:
+    """Let rank 0 write the backbone; every rank calls this, and fails with it."""
+    names = dict(network=cfg.network, num_features=cfg.embedding_size)
+    with fail_together():
+        if rank() == 0:
+            save_backbone(path, backbone, **names, network_args=to_builtin(cfg.network_args))
+
+
+class BestModel:
+    """Compares the verifications of a run; the same on every rank, as their results are.
+
+    The score is the mean accuracy over the verification sets. Of equal scores the earlier one stays the best.
+
+    Args:
+        keep: whether the best model is saved (`keep_best`).
+        patience: verifications in a row that are not better, after which the run ends; 0: it does not.
+
+    Attributes:
+        score, step: of the best verification so far; None and 0 before.
+        not_better: verifications since.
+    """
+
+    def __init__(self, keep: bool, patience: int):
+        self.keep, self.patience = keep, patience
+        self.score, self.step, self.not_better = None, 0, 0
+
+    @property
+    def decides(self) -> bool:
+        """Whether something depends on the verifications, so that none may be left out."""
+        return self.keep or self.patience > 0
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the run ends for want of a better verification."""
+        return 0 < self.patience <= self.not_better
+
+    def add(self, step: int, results: Mapping, save: Callable[[], None]) -> None:
+        """Take the verification after `step` into account.
+
+        Args:
+            results: name of the set -> its result, with a `mean` accuracy.
+            save: called where it is the best one and is to be kept.
+        """
+        if not self.decides or not results:
+            return
+        score = float(np.mean([result.mean for result in results.values()]))
+        if self.score is not None and score <= self.score:
+            self.not_better += 1
+            return
+        self.score, self.step, self.not_better = score, step, 0
+        if self.keep:
+            save()
+
+    def until_over(self, steps: Iterable) -> Iterator:
+        """The items of `steps`, until the run is over."""
+        for step in steps:
+            if self.is_over:
+                logging.getLogger(LOGGER_NAME).info(
+                    "the run ends early: %d verifications in a row were no better than that of step %d "
+                    "(mean accuracy %.4f, patience=%d)",
+                    *(self.not_better, self.step, self.score, self.patience),
+                )
+                return
+            yield step
+
+    def state_dict(self) -> dict:
+        """What a checkpoint keeps."""
+        return {"score": self.score, "step": self.step, "not_better": self.not_better}
+
+    def load_state_dict(self, state: Mapping) -> None:
+        """Put it back; an empty one is of a run that compared nothing."""
+        if state:
+            self.score, self.step, self.not_better = state["score"], state["step"], state["not_better"]
