@@ -1,0 +1,78 @@
+"""Networks of every kind that evaluation and use can run: weights files, released folders, ONNX of anyone."""
+
+import argparse
+from collections.abc import Collection
+from pathlib import Path
+
+from torch import nn
+
+from backbones import Backbone, load_backbone
+from backbones.onnx_model import OnnxModel
+
+WEIGHTS = "weights of this project, insightface, AdaFace, CVLface or LVFace, told by content; or NAME.onnx"
+
+
+def add_model_arguments(parser: argparse.ArgumentParser, several: bool = False) -> None:
+    """`--model` and what may have to be said of it."""
+    add = parser.add_argument
+    add("--model", type=Path, required=True, nargs="+" if several else None, help=WEIGHTS)
+    add("--network", help="name of the network, where the file does not say it")
+    add("--input-order", choices=("RGB", "BGR"), help="its colour order, where the file does not say it")
+
+
+def add_normalise(parser: argparse.ArgumentParser) -> None:
+    """`--normalise`, which counts for ONNX files alone."""
+    parser.add_argument(
+        "--normalise",
+        type=float,
+        nargs=2,
+        metavar=("MEAN", "STD"),
+        help="of an ONNX file: it takes (byte - MEAN) / STD; default: what the file says, else 127.5 127.5",
+    )
+
+
+def load_model(
+    path: str | Path,
+    network: str | None = None,
+    *,
+    input_order: str | None = None,
+    normalise: Collection[float] | None = None,
+    device: str = "cpu",
+) -> nn.Module:
+    """A network in evaluation mode, with `.network` and `.input_order`, whatever holds it.
+
+    Args:
+        path: a weights file, a folder with model.safetensors, or an ONNX file.
+        network, input_order: where the file does not say them.
+        normalise: of an ONNX file: (first, second), see `OnnxModel`.
+        device: "cpu", "cuda", "cuda:1" ….
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: see `load_backbone` and `OnnxModel`; a setting that would be ignored.
+    """
+    path = Path(path)
+    if path.suffix.lower() == ".onnx":
+        if network is not None:
+            raise ValueError(f"--network {network} means nothing for {path}: an ONNX file is the network")
+        return OnnxModel(path, input_order, normalise, device).eval()
+    if normalise is not None:
+        raise ValueError(f"--normalise is for ONNX files: the weights in {path} take images in [-1, 1]")
+    return load_weights(path, network, input_order).to(device)
+
+
+def load_weights(path: Path, network: str | None = None, input_order: str | None = None) -> Backbone:
+    """A network of this project, from a weights file or a folder with model.safetensors."""
+    path = path / "model.safetensors" if path.is_dir() else path
+    said = {"input_order": input_order} if input_order else {}
+    return load_backbone(path, network, **said)
+
+
+def load_network(args: argparse.Namespace) -> Backbone:
+    """The network that `add_model_arguments` named, for what ONNX files cannot do.
+
+    Raises:
+        ValueError: it is an ONNX file.
+    """
+    if args.model.suffix.lower() == ".onnx":
+        raise ValueError(f"--model {args.model} is an ONNX file: this takes weights, of which it was made")
+    return load_weights(args.model, args.network, args.input_order)
