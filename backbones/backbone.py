@@ -61,8 +61,8 @@ class Backbone(nn.Module):
         if images.shape[1:] != (3, 112, 112) or not images.is_floating_point():
             raise ValueError(
                 "a backbone takes float images (N, 3, 112, 112) in [-1, 1], got "
-                f"{images.dtype} {tuple(images.shape)}: align faces to 112 x 112, put the channels first, "
-                "and map v to (v / 255 - 0.5) / 0.5"
+                f"{images.dtype} {tuple(images.shape)}: align faces (tools/align.py), put the channels "
+                "first, and map v to (v / 255 - 0.5) / 0.5"
             )
         if not self.training and images.device.type == "cpu" and not _is_exported():
             check_range(images)

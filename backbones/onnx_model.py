@@ -73,11 +73,6 @@ class OnnxModel(nn.Module):
         takes_bytes = self.type is np.uint8 or begins_with_arithmetic(self.path, self.input)
         return (0.0, 1.0) if takes_bytes else USUAL
 
-    @property
-    def settings(self) -> tuple:
-        """What its features depend on beside the file."""
-        return self.input_order, self.mean, self.std
-
     def forward(self, images: Tensor) -> Tensor:
         """Features `(N, D)` float32 of images `(N, 3, 112, 112)` in [-1, 1], in the order `input_order`."""
         device, count = images.device, len(images)

@@ -1,6 +1,7 @@
 """Networks of every kind that evaluation and use can run: weights files, released folders, ONNX of anyone."""
 
 import argparse
+import hashlib
 from collections.abc import Collection
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from torch import nn
 from backbones import Backbone, load_backbone
 from backbones.onnx_model import OnnxModel
 
+WEIGHTS_FILE = "model.safetensors"  # in a folder of tools/export.py
 WEIGHTS = "weights of this project, insightface, AdaFace, CVLface or LVFace, told by content; or NAME.onnx"
 
 
@@ -62,9 +64,37 @@ def load_model(
 
 def load_weights(path: Path, network: str | None = None, input_order: str | None = None) -> Backbone:
     """A network of this project, from a weights file or a folder with model.safetensors."""
-    path = path / "model.safetensors" if path.is_dir() else path
+    path = path / WEIGHTS_FILE if path.is_dir() else path
     said = {"input_order": input_order} if input_order else {}
     return load_backbone(path, network, **said)
+
+
+def check_precision(model: nn.Module, precision: str) -> None:
+    """Require a precision that counts: an ONNX file has its own.
+
+    Raises:
+        ValueError: another than "fp32", for an ONNX file.
+    """
+    if isinstance(model, OnnxModel) and precision != "fp32":
+        raise ValueError(f"--precision {precision} means nothing for {model.path}: an ONNX file has its own")
+
+
+def input_of(model: nn.Module) -> dict:
+    """What the features depend on beside file, images and precision: colour order, ONNX's normalisation."""
+    found = {"input_order": model.input_order}
+    return found | ({"normalise": [model.mean, model.std]} if isinstance(model, OnnxModel) else {})
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a model: of a folder its weights count, of an ONNX file also its PATH.data."""
+    path = path / WEIGHTS_FILE if path.is_dir() else path
+    beside = Path(f"{path}.data")
+    digest = hashlib.sha256()
+    for part in [path, *([beside] if path.suffix == ".onnx" and beside.is_file() else [])]:
+        with open(part, "rb") as file:
+            while chunk := file.read(1 << 22):
+                digest.update(chunk)
+    return digest.hexdigest()
 
 
 def load_network(args: argparse.Namespace) -> Backbone:
