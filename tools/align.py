@@ -147,7 +147,7 @@ def main() -> None:
             f"--out {args.out} lies in --images: the next run would take its faces for photographs"
         )
     Aligner(options)  # what it lacks is an error before anything is written
-    chosen = set(range(0, len(names), max(1, len(names) // SHEET)))
+    chosen = set(range(0, len(names), -(-len(names) // SHEET)))
     jobs = [(name, stem, index in chosen) for index, (name, stem) in enumerate(zip(names, stems(names)))]
     with whole_folder(args.out) as folder:
         inside = replace(options, out=folder)
