@@ -33,7 +33,8 @@ class Backbone(nn.Module):
             file.
         small: the settings of a tiny network, with which the tests run every family.
         package: a package that the family needs beyond requirements.txt and imports in __init__, or None.
-        network, network_args: its name, and the settings that replace those of the name, of get_model().
+        network, network_args, num_features: its name, the settings that replace those of the name, and the
+            numbers in an embedding: what get_model() was given.
         input_order: order of the colour channels; load_backbone() sets "BGR" where a network was trained so.
     """
 
@@ -42,6 +43,7 @@ class Backbone(nn.Module):
     package: str | None = None
     network: str
     network_args: dict
+    num_features: int
     input_order = "RGB"
 
     def __init__(self, *, fp16: bool = False, grad_checkpointing: bool = False):
@@ -72,11 +74,6 @@ class Backbone(nn.Module):
         # Half precision has 3 digits: too few for sums over thousands of inputs that end in a cosine.
         with torch.autocast(device, enabled=False):
             return self.tail(maps.to(self.get_parameter(self.embedding_weight).dtype))
-
-    @property
-    def num_features(self) -> int:
-        """Numbers in an embedding."""
-        return self.get_parameter(self.embedding_weight).shape[0]
 
     @classmethod
     def is_available(cls) -> bool:

@@ -66,7 +66,7 @@ def get_model(
     grad_checkpointing: bool = False,
     **settings,
 ) -> Backbone:
-    """A freshly initialised network, in training mode, with its `network` and `network_args` as attributes.
+    """A freshly initialised network, in training mode, with `network`, `network_args`, `num_features`.
 
     It maps float images `(N, 3, 112, 112)` in [-1, 1] to float32 embeddings `(N, num_features)`, which are
     not normalised.
@@ -103,5 +103,5 @@ def get_model(
         fp16=fp16,
         grad_checkpointing=grad_checkpointing,
     )
-    backbone.network, backbone.network_args = name, settings
+    backbone.network, backbone.network_args, backbone.num_features = name, settings, num_features
     return backbone
