@@ -13,7 +13,7 @@ TORCHRUN := $(PY) -m torch.distributed.run --standalone
 CORES := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
 TEST_PROCESSES ?= $(shell echo $$(($(CORES) < 4 ? $(CORES) : 4)))
 
-.PHONY: help demo test faults lint smoke bench test-mxnet setup clean
+.PHONY: help demo test faults lint smoke bench test-export test-mxnet setup clean
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -78,6 +78,9 @@ bench: $(READY)  ## time and memory: classifier, training steps, ARoFace, evalua
 	$(PY) benchmarks/step.py
 	$(PY) benchmarks/aroface.py
 	$(PY) benchmarks/evaluation.py
+
+test-export: $(READY)  ## every network, at its full size, as ONNX: half an hour and 16 GB of memory
+	$(PY) -m pytest tests/all_exports.py $(PYTEST_ARGS)
 
 test-mxnet: $(READY)  ## RecordIO against MXNet itself, in an environment of its own
 	bash tests/mxnet/run.sh

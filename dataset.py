@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 from loading.augment import Augmentation
 from loading.global_batch import choose_global_batch
 from loading.loader import DistributedSampler, FaceLoader
-from utils.faces import IMAGE_SUFFIXES, SIZE, decode_rgb
+from utils.faces import ALIGNED, IMAGE_SUFFIXES, SIZE, decode_rgb
 from utils.record_layout import check_labels, content, count_classes, image_keys, read_property
 from utils.recordio import IndexedRecordReader, RecordError
 
@@ -37,8 +37,7 @@ def decode(encoded: bytes, name: str) -> np.ndarray:
         raise RecordError(f"{name}: {error}") from None
     if image.shape[:2] != (SIZE, SIZE):
         raise RecordError(
-            f"{name}: the image has {image.shape[1]}×{image.shape[0]} pixels; "
-            f"faces have to be aligned to {SIZE}×{SIZE}"
+            f"{name}: the image has {image.shape[1]}×{image.shape[0]} pixels, expected {ALIGNED}"
         )
     return image
 

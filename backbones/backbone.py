@@ -1,5 +1,6 @@
 """What all backbones share: the check of the input, the precision of each part, and recomputed blocks."""
 
+import warnings
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from importlib.util import find_spec
@@ -9,6 +10,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from utils.batch_norm import FrozenBatchStatistics
+
+LARGEST_PIXEL = 10  # of what can be a normalised image, random numbers of a trial included
 
 
 class Backbone(nn.Module):
@@ -30,6 +33,8 @@ class Backbone(nn.Module):
             file.
         small: the settings of a tiny network, with which the tests run every family.
         package: a package that the family needs beyond requirements.txt and imports in __init__, or None.
+        network, network_args, num_features: its name, the settings that replace those of the name, and the
+            numbers in an embedding: what get_model() was given.
         input_order: order of the colour channels; load_backbone() sets "BGR" where a network was trained so.
         held: modules that stay in evaluation mode, also in training (see pretrained.py).
     """
@@ -37,6 +42,9 @@ class Backbone(nn.Module):
     embedding_weight: str
     small: dict
     package: str | None = None
+    network: str
+    network_args: dict
+    num_features: int
     input_order = "RGB"
     held: tuple[nn.Module, ...] = ()
 
@@ -48,15 +56,20 @@ class Backbone(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Embeddings `(N, num_features)`, float32, not normalised, of images `(N, 3, 112, 112)` in [-1, 1].
 
+        Outside training, on a CPU, the range is looked at too (on a GPU that would wait for it). All from 0
+        to 1 is a warning, as very bright images may be so; `eval.embedding.embed` takes bytes, without doubt.
+
         Raises:
-            ValueError: the images have another shape, or are no floating-point numbers.
+            ValueError: the images have another shape, are no floating-point numbers, or look like bytes.
         """
         if images.shape[1:] != (3, 112, 112) or not images.is_floating_point():
             raise ValueError(
                 "a backbone takes float images (N, 3, 112, 112) in [-1, 1], got "
-                f"{images.dtype} {tuple(images.shape)}: align faces to 112 x 112, put the channels first, "
-                "and map v to (v / 255 - 0.5) / 0.5"
+                f"{images.dtype} {tuple(images.shape)}: align faces (tools/align.py), put the channels "
+                "first, and map v to (v / 255 - 0.5) / 0.5"
             )
+        if not self.training and images.device.type == "cpu" and not _is_exported():
+            check_range(images)
         device = images.device.type
         with torch.autocast(device, torch.float16) if self.fp16 else nullcontext():
             maps = self.trunk(images)
@@ -82,6 +95,28 @@ class Backbone(nn.Module):
         for block in blocks:
             x = _checkpointed(block, x) if recompute else block(x)
         return x
+
+
+def check_range(images: Tensor) -> None:
+    """Require pixels that can be in [-1, 1]; all of [0, 1] is a warning.
+
+    Raises:
+        ValueError: larger numbers than any normalisation gives, those of bytes.
+    """
+    if images.numel() == 0:
+        return
+    low, high = (bound.item() for bound in images.aminmax())
+    remedy = "a backbone takes [-1, 1], map bytes v to (v / 255 - 0.5) / 0.5"
+    if max(-low, high) > LARGEST_PIXEL:
+        raise ValueError(f"the images' pixels are from {low:.4g} to {high:.4g}, as bytes are: {remedy}")
+    if 0 <= low < high <= 1:
+        text = f"the images' pixels are from {low:.4g} to {high:.4g}: if they were divided by 255, {remedy}"
+        warnings.warn(text, stacklevel=3)
+
+
+def _is_exported() -> bool:
+    """Whether this pass is recorded for another program, in which no check of values can be."""
+    return torch.jit.is_tracing() or torch.compiler.is_compiling()
 
 
 def _checkpointed(block: nn.Module, x: Tensor) -> Tensor:

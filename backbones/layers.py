@@ -33,10 +33,14 @@ class _PReLUOnCPU(torch.autograd.Function):
 
 
 class PReLU(nn.PReLU):
-    """`torch.nn.PReLU` for `(N, C, H, W)`, with one slope per channel."""
+    """`torch.nn.PReLU` for `(N, C, H, W)`, with one slope per channel.
+
+    Outside training it is torch's own layer: a function with a backward pass of its own cannot be exported to
+    TorchScript or ONNX.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.device.type == "cpu":
+        if self.training and x.device.type == "cpu":
             return _PReLUOnCPU.apply(x, self.weight)
         return super().forward(x)
 

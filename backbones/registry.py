@@ -66,7 +66,7 @@ def get_model(
     grad_checkpointing: bool = False,
     **settings,
 ) -> Backbone:
-    """A freshly initialised network, in training mode.
+    """A freshly initialised network, in training mode, with `network`, `network_args`, `num_features`.
 
     It maps float images `(N, 3, 112, 112)` in [-1, 1] to float32 embeddings `(N, num_features)`, which are
     not normalised.
@@ -96,10 +96,12 @@ def get_model(
     check_counts("num_features", [num_features], length=1)
     family, named_settings = MODELS[name]
     check_arguments(f"network {name!r}", family, settings, hidden=("num_features", "dropout"))
-    return family(
+    backbone = family(
         **{**named_settings, **settings},
         num_features=num_features,
         dropout=dropout,
         fp16=fp16,
         grad_checkpointing=grad_checkpointing,
     )
+    backbone.network, backbone.network_args, backbone.num_features = name, settings, num_features
+    return backbone

@@ -24,6 +24,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from prettytable import PrettyTable
 
+from eval.calibration import Calibration
+from eval.calibration_report import report_calibrations
 from eval.figures import cmc_figure, det_figure, roc_figure
 from eval.ijb.data import GALLERIES, IJB, find, load_ijb
 from eval.ijb.protocol import (
@@ -59,16 +61,18 @@ Results = Mapping[str, tuple[Verification, Identification]]  # convention, as pr
 
 def evaluate_benchmark(
     run: Evaluation, ijb: IJB, crops: CroppedFaces, conventions: Mapping[str, Convention]
-) -> None:
+) -> dict[str, Calibration]:
     """Run the network on one benchmark, on every rank; rank 0 reports the numbers of every convention.
 
     Args:
         conventions: name, as printed -> convention.
+    Returns:
+        Benchmark and convention -> cosines at FAR; nothing on other ranks.
     """
     mirror = any(convention.flip_sum for convention in conventions.values())
     plain, flip = run.features(crops, mirror=mirror)
     if not run.is_main:
-        return
+        return {}
     results = {}
     for name, convention in conventions.items():
         templates = build_templates(ijb, plain, flip, convention)
@@ -79,6 +83,7 @@ def evaluate_benchmark(
         {name: {"1:1": numbers_of(one), "1:N": numbers_of(many)} for name, (one, many) in results.items()},
     )
     report_curves(run.report, ijb.name, results)
+    return {f"{ijb.name} {name}": one.calibration for name, (one, _) in results.items()}
 
 
 def report_tables(report: Report, ijb: IJB, results: Results) -> None:
@@ -139,10 +144,12 @@ def main() -> None:
             "conventions": [*conventions],
             "interval": f"95 %, bootstrap over subjects, seed {args.seed}",
         }
+        calibrations = {}
         for ijb, faces in zip(benchmarks, crops):
-            evaluate_benchmark(run, ijb, faces, conventions)
+            calibrations |= evaluate_benchmark(run, ijb, faces, conventions)
         if not run.is_main:
             return
+        report_calibrations(run.report, calibrations)
         for text in NOTES:
             run.report.note(text)
         run.report.write(run.out)

@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 from prettytable import PrettyTable
 
+from eval.calibration_report import report_calibrations
 from eval.figures import cmc_figure, det_figure
 from eval.ijbs.data import IJBS, METADATA, read_protocols
 from eval.ijbs.frames import Frames, read_frames
@@ -137,8 +138,11 @@ def main() -> None:
         sizes = {"frames": len(frames.paths), "unused": frames.num_unused, "templates": len(empty)}
         report.numbers("sizes", sizes | {"without_face": int(empty.sum())})
         report_rates(report, ijbs, results, empty)
+        calibrations = (result.calibration for result in results)
+        names = [protocol.name for protocol in ijbs.protocols]
+        report_calibrations(report, dict(zip(names, calibrations)), "protocol")
         report_left_out(report, ijbs.unknown)
-        report_curves(report, [protocol.name for protocol in ijbs.protocols], results)
+        report_curves(report, names, results)
         report.write(run.out)
 
 

@@ -36,11 +36,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 from prettytable import PrettyTable
 
+from eval.calibration import Calibration
+from eval.calibration_report import report_calibrations
 from eval.robustness.curves import FAR, Correlation, Curve, Curves, correlation_between, robustness_curve
 from eval.robustness.pairs import choose_pairs
 from eval.robustness.perturbations import PERTURBATIONS, parse_choices
 from eval.robustness.pictures import norm_figure, robustness_figure
 from eval.run import Evaluation, arguments, evaluation
+from eval.verification_report import calibration
 from utils.command_line import run_script
 
 FEWEST_PAIRS = 20  # two a fold
@@ -95,6 +98,17 @@ def measure(
             for model, own in zip(models, views):
                 curves[model][name][kind] = robustness_curve(amounts, own, issame, perturbed, run.args.seed)
     return curves
+
+
+def calibrations_of(
+    run: Evaluation, models: Sequence[str], data: Mapping[str, tuple[np.ndarray, np.ndarray]]
+) -> dict[str, Calibration]:
+    """The cosines at FAR of each model on each clean set, on every rank; the features are in the cache."""
+    return {
+        f"{model} {name}": calibration(*run.features(images, index), issame, run.args.seed)
+        for name, (images, issame) in data.items()
+        for index, model in enumerate(models)
+    }
 
 
 # ------------------------------------------------------------------------------------ tables, words, numbers
@@ -236,8 +250,10 @@ def main() -> None:
 
     with evaluation(args, "robustness", "Robustness") as run:
         curves = measure(run, models, data, chosen)
+        calibrations = calibrations_of(run, models, data)
         if not run.is_main:
             return
+        report_calibrations(run.report, calibrations, "model, clean set")
         write_report(run, curves, {name: len(issame) for name, (_, issame) in data.items()})
 
 

@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 from prettytable import PrettyTable
 
+from eval.calibration_report import report_calibrations
 from eval.figures import cmc_figure, det_figure, roc_figure
 from eval.readers.faces import AlignedFaces
 from eval.report import Report, in_percent, numbers_of
@@ -59,6 +60,7 @@ def verify(run: Evaluation, pairs: Pairs, faces: AlignedFaces) -> None:
     views = unit[pairs.first], unit[pairs.second]
     result = evaluate_pairs(*views, pairs.same, pairs.people, run.args.seed)
     report_pairs(run.report, run.models[0].name, pairs, result)
+    report_calibrations(run.report, {"SurvFace": result.calibration})
 
 
 def identify(run: Evaluation, probes: Probes, faces: AlignedFaces) -> None:

@@ -28,6 +28,8 @@ import numpy as np
 from prettytable import PrettyTable
 
 from eval.bootstrap import bootstrap_means
+from eval.calibration import Calibration, calibrate_search
+from eval.calibration_report import report_calibrations
 from eval.figures import cmc_figure
 from eval.identification import search
 from eval.metrics import cmc
@@ -61,6 +63,7 @@ class TinyFaceResult:
     rate: np.ndarray  # (3,) identified at RANKS
     interval: np.ndarray  # (3,) half width of the 95 % interval
     cmc: np.ndarray  # (100,) identified at CMC_RANKS
+    calibration: Calibration
 
 
 def read_tree(root: Path, aligned: Path | None = None) -> TinyFace:
@@ -110,6 +113,7 @@ def evaluate(
         rate=cmc(found, RANKS),
         interval=bootstrap_means(found.mate_rank <= RANKS[:, None], probe_ids, seed),
         cmc=cmc(found, CMC_RANKS),
+        calibration=calibrate_search(probes, gallery, probe_ids, gallery_ids, seed=seed),
     )
 
 
@@ -151,6 +155,7 @@ def main() -> None:
         report.numbers("rank", {f"{rank}": rate for rank, rate in zip(RANKS, result.rate)})
         report.numbers("interval", {f"{rank}": half for rank, half in zip(RANKS, result.interval)})
         report.numbers("cmc", result.cmc)
+        report_calibrations(report, {"TinyFace": result.calibration})
         curves = {run.models[0].name: (CMC_RANKS, result.cmc)}
         report.picture("cmc", cmc_figure(curves, "TinyFace"), "Identified within so many ranks")
         report.write(run.out)

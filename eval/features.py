@@ -15,6 +15,7 @@ from tqdm import tqdm
 from dataset import to_input
 from utils.distributed import all_gather_rows, rank, world_size
 from utils.errors import nearest
+from utils.faces import ALIGNED
 from utils.precision import PRECISIONS, autocast
 
 NUM_READERS = min(8, os.cpu_count() or 1)  # threads that read ahead: OpenCV decodes without Python's lock
@@ -127,6 +128,6 @@ def check_faces(faces: np.ndarray) -> None:
     """
     if faces.ndim != 4 or faces.shape[1:] != (112, 112, 3) or faces.dtype != np.uint8 or len(faces) == 0:
         raise ValueError(
-            f"images are {faces.dtype} {faces.shape}, expected uint8 (N, 112, 112, 3), N > 0: "
-            "faces aligned by five landmarks to insightface's 112x112 template"
+            f"images are {faces.dtype} {faces.shape}, expected uint8 (N, 112, 112, 3), RGB, N > 0, each "
+            f"{ALIGNED}"
         )

@@ -99,6 +99,31 @@ def search(
     return Search(mate_score, mate_rank, top_other)
 
 
+def top_k(
+    probes: np.ndarray, gallery: np.ndarray, k: int, *, chunk: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The best gallery entries of each probe, of equal ones those that come first in the gallery.
+
+    Args:
+        probes, gallery: as for `search`.
+        k: entries a probe; all, if there are fewer.
+    Returns:
+        scores and indices, `(P, min(k, G))` each, by falling score.
+    Raises:
+        ValueError: see `search`.
+    """
+    k = min(k, len(gallery))
+    scores, entries = np.empty((len(probes), k)), np.empty((len(probes), k), dtype=np.int64)
+    nobody = np.full(len(probes), -1), np.arange(len(gallery))  # no mates: all entries count alike
+    for part, block, _, _ in _blocks(probes, gallery, *nobody, chunk):
+        least = np.partition(block, -k, axis=1)[:, -k]  # (b,) the k-th largest of each
+        for row, own, floor in zip(range(part.start, part.stop), block, least):
+            candidates = np.flatnonzero(own >= floor)
+            entries[row] = candidates[np.argsort(-own[candidates], kind="stable")[:k]]
+            scores[row] = own[entries[row]]
+    return scores, entries
+
+
 def legacy_tpir(
     probes: np.ndarray,
     gallery: np.ndarray,

@@ -19,7 +19,6 @@ from eval.readers.bin_sets import load_bin
 THRESHOLDS = np.arange(0, 4, 0.01)  # of the squared distance
 FINE_THRESHOLDS = np.arange(0, 4, 0.001)  # for VAL@FAR
 FAR_TARGET = 1e-3
-OPERATING_FARS = (1e-1, 1e-2, 1e-3)
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,6 @@ class VerificationResult:
     threshold: np.ndarray  # (folds,) best threshold of the other folds, squared distance
     val: float  # true accept rate at the threshold where the other folds have FAR = 1e-3, mean over the folds
     far: float  # the false accept rate really met there
-    far_cosine: np.ndarray  # (3,) cosine at OPERATING_FARS, over all pairs; NaN: too few pairs
     xnorm: float | None = None  # mean length of the raw features, both views
 
     @property
@@ -110,10 +108,6 @@ def evaluate(embeddings: np.ndarray, issame: np.ndarray, nrof_folds: int = 10) -
     correct = gain[np.arange(nrof_folds), best] + num_pairs[:, 0]
 
     false_accepts = accepted_at(FINE_THRESHOLDS)[:, 0]  # (folds, 4000)
-    overall = false_accepts.sum(axis=0) / num_pairs[:, 0].sum()
-    far_cosine = [1 - threshold_at_far(overall, FINE_THRESHOLDS, target) / 2 for target in OPERATING_FARS]
-    measurable = np.array(OPERATING_FARS) * num_pairs[:, 0].sum() >= 1  # of 300 pairs, not one in a thousand
-
     far = ratio(other_folds(false_accepts), other_folds(num_pairs)[:, :1], if_empty=0)  # (folds, 4000)
     strict = np.array([threshold_at_far(row, FINE_THRESHOLDS, FAR_TARGET) for row in far])
     accepted = np.bincount(group[distance < strict[fold]], minlength=2 * nrof_folds).reshape(nrof_folds, 2)
@@ -127,5 +121,4 @@ def evaluate(embeddings: np.ndarray, issame: np.ndarray, nrof_folds: int = 10) -
         threshold=THRESHOLDS[best],
         val=float(val),
         far=float(far),
-        far_cosine=np.where(measurable, far_cosine, np.nan),
     )

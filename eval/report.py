@@ -128,8 +128,11 @@ def pictures_of_earlier(out: Path) -> set[str]:
 
 
 def numbers_of(result: Any) -> dict[str, Any]:
-    """What results.json keeps of a protocol's result, a dataclass: all fields but `curve`, which is drawn."""
-    return {name: value for name, value in asdict(result).items() if name != "curve"}
+    """What results.json keeps of a protocol's result, a dataclass.
+
+    All fields but `curve`, which is drawn, and `calibration`, which has an entry of its own.
+    """
+    return {name: value for name, value in asdict(result).items() if name not in ("curve", "calibration")}
 
 
 def as_json(value: Any) -> Any:

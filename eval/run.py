@@ -26,8 +26,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from backbones import load_backbone
 from eval.features import check_settings, extract
+from eval.models import (
+    add_model_arguments,
+    add_normalise,
+    check_precision,
+    file_hash,
+    input_of,
+    load_model,
+)
 from eval.readers.errors import NUM_SHOWN, ListedError
 from eval.report import Report
 from ranks.watchdog import watch_ranks
@@ -53,17 +60,9 @@ def arguments(
     """
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    weights = (
-        "weights: this project's, insightface's, AdaFace's, CVLface's or LVFace's, told by their content"
-    )
-    for name, text in (("model", weights), ("data", data)):
-        add(f"--{name}", type=Path, required=True, nargs="+" if name in several else None, help=text)
-    add("--network", help="name of the network, where the file does not say it")
-    add(
-        "--input-order",
-        choices=("RGB", "BGR"),
-        help="colour order of the network, where the file does not say it",
-    )
+    add_model_arguments(parser, several="model" in several)
+    add_normalise(parser)
+    add("--data", type=Path, required=True, nargs="+" if "data" in several else None, help=data)
     add("--out", type=Path, help="folder to write to; default: MODEL.PROTOCOL, beside the model")
     add("--batch-size", type=int, default=64, help="images a forward pass, on each rank (default 64)")
     add("--precision", default="fp32", help=f"{', '.join(PRECISIONS)} (default fp32)")
@@ -113,15 +112,17 @@ class Evaluation:
         check_settings(args.batch_size, args.precision)
         if self.out.exists() and not self.out.is_dir():
             raise ValueError(f"--out {self.out} is a file, expected a folder")
-        said = dict(name=args.network, input_order=args.input_order)
-        self.backbones = [load_backbone(path, **said).to(device) for path in self.models]
+        said = {"input_order": args.input_order, "normalise": args.normalise, "device": str(device)}
+        self.backbones = [load_model(path, args.network, **said) for path in self.models]
+        for backbone in self.backbones:
+            check_precision(backbone, args.precision)
         self.hashes = [file_hash(path) for path in self.models]
         self.report = Report(title, self.settings())
 
     def settings(self) -> dict:
         """What the report says of this run; a script adds its conventions to `report.settings`."""
         models = [
-            {"file": str(path), "network": b.network, "input_order": b.input_order, "sha256": sha256}
+            {"file": str(path), "network": b.network, **input_of(b), "sha256": sha256}
             for path, b, sha256 in zip(self.models, self.backbones, self.hashes)
         ]
         return {
@@ -171,7 +172,8 @@ class Evaluation:
         """The file that keeps, or would keep, the features of these faces."""
         # Batch size and number of ranks are left out: they change the last bits only, which is not worth
         # another pass. The device is in, since the report names the one that computed the features.
-        settings = (self.args.precision, self.device.type, self.backbones[model].input_order)
+        taken = input_of(self.backbones[model]).values()
+        settings = (self.args.precision, self.device.type, *taken)
         parts = (EXTRACTION, self.hashes[model], fingerprint(faces), *settings)
         key = hashlib.sha256(" ".join(map(str, parts)).encode()).hexdigest()
         return self.out.parent / CACHE / f"{key[:32]}.npz"
@@ -207,12 +209,6 @@ def fingerprint(faces: Sequence) -> str:
     if not isinstance(faces, np.ndarray):
         return faces.fingerprint()
     return hashlib.sha256(np.ascontiguousarray(faces).reshape(-1)).hexdigest()
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file's content."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_features(path: Path, num_faces: int, mirror: bool) -> np.ndarray | None:

@@ -7,7 +7,7 @@ The protocol is insightface's: feature = unit(f(x) + f(mirrored x)), squared dis
 consecutive pairs; thresholds and ties: see kfold.py.
 
 Writes results.json, roc.png, det.png and report.html to MODEL.verification/ or --out. Thresholds for use
-elsewhere are given as cosines (distance = 2 - 2 cosine): the best, and those of all pairs at FAR .1 to .001.
+elsewhere are given as cosines (distance = 2 - 2 cosine): the best, and those of all pairs at FAR .1 to 1e-6.
 """
 
 import sys
@@ -15,10 +15,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from eval.calibration_report import report_calibrations
 from eval.kfold import VerificationResult, evaluate, load_set
 from eval.readers.bin_sets import load_bin, require_bin
 from eval.run import arguments, evaluation
-from eval.verification_report import report, report_sets, score, summary, table, verify
+from eval.verification_report import calibration, report, report_sets, score, summary, table, verify
 from utils.command_line import run_script
 
 # The public names: the protocol is in kfold.py, the reader in readers/bin_sets.py, the rest in
@@ -36,14 +37,18 @@ def main() -> None:
     if len(set(names)) < len(names):  # sets of the same name in several folders
         names = [str(path) for path in paths]
     with evaluation(args, "verification", "Verification") as run:
-        results, reports = {}, {}
+        results, reports, calibrations = {}, {}, {}
         for name, path in zip(names, paths):
             images, issame = load_set(path)
-            results[name] = score(*run.features(images), issame)
+            views = run.features(images)
+            results[name] = score(*views, issame)
             reports[name] = report(results[name], path, len(issame))
+            if run.is_main:
+                calibrations[name] = calibration(*views, issame, args.seed)
         if not run.is_main:
             return
         report_sets(run.report, results, reports)
+        report_calibrations(run.report, calibrations)
         run.report.write(run.out)
 
 

@@ -1,5 +1,7 @@
 """The networks keep their promises in every family, and name a user's mistakes."""
 
+import warnings
+
 import pytest
 import torch
 
@@ -177,3 +179,25 @@ def test_a_family_without_its_package_is_one_clear_line_and_its_tests_are_skippe
 def test_images_of_another_kind_are_named(batch):
     with pytest.raises(ValueError, match=r"takes float images \(N, 3, 112, 112\) in \[-1, 1\], got"):
         small("mbf")(batch)
+
+
+def test_bytes_as_numbers_are_refused_and_a_division_by_255_is_a_warning():
+    network, pixels = small("mbf").eval(), images(1)
+    with pytest.raises(ValueError, match=r"from 0\.\d+ to 25\d.*, as bytes are: .* map bytes v to"):
+        network((pixels + 1) * 127.5)
+    with pytest.warns(UserWarning, match=r"from .* to .*: if they were divided by 255, a backbone takes"):
+        network((pixels + 1) / 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        network(pixels)
+        network(torch.zeros(1, 3, 112, 112))
+        network(torch.zeros(0, 3, 112, 112))
+
+
+@small_networks
+def test_a_network_outside_training_can_be_traced_for_any_batch(name):
+    network = small(name).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # tracing warns of every check of a shape
+        traced = torch.jit.trace(network, images(1))
+    torch.testing.assert_close(traced(images(3)), network(images(3)), rtol=0, atol=1e-5)

@@ -134,7 +134,7 @@ def test_images_that_cannot_be_used_are_named(tmp_path):
     for i, message in {
         1: "record 1: its 8 bytes are no whole image",
         2: "record 2: its 0 bytes are no whole image",
-        3: "record 3: the image has 112×100 pixels; faces have to be aligned to 112×112",
+        3: "record 3: the image has 112×100 pixels, expected an aligned face of 112x112 pixels",
         4: "record 4: its 999 bytes are no whole image",
         5: "record 5: its 999 bytes are no whole image",
     }.items():

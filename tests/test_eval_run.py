@@ -10,6 +10,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from backbones import load_backbone
+from backbones.export import description, write_onnx
 from eval.readers.bin_sets import load_bin
 from eval.readers.errors import NUM_SHOWN, ListedError
 from eval.readers.faces import AlignedFaces
@@ -204,6 +206,26 @@ def test_the_output_lies_beside_the_model_unless_told_otherwise(tmp_path, model)
     assert settings["models"][0] | {"sha256": ""} == {
         "file": str(model), "network": "mbf", "input_order": "RGB", "sha256": ""
     }  # fmt: skip
+
+
+def test_an_onnx_file_is_evaluated_like_the_network_that_it_was_made_of(tmp_path, model, folder):
+
+    network = load_backbone(model)
+    path = tmp_path / "model.onnx"
+    write_onnx(path, network, description(network), batch=None, legacy=True)
+    faces = AlignedFaces(folder)
+    plain, _, calls = features(path, faces, tmp_path / "out")
+    assert calls == 2
+    expected, *_ = features(model, faces, tmp_path / "other")
+    assert np.abs(plain - expected).max() < 1e-4 * np.abs(expected).max()
+    assert features(path, faces, tmp_path / "out")[2] == 0
+    # The same file read with another normalisation is another network.
+    assert features(path, faces, tmp_path / "out", "--normalise", "127.5", "128")[2] == 2
+    with evaluation(parsed(path, tmp_path / "out"), "x", "X") as run:
+        (settings,) = run.report.settings["models"]
+    assert (settings["input_order"], settings["normalise"]) == ("RGB", [127.5, 127.5])
+    with pytest.raises(ValueError, match="--precision bf16 means nothing for"):
+        features(path, faces, tmp_path / "out", "--precision", "bf16")
 
 
 def test_several_models_have_features_of_their_own(tmp_path, model, folder):

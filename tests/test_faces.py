@@ -90,10 +90,11 @@ def test_aligned_files_are_a_sequence_of_rgb_faces(paths):
     assert faces[3:].shape == (0, 112, 112, 3)
 
 
-def test_a_file_of_another_size_is_reported_with_the_alignment_it_needs(paths):
+def test_a_file_of_another_size_is_reported_with_the_tool_and_the_page_that_help(paths):
     faces = AlignedFaces(paths)
     with pytest.raises(
-        ValueError, match=r"3\.png is 112x96, expected .* 112x112: its five landmarks .* templ"
+        ValueError,
+        match=r"3\.png is 112x96, expected an aligned face of 112x112 .*tools/align\.py.*docs/use\.md",
     ):
         faces[2:4]
 

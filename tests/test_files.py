@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from helpers.disk import file_size_limit
-from utils.files import remove_partial_files, whole_file, write_json
+from utils.files import remove_partial_files, whole_file, whole_files, whole_folder, write_json
 from utils.run_info import ROOT
 from utils.seeds import seed_of
 
@@ -33,6 +33,39 @@ def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path):
     with pytest.raises(OSError, match="full"):
         fail_halfway()
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("file", "old")]
+
+
+def test_a_folder_appears_only_when_it_is_filled_and_replaces_none(tmp_path):
+    path = tmp_path / "new" / "folder"
+    with whole_folder(path) as partial:
+        (partial / "file").touch()
+        assert not path.exists()
+    assert list(path.parent.rglob("*")) == [path, path / "file"]
+    with pytest.raises(FileExistsError, match="folder exists already"), whole_folder(path):
+        pass
+    with pytest.raises(KeyError), whole_folder(tmp_path / "other"):
+        raise KeyError
+    assert list(tmp_path.iterdir()) == [path.parent]
+
+
+def test_files_that_belong_together_replace_earlier_ones_or_leave_them(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def fail_halfway():
+        with whole_files(path) as folder:
+            (folder / "file").write_text("half")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail_halfway()
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("file", "old")]
+    with whole_files(path) as folder:
+        (folder / "file").write_text("new")
+        (folder / "file.data").write_text("more")
+        assert path.read_text() == "old"
+    found = sorted((file.name, file.read_text()) for file in tmp_path.iterdir())
+    assert found == [("file", "new"), ("file.data", "more")]
 
 
 def test_a_full_disk_names_the_file_that_it_was_to_become(tmp_path):

@@ -47,3 +47,12 @@ def test_prelu_of_no_image_at_all_has_a_gradient_of_zero():
     layer(x).sum().backward()
     assert x.grad.shape == x.shape
     assert torch.equal(layer.weight.grad, torch.zeros(7))
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.trace")
+def test_outside_training_prelu_is_torchs_and_can_be_traced():
+    layer, x = PReLU(7).eval(), torch.randn(2, 7, 5, 4)
+    traced = torch.jit.trace(layer, x)
+    assert "prelu" in str(traced.graph)
+    assert torch.equal(traced(x), nn.PReLU(7)(x))
+    assert torch.equal(layer(x), layer.train()(x))

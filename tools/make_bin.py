@@ -24,7 +24,7 @@ import cv2
 from eval.readers.bin_sets import save_bin
 from eval.readers.pair_lists import read_pairs
 from utils.command_line import run_script
-from utils.faces import SIZE, decode_rgb
+from utils.faces import ALIGNED, SIZE, decode_rgb
 
 JPEG_QUALITY = 95
 
@@ -45,7 +45,7 @@ def encoded_image(path: Path, crop: list[int] | None) -> bytes:
     if crop is None:
         if (height, width) != (SIZE, SIZE):
             raise ValueError(
-                f"{path} is {width}x{height}, expected an aligned face, {SIZE}x{SIZE} "
+                f"{path} is {width}x{height}, expected {ALIGNED} "
                 "(or --crop LEFT TOP RIGHT BOTTOM, to cut one out of each image)"
             )
         return data

@@ -1,9 +1,11 @@
 """What errors for users are made of: one line, the near miss, checks of a setting's range, name and type."""
 
 import difflib
+import importlib
 import inspect
 import os
 from collections.abc import Callable, Iterable, Mapping
+from types import ModuleType
 from typing import Any
 
 from utils import typed_values
@@ -52,3 +54,19 @@ def check_arguments(
         if not typed_values.fits(value, kinds[name]):
             meant = typed_values.describe(kinds[name])
             raise ValueError(f"{owner}: {name}={value!r} is of the wrong type: it has to be {meant}")
+
+
+def needed_package(module: str, purpose: str, install: str = "") -> ModuleType:
+    """Import a package that not everyone needs.
+
+    Args:
+        module: what is imported.
+        purpose: what needs it, as the beginning of the error: "to read ONNX files".
+        install: what pip installs for it, if that has another name or is more.
+    Raises:
+        ValueError: it is not installed; says how to get it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ValueError(f"{purpose} takes {module} ({error}): pip install {install or module}") from error

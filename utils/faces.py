@@ -9,6 +9,10 @@ import cv2
 import numpy as np
 
 SIZE = 112  # pixels, width and height of an aligned face
+# What an error expects.
+ALIGNED = (
+    "an aligned face of 112x112 pixels (tools/align.py makes them from photographs, docs/use.md says how)"
+)
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")  # files that count as images, in lower or upper case
 # (5, 2) pixels, x and y: left eye, right eye (as seen in the image), nose, left and right corner of the mouth
 TEMPLATE = np.array(

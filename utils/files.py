@@ -5,6 +5,7 @@ import glob
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -34,6 +35,43 @@ def whole_file(path: str | os.PathLike) -> Iterator[Path]:
         if descriptor is not None:
             partial.unlink(missing_ok=True)
             os.close(descriptor)
+
+
+@contextmanager
+def whole_files(path: str | os.PathLike) -> Iterator[Path]:
+    """A folder beside `path` to write it to, under its own name, and files that belong to it.
+
+    At the end all of them move to the folder of `path`, `path` last: whoever finds it finds the others.
+    """
+    with _partial_folder(path) as partial:
+        yield partial
+        for file in sorted(partial.iterdir(), key=lambda file: file.name == Path(path).name):
+            file.replace(Path(path).parent / file.name)
+
+
+@contextmanager
+def whole_folder(path: str | os.PathLike) -> Iterator[Path]:
+    """A folder to fill that becomes `path` at the end, or is removed after an error.
+
+    Raises:
+        FileExistsError: there is a file or folder of this name already.
+    """
+    if Path(path).exists():
+        raise FileExistsError(f"{path} exists already: remove it, or choose another --out")
+    with _partial_folder(path) as partial:
+        yield partial
+        partial.rename(path)
+
+
+@contextmanager
+def _partial_folder(path: str | os.PathLike) -> Iterator[Path]:
+    """A folder beside `path` that is gone at the end, whatever happens."""
+    partial = Path(path).with_name(f"{Path(path).name}.{os.getpid()}.partial")
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def remove_partial_files(folder: str | os.PathLike, name: str | None = None) -> None:

@@ -26,6 +26,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from eval.bootstrap import bootstrap_means, bootstrap_tar
+from eval.calibration import Calibration, calibrate_pairs
 from eval.identification import legacy_tpir, search
 from eval.ijb.data import IJB, Enrolment
 from eval.metrics import Search, SortedScores
@@ -67,6 +68,7 @@ class Verification:
     enough_pairs: np.ndarray  # (6,) bool: whether there are at least 1/FAR pairs of different people
     cosine_threshold: np.ndarray  # (6,)
     auc: float
+    calibration: Calibration
     curve: tuple[np.ndarray, np.ndarray]  # FAR, TAR
 
 
@@ -140,6 +142,7 @@ def verify(ijb: IJB, templates: Templates, seed: int = 0) -> Verification:
         enough_pairs=FARS * np.sum(~ijb.same) >= 1,
         cosine_threshold=found.threshold,
         auc=ascending.auc,
+        calibration=calibrate_pairs(scores[~ijb.same], subjects[~ijb.same], seed=seed),
         curve=ascending.roc[:2],
     )
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from eval.bootstrap import bootstrap_means
+from eval.calibration import Calibration, calibrate_search
 from eval.identification import search
 from eval.ijbs.data import Protocol
 from eval.metrics import Search, cmc, normalise
@@ -40,6 +41,7 @@ class IJBSResult:
     tpir_interval: np.ndarray  # (2,)
     fpir: np.ndarray  # (2,) what the thresholds really let pass
     cmc: np.ndarray  # (50,) identified at CMC_RANKS
+    calibration: Calibration
     curve: tuple[np.ndarray, np.ndarray]  # FPIR, TPIR
 
 
@@ -79,7 +81,8 @@ def evaluate(features: np.ndarray, subjects: np.ndarray, protocol: Protocol, see
     def find(gallery: np.ndarray) -> Search:
         return search(features[protocol.probes], features[gallery], people, subjects[gallery])
 
-    both = find(np.concatenate(protocol.galleries))
+    gallery = np.concatenate(protocol.galleries)
+    both = find(gallery)
     ranks, mated = both.mate_rank[both.mated], people[both.mated]
     each = [find(gallery) for gallery in protocol.galleries]
     at = open_set(each, people, FPIRS, rule="truncate", seed=seed)
@@ -91,5 +94,8 @@ def evaluate(features: np.ndarray, subjects: np.ndarray, protocol: Protocol, see
         tpir_interval=at.interval,
         fpir=at.fpir,
         cmc=cmc(both, CMC_RANKS),
+        calibration=calibrate_search(
+            features[protocol.probes], features[gallery], people, subjects[gallery], seed=seed
+        ),
         curve=open_set_curve(each, rule="truncate"),
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from eval.readers.errors import MissingFilesError
-from utils.faces import SIZE, align, coincide, decode_rgb, five_points
+from utils.faces import ALIGNED, SIZE, align, coincide, decode_rgb, five_points
 
 
 class FaceFiles:
@@ -79,11 +79,7 @@ class AlignedFaces(FaceFiles):
         """
         face = self.decode(index)
         if face.shape[:2] != (SIZE, SIZE):
-            raise ValueError(
-                f"{self.paths[index]} is {face.shape[1]}x{face.shape[0]}, expected an aligned face, "
-                f"{SIZE}x{SIZE}: its five landmarks (eyes, nose, corners of the mouth) brought onto "
-                "insightface's template, as utils.faces.align does"
-            )
+            raise ValueError(f"{self.paths[index]} is {face.shape[1]}x{face.shape[0]}, expected {ALIGNED}")
         return face
 
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from eval.bootstrap import bootstrap_means, bootstrap_tar
+from eval.calibration import Calibration, calibrate_pairs
 from eval.folds import mixed_order
 from eval.identification import search
 from eval.kfold import evaluate
@@ -43,6 +44,7 @@ class PairResult:
     far: np.ndarray  # (4,) really met
     threshold: np.ndarray  # (4,) cosine
     auc: float
+    calibration: Calibration
     fold_accuracy: np.ndarray  # (10,)
     curve: tuple[np.ndarray, np.ndarray]  # far, tpr
 
@@ -92,6 +94,7 @@ def evaluate_pairs(
         far=at_far.far,
         threshold=at_far.threshold,
         auc=ascending.auc,
+        calibration=calibrate_pairs(scores[~same], people[~same], seed=seed),
         fold_accuracy=evaluate(both, same[order], NUM_FOLDS).accuracy,
         curve=ascending.roc[:2],
     )
