@@ -114,6 +114,7 @@ def main() -> None:
         regularizers=regularizers,
         engine=cfg.engine,
         chunk_size=cfg.chunk_size,
+        kernels=cfg.kernels,
         precision=cfg.precision,
         seed=cfg.seed,
     ).to(device)

@@ -19,6 +19,7 @@ class Step(NamedTuple):
         dtype: of the matrix products.
         chunk_size: classes that `stream` takes at a time.
         needs_max_cos, needs_own_centres: whether a regulariser asks for them.
+        kernels: whether `stream` runs in GPU kernels.
     """
 
     loss: StepLoss
@@ -27,6 +28,7 @@ class Step(NamedTuple):
     chunk_size: int
     needs_max_cos: bool
     needs_own_centres: bool
+    kernels: bool = False
 
 
 class Comparison(NamedTuple):

@@ -138,6 +138,9 @@ class Settings:
     engine: Literal["stream", "dense"] = "stream"
     # Classes that "stream" looks at together. None: chosen from the memory at hand.
     chunk_size: Count | None = None
+    # Whether "stream" runs in GPU kernels (Triton) instead of PyTorch's operations. "auto": on cards where a
+    # measurement in docs/performance.md shows that they are right and faster; there is none yet.
+    kernels: bool | Literal["auto"] = "auto"
 
     # ---- optimisation ----
     # Optimiser of backbone and class centres.
@@ -183,6 +186,7 @@ USED_WITH = {
     "milestones": ("scheduler", "multistep"),
     "lr_decay": ("scheduler", "multistep"),
     "chunk_size": ("engine", "stream"),
+    "kernels": ("engine", "stream"),
     "interclass_filtering_threshold": ("loss", "combined"),
     "margin_list": ("loss", "combined"),
 }
@@ -209,7 +213,7 @@ MAY_CHANGE_ON_RESUME = {
 }
 SAME_RESULT_ON_RESUME = {
     "division of the global batch, which stays as large": "global_batch batch_size gradient_acc",
-    "speed and memory": "num_workers engine chunk_size grad_checkpointing channels_last",
+    "speed and memory": "num_workers engine chunk_size kernels grad_checkpointing channels_last",
     "place of the data, whose content stays": "rec num_classes num_image",
     "verification": "val_targets val_root verbose",
     "saving": "output resume save_all_states checkpoint_every",

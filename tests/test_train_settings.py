@@ -55,6 +55,7 @@ CHANGES_TRAINING = [
 CHANGES_SPEED = [
     "engine=dense",
     "chunk_size=2",
+    "kernels=true",  # in Triton's interpreter
     "num_workers=2",
     "grad_checkpointing=true",
     "channels_last=true",
