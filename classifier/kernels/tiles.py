@@ -30,30 +30,35 @@ class Tiles:
     warps: int = 8
     stages: int = 2
     rows: int = 128
-    dims: int = 256
+    dims: int = 128
     row_warps: int = 8
     row_stages: int = 3
     full_precision: str = "ieee"
 
 
-# (compute capability, bytes of a number in a product) -> sizes. By arithmetic from the memory on a chip (of a
-# block 227 KiB on 9.0, 163 on 8.0, 99 elsewhere) and what the compiler reports; none was timed on a card.
+# (compute capability, bytes of a number in a product) -> sizes. Chosen so that a program fits on the chip by
+# what the compiler reports: 227 KiB on 9.0, 163 on 8.0, 99 elsewhere, 255 registers a thread. Not timed yet.
 TILES = {
     (9, 0, 2): Tiles(),
-    (9, 0, 4): Tiles(classes=32, samples=32, stages=2, rows=64, dims=128, row_stages=2),
+    (9, 0, 4): Tiles(classes=32, samples=32, rows=64, row_stages=2),
     (8, 0, 2): Tiles(samples=32, row_stages=2),
-    (8, 0, 4): Tiles(classes=32, samples=16, stages=1, rows=64, dims=128, row_stages=2),
+    (8, 0, 4): Tiles(classes=32, samples=16, stages=1, rows=64, row_stages=2),
 }
 SMALL = {
-    2: Tiles(classes=32, samples=32, stages=1, rows=64, dims=128, row_stages=2),
+    2: Tiles(classes=32, samples=32, stages=1, rows=64, row_stages=2),
     4: Tiles(classes=16, samples=16, stages=1, rows=32, dims=64, row_stages=1),
 }
 
 
 def tiles_for(device: torch.device, dtype: torch.dtype, embedding_size: int) -> Tiles:
     """The sizes for this card; on a CPU, in Triton's interpreter, small ones."""
-    capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else None
-    tiles = TILES.get((*(capability or ()), dtype.itemsize), SMALL[dtype.itemsize])
+    capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else ()
+    return tiles_on(capability, dtype, embedding_size)
+
+
+def tiles_on(capability: tuple[int, ...], dtype: torch.dtype, embedding_size: int) -> Tiles:
+    """The sizes for cards of a compute capability, (9, 0), say."""
+    tiles = TILES.get((*capability, dtype.itemsize), SMALL[dtype.itemsize])
     widest = max(TILE // padded(embedding_size), 16)
     return replace(tiles, classes=min(tiles.classes, widest), dims=min(tiles.dims, padded(embedding_size)))
 
