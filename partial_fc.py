@@ -52,6 +52,8 @@ class PartialFC(nn.Module):
         precision: of the matrix products: "fp32", "bf16" or "fp16". All else is float32.
         kernels: whether `stream` runs in GPU kernels: True, False, or "auto": where they were measured to be
             right and faster (classifier/kernels/choice.py).
+        filter_gradients: with kernels=True, leave out of the backward pass the tiles of samples and classes
+            whose probabilities all lie below 2^-12 in bf16, 2^-15 in fp16, 2^-28 in fp32.
         head_update: "optimizer": gradients go to an optimiser.
         seed: of the centres and of the sampling.
     """
@@ -68,6 +70,7 @@ class PartialFC(nn.Module):
         chunk_size: int | None = None,
         precision: str = "fp32",
         kernels: bool | str = "auto",
+        filter_gradients: bool = False,
         head_update: str = "optimizer",
         seed: int = 0,
     ):
@@ -83,7 +86,7 @@ class PartialFC(nn.Module):
         self.regularizers = nn.ModuleList(regularizers)
         self.num_classes, self.sample_rate = num_classes, sample_rate
         self.engine, self.chunk_size, self.precision, self.seed = engine, chunk_size, precision, seed
-        self.kernels = kernels
+        self.kernels, self.filter_gradients = kernels, filter_gradients
 
         share, left = divmod(num_classes, world_size())
         self.class_start = share * rank() + min(rank(), left)
@@ -96,6 +99,9 @@ class PartialFC(nn.Module):
         ]
         loss.check_declarations()
         check_setting(kernels, loss, engine)
+        require(
+            kernels is True or not filter_gradients, "filter_gradients", True, "False unless kernels=True"
+        )
         loss.prepare(max(int(sample_rate * num_classes), 1))
         for regularizer in self.regularizers:
             regularizer.prepare(self.num_local, embedding_size)
@@ -247,6 +253,7 @@ class PartialFC(nn.Module):
             needs_max_cos=any(part.needs_max_cos for part in self.regularizers),
             needs_own_centres=any(part.needs_own_centres for part in self.regularizers),
             kernels=self.engine == "stream" and use_kernels(self.kernels, self.loss, raw, self.precision),
+            filter_gradients=self.filter_gradients,
         )
 
     def _draw(self, raw: Tensor) -> dict[str, Tensor]:

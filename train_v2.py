@@ -115,6 +115,7 @@ def main() -> None:
         engine=cfg.engine,
         chunk_size=cfg.chunk_size,
         kernels=cfg.kernels,
+        filter_gradients=cfg.filter_gradients,
         precision=cfg.precision,
         seed=cfg.seed,
     ).to(device)

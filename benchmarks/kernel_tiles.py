@@ -48,11 +48,11 @@ OTHERS["gradient_blocks"] = OTHERS["centres"] = OTHERS["log_sum"]
 
 def calls(args: argparse.Namespace, tiles, where: torch.device) -> dict[str, Callable[[], object]]:
     """By name, each kernel on scratch tensors: what it reads and what it writes are apart."""
-    from classifier.kernels.launch import Blocks, Classes, Kernels, Samples
+    from classifier.kernels.launch import Blocks, Classes, Kernels, Samples, Scales
 
     dtype, loss = PRECISIONS[args.precision], build_loss(args.loss)
     shard = Shard.of_batch(torch.arange(args.batch), range(args.classes), where)
-    step = Step(StepLoss(loss, {}, False), shard, dtype, 1, False, False)
+    step = Step(StepLoss(loss, {}, False), shard, dtype, 1, False, False, filter_gradients=args.filter)
     kernels = Kernels(step, tiles)
     sizes = dict(device=where, dtype=torch.float32)
     weight = torch.randn(args.classes, args.dim, **sizes)
@@ -65,14 +65,15 @@ def calls(args: argparse.Namespace, tiles, where: torch.device) -> dict[str, Cal
     reference, _, _ = kernels.log_sum(classes, samples, memory, False)
     blocks = Blocks(memory, reference)
     top = reference.amax(0)
+    scales = Scales(top, top - 20)
     slices = max(132 // (-(-args.batch // tiles.rows) * -(-args.dim // tiles.dims)), 1)
     partial, out = torch.zeros(slices, args.batch, args.dim, **sizes), torch.empty_like(weight)
     return {
         "statistics": lambda: kernels.statistics(classes, samples),
         "log_sum": lambda: kernels.log_sum(classes, samples, memory, False),
         "gradient_blocks": lambda: kernels.gradient_blocks(classes, samples, top, memory),
-        "embeddings": lambda: kernels.add_to_embeddings(classes, blocks, top, row, partial),
-        "centres": lambda: kernels.write_centres(classes, [blocks], top, left, out),
+        "embeddings": lambda: kernels.add_to_embeddings(classes, blocks, scales, row, partial),
+        "centres": lambda: kernels.write_centres(classes, [blocks], scales, left, out),
     }
 
 
@@ -179,6 +180,7 @@ def main() -> None:
     parser.add_argument("--loss", choices=with_kernel, default="cosface", metavar="LOSS")
     parser.add_argument("--kernels", nargs="+", choices=KERNELS, default=KERNELS)
     parser.add_argument("--precision", choices=PRECISIONS, default="bf16")
+    parser.add_argument("--filter", action="store_true", help="as with filter_gradients")
     parser.add_argument("--classes", type=int, default=1 << 17)
     parser.add_argument("--batch", type=int, default=1024)
     parser.add_argument("--dim", type=int, default=512)

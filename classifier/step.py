@@ -20,6 +20,7 @@ class Step(NamedTuple):
         chunk_size: classes that `stream` takes at a time.
         needs_max_cos, needs_own_centres: whether a regulariser asks for them.
         kernels: whether `stream` runs in GPU kernels.
+        filter_gradients: whether these leave out tiles whose probabilities are too small to count.
     """
 
     loss: StepLoss
@@ -29,6 +30,7 @@ class Step(NamedTuple):
     needs_max_cos: bool
     needs_own_centres: bool
     kernels: bool = False
+    filter_gradients: bool = False
 
 
 class Comparison(NamedTuple):

@@ -63,6 +63,11 @@ class StepLoss:
         return self.loss.normalize
 
     @property
+    def scale(self) -> float:
+        """The scale of the logits."""
+        return self.loss.scale
+
+    @property
     def product_scale(self) -> float:
         """What `stream` multiplies the embeddings by; with a linear loss its products are then logits."""
         return self.loss.scale if self.is_linear else 1.0

@@ -141,6 +141,9 @@ class Settings:
     # Whether "stream" runs in GPU kernels (Triton) instead of PyTorch's operations. "auto": on cards where a
     # measurement in docs/performance.md shows that they are right and faster; there is none yet.
     kernels: bool | Literal["auto"] = "auto"
+    # With kernels=true: leave out of the backward pass the tiles of samples and classes whose probabilities
+    # all lie below the precision of the products. Meant to be faster late in training; not exact.
+    filter_gradients: bool = False
 
     # ---- optimisation ----
     # Optimiser of backbone and class centres.
@@ -187,6 +190,7 @@ USED_WITH = {
     "lr_decay": ("scheduler", "multistep"),
     "chunk_size": ("engine", "stream"),
     "kernels": ("engine", "stream"),
+    "filter_gradients": ("kernels", True),
     "interclass_filtering_threshold": ("loss", "combined"),
     "margin_list": ("loss", "combined"),
 }
@@ -208,7 +212,7 @@ MAY_CHANGE_ON_RESUME = {
     "length": "num_epoch num_steps",
     "learning rate": "lr lr_reference_batch warmup_epoch scheduler poly_power milestones lr_decay",
     "update": "momentum weight_decay grad_clip",
-    "precision": "precision fp16",
+    "precision": "precision fp16 filter_gradients",
     "images that cannot be read": "on_bad_record",
 }
 SAME_RESULT_ON_RESUME = {

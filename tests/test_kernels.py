@@ -160,6 +160,50 @@ def test_three_ranks_give_the_numbers_of_one_process():
             assert error < tolerance, (str(case), name)
 
 
+# ---- filtering
+
+
+@pytest.mark.parametrize("loss", ["cosface", "curricularface"])
+@pytest.mark.parametrize("size", [16, 80])  # all samples' blocks are kept, or some are made anew
+def test_filtered_tiles_are_not_read_and_their_gradients_are_below_the_threshold(small, loss, size):
+    """Each sample resembles its own class, in the first tile, and another one, in the second; no other."""
+    labels = torch.arange(size) % 16
+
+    def make_step(filters: bool) -> dict:
+        settings = dict(precision="fp16", kernels=True, filter_gradients=filters)
+        head = PartialFC(build_loss(loss), 32, 80, **settings)
+        head.weight.data[16:32] = head.weight.data[:16] + 0.2 * head.weight.data[32:48]
+        return {
+            **step(head, 50 * head.weight.data[labels], labels),
+            "length": head.weight.detach().norm(dim=1),
+        }
+
+    counts = []
+
+    def watched(self, classes, parts, scales, right, out, write=spans.Kernels.write_centres):
+        counted = (torch.cat([part.reference for part in parts], 1) > scales.cutoff).any(1).item()
+        counts.append(counted)
+        for part in parts if not counted else ():
+            part.values.fill_(math.nan)  # nobody reads it
+        write(self, classes, parts, scales, right, out)
+
+    exact = make_step(False)
+    with patch.object(spans.Kernels, "write_centres", watched):
+        filtered = make_step(True)
+    assert counts == [False, True, False, False, False]
+    assert torch.equal(filtered["loss"], exact["loss"])
+    assert not filtered["weight"][32:].any()
+    assert exact["weight"][32:].any()
+    largest = 2.0**-15 * 64 / exact["length"].min()  # Σ_i g_i · p_ij · scale, through the normalisation
+    assert (exact["weight"] - filtered["weight"]).norm(dim=1).max() < largest
+    assert relative_error(filtered["embeddings"], exact["embeddings"].double()) < 1e-4
+
+
+def test_filtering_without_kernels_is_an_error():
+    with pytest.raises(ValueError, match="filter_gradients=True is out of range: it has to be False unless"):
+        PartialFC(build_loss("arcface"), 8, 20, filter_gradients=True)
+
+
 # ---- memory and state
 
 

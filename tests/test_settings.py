@@ -186,6 +186,7 @@ def test_a_mistake_in_a_file_names_the_file(tmp_path):
         ("scheduler=cosine poly_power=2", "poly_power=2.0 would be ignored"),
         ("engine=dense chunk_size=5", "chunk_size=5 would be ignored"),
         ("engine=dense kernels=true", "kernels=True would be ignored"),
+        ("filter_gradients=true", "filter_gradients=True would be ignored: it counts only with kernels=True"),
         ("scheduler=multistep milestones=3,2", "milestones=[3.0, 2.0]: allowed are rising epochs"),
         ("num_steps=None num_epoch=2 warmup_epoch=3", "warmup_epoch=3.0: allowed is up to num_epoch=2"),
         ("global_batch=10 gradient_acc=4", "global_batch=10: allowed is a multiple of gradient_acc=4"),

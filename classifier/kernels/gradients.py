@@ -19,6 +19,7 @@ def embeddings_kernel(
     reference,  # (tiles, B)
     top,  # (B,): the largest reference of a sample
     factor,  # (B,): of the result
+    cutoff,  # (B,), where FILTER: a reference below it leaves nothing that counts
     weight,  # (n, D), float32
     inverse,  # (n,): 1 / length of each centre
     partial,  # (slices, B, D), float32, in and out
@@ -30,6 +31,7 @@ def embeddings_kernel(
     stride,
     partial_stride,
     NORMALIZE: tl.constexpr,
+    FILTER: tl.constexpr,
     DTYPE: tl.constexpr,
     PRECISION: tl.constexpr,
     C: tl.constexpr,
@@ -42,18 +44,23 @@ def embeddings_kernel(
     part = tl.program_id(2)
     is_sample = samples < num_samples
     highest = tl.load(top + samples, is_sample, 0.0)
+    lowest = tl.load(cutoff + samples, is_sample, 0.0)
     total = tl.zeros((S, DB), tl.float32)
     for tile in range(part * tiles_per_slice, min((part + 1) * tiles_per_slice, num_tiles)):
-        classes = (tile * C + tl.arange(0, C)).to(tl.int64)
-        is_class = classes < num_classes
-        shift = tl.exp(tl.load(reference + tile * num_samples + samples, is_sample, -INF) - highest)
-        inside = is_class[:, None] & is_sample[None, :]
-        block = tl.load(blocks + classes[:, None] * stride + samples[None, :], inside, 0.0)
-        block = (block * shift[None, :]).to(DTYPE)
-        directions = load_centres(weight, classes, dims, num_classes, D)
-        if NORMALIZE:
-            directions = directions * tl.load(inverse + classes, is_class, 0.0)[:, None]
-        total = tl.dot(tl.trans(block), directions.to(DTYPE), total, input_precision=PRECISION)
+        lower = tl.load(reference + tile * num_samples + samples, is_sample, -INF)
+        counts = True
+        if FILTER:
+            counts = tl.max((lower > lowest).to(tl.int32), 0) > 0
+        if counts:
+            classes = (tile * C + tl.arange(0, C)).to(tl.int64)
+            is_class = classes < num_classes
+            inside = is_class[:, None] & is_sample[None, :]
+            block = tl.load(blocks + classes[:, None] * stride + samples[None, :], inside, 0.0)
+            block = (block * tl.exp(lower - highest)[None, :]).to(DTYPE)
+            directions = load_centres(weight, classes, dims, num_classes, D)
+            if NORMALIZE:
+                directions = directions * tl.load(inverse + classes, is_class, 0.0)[:, None]
+            total = tl.dot(tl.trans(block), directions.to(DTYPE), total, input_precision=PRECISION)
     total *= tl.load(factor + samples, is_sample, 0.0)[:, None]
     place = partial + part.to(tl.int64) * partial_stride + samples[:, None] * D + dims[None, :]
     inside = is_sample[:, None] & (dims < D)[None, :]
@@ -78,6 +85,7 @@ def weighted_rows(
     blocks,
     reference,
     top,
+    cutoff,
     right,
     classes,
     tile,
@@ -86,6 +94,7 @@ def weighted_rows(
     num_samples,
     D,
     stride,
+    FILTER: tl.constexpr,
     PRECISION: tl.constexpr,
     S: tl.constexpr,
     DP: tl.constexpr,
@@ -96,13 +105,17 @@ def weighted_rows(
         samples = begin + tl.arange(0, S)
         is_sample = samples < num_samples
         lower = tl.load(reference + tile * num_samples + samples, is_sample, -INF)
-        factor = tl.exp(lower - tl.load(top + samples, is_sample, 0.0) - shift)
-        inside = (classes < num_classes)[:, None] & is_sample[None, :]
-        block = tl.load(blocks + classes[:, None] * stride + samples[None, :], inside, 0.0)
-        block = (block * factor[None, :]).to(right.dtype.element_ty)
-        inside = is_sample[:, None] & (dims < D)[None, :]
-        vectors = tl.load(right + samples[:, None] * D + dims[None, :], inside, 0.0)
-        total = tl.dot(block, vectors, total, input_precision=PRECISION)
+        counts = True
+        if FILTER:
+            counts = tl.max((lower > tl.load(cutoff + samples, is_sample, 0.0)).to(tl.int32), 0) > 0
+        if counts:
+            factor = tl.exp(lower - tl.load(top + samples, is_sample, 0.0) - shift)
+            inside = (classes < num_classes)[:, None] & is_sample[None, :]
+            block = tl.load(blocks + classes[:, None] * stride + samples[None, :], inside, 0.0)
+            block = (block * factor[None, :]).to(right.dtype.element_ty)
+            inside = is_sample[:, None] & (dims < D)[None, :]
+            vectors = tl.load(right + samples[:, None] * D + dims[None, :], inside, 0.0)
+            total = tl.dot(block, vectors, total, input_precision=PRECISION)
     return total
 
 
@@ -113,6 +126,7 @@ def centres_kernel(
     fresh,  # (n, fresh_stride), blocks of the other samples
     fresh_reference,  # (tiles, B − num_kept)
     top,  # (B,): the largest reference of a sample
+    cutoff,  # (B,), where FILTER: a reference below it leaves nothing that counts
     right,  # (B, D): what the blocks are multiplied with, in the precision of the products
     factor,  # (1,): of the result
     weight,  # (n, D), float32
@@ -125,6 +139,7 @@ def centres_kernel(
     kept_stride,
     fresh_stride,
     NORMALIZE: tl.constexpr,
+    FILTER: tl.constexpr,
     SHIFT: tl.constexpr,
     PRECISION: tl.constexpr,
     C: tl.constexpr,
@@ -143,12 +158,12 @@ def centres_kernel(
         )
     total = tl.zeros((C, DP), tl.float32)
     total = weighted_rows(
-        total, kept, kept_reference, top, right, classes, tile, shift,
-        num_classes, num_kept, D, kept_stride, PRECISION, S, DP,
+        total, kept, kept_reference, top, cutoff, right, classes, tile, shift,
+        num_classes, num_kept, D, kept_stride, FILTER, PRECISION, S, DP,
     )  # fmt: skip
     total = weighted_rows(
-        total, fresh, fresh_reference, top + num_kept, right + num_kept * D, classes, tile, shift,
-        num_classes, num_fresh, D, fresh_stride, PRECISION, S, DP,
+        total, fresh, fresh_reference, top + num_kept, cutoff + num_kept, right + num_kept * D,
+        classes, tile, shift, num_classes, num_fresh, D, fresh_stride, FILTER, PRECISION, S, DP,
     )  # fmt: skip
     total *= tl.load(factor)
     if SHIFT:

@@ -59,11 +59,24 @@ class Blocks(NamedTuple):
     reference: Tensor
 
 
+class Scales(NamedTuple):
+    """What the references of b samples are measured against, `(b,)` each.
+
+    Attributes:
+        top: the largest reference of each sample.
+        cutoff: where gradients are filtered, a reference below it leaves nothing that counts.
+    """
+
+    top: Tensor
+    cutoff: Tensor
+
+
 class Kernels:
     """The kernels for the loss and the precision of a step, with these tiles."""
 
     def __init__(self, step: Step, tiles: Tiles):
         self.loss, self.dtype, self.tiles = step.loss, step.dtype, tiles
+        self.filters = step.filter_gradients
         self.logit = getattr(kernel_logits, step.loss.kernel)
         self.block_scale = FLOAT16_SCALE if step.dtype == torch.float16 else 1.0
         full = "tf32" if torch.backends.cuda.matmul.allow_tf32 else tiles.full_precision
@@ -91,7 +104,7 @@ class Kernels:
             reference,
             total,
             largest,
-            *samples.inputs.constants,
+            *map(float, samples.inputs.constants),
             *self._sizes(classes, samples),
             blocks.shape[1],
             blocks.stride(0),
@@ -134,7 +147,7 @@ class Kernels:
             reference,
             by_row,
             by_scalar,
-            *inputs.constants,
+            *map(float, inputs.constants),
             *self._sizes(classes, samples),
             values.stride(0),
             LOGIT=self.logit,
@@ -146,20 +159,20 @@ class Kernels:
         return Blocks(values, reference), by_row, by_scalar
 
     def add_to_embeddings(
-        self, classes: Classes, blocks: Blocks, top: Tensor, factor: Tensor, partial: Tensor
+        self, classes: Classes, blocks: Blocks, scales: Scales, factor: Tensor, partial: Tensor
     ) -> None:
         """partial `(slices, b, D)` += factor_i · Σ_j block_ij · direction_j, each slice over its classes.
 
         Args:
-            top: `(b,)`, the largest reference of each sample.
             factor: `(b,)`.
         """
         tiles, (num_tiles, num_samples), dims = self.tiles, blocks.reference.shape, partial.shape[2]
         grid = triton.cdiv(num_samples, tiles.rows), triton.cdiv(dims, tiles.dims), len(partial)
         embeddings_kernel[grid](
             *blocks,
-            top,
+            scales.top,
             factor,
+            scales.cutoff,
             *classes,
             partial,
             len(classes.weight),
@@ -169,6 +182,7 @@ class Kernels:
             triton.cdiv(num_tiles, len(partial)),
             blocks.values.stride(0),
             partial.stride(0),
+            FILTER=self.filters,
             DTYPE=DTYPES[self.dtype],
             S=tiles.rows,
             DB=tiles.dims,
@@ -178,13 +192,12 @@ class Kernels:
         )
 
     def write_centres(
-        self, classes: Classes, parts: list[Blocks], top: Tensor, right: Tensor, out: Tensor
+        self, classes: Classes, parts: list[Blocks], scales: Scales, right: Tensor, out: Tensor
     ) -> None:
         """out `(n, D)` = Σ_i block_ij · right_i, through the normalisation of the centres.
 
         Args:
             parts: one or two slices of the B samples; the memory of the first may be that of `out`.
-            top: `(B,)`, the largest reference of each sample.
             right: `(B, D)`, float32, of any magnitude.
         """
         largest = right.abs().amax().clamp_min(torch.finfo(torch.float32).tiny)
@@ -192,7 +205,7 @@ class Kernels:
         centres_kernel[(len(first.reference),)](
             *first,
             *second,
-            top,
+            *scales,
             (right / largest).to(self.dtype),
             largest / self.block_scale,
             *classes,
@@ -203,6 +216,7 @@ class Kernels:
             first.reference.shape[1],
             first.values.stride(0),
             second.values.stride(0),
+            FILTER=self.filters,
             SHIFT=self.dtype == torch.float16,
             **self._options(classes),
         )

@@ -6,13 +6,14 @@ next span begins: its memory does not grow with the number of classes, and offse
 Shapes: B samples of the global batch, n classes of this rank that take part, D the embedding size.
 """
 
+import math
 from collections.abc import Iterator
 
 import torch
 import triton
 from torch import Tensor
 
-from classifier.kernels.launch import Blocks, Classes, Kernels, Samples
+from classifier.kernels.launch import Blocks, Classes, Kernels, Samples, Scales
 from classifier.kernels.tiles import Tiles
 from classifier.step import Step
 from losses.base import KernelInputs
@@ -40,6 +41,9 @@ class Spans:
         self.kernels = Kernels(step, tiles)
         self.rounded = left.to(step.dtype).contiguous()
         self.inverse = weight.new_empty(len(weight))  # 1 / length of each centre
+        # Of p · ∂z/∂cos, as a share of the scale: sums of such numbers are about 1, in so many bits.
+        slope = 1.0 if step.loss.is_linear else step.loss.scale
+        self.log_threshold = math.log(torch.finfo(step.dtype).eps / 32 * slope)
         self.references: dict[int, Tensor] = {}  # of the blocks in the workspace, by start of the span
         self.set_workspace(workspace)
 
@@ -105,19 +109,21 @@ class Spans:
         partial = self.left.new_zeros(max(slices, 1), size, dims)
         moments = self.left.new_zeros(2, size)
         for span in self:
-            classes, parts, tops, factors = self._classes(span), [], [], []
+            classes, parts, scales, factors = self._classes(span), [], [], []
             for rows in filter(self._length, (slice(0, self.num_kept), slice(self.num_kept, size))):
                 blocks, offset = self._blocks(span, rows, inputs, lse, moments)
                 top = blocks.reference.amax(0).clamp_min(LOWEST)
                 factor = (top - offset).exp()
+                scale = Scales(top, torch.zeros_like(top) + offset + self.log_threshold)
                 scaled = factor / self.kernels.block_scale
-                self.kernels.add_to_embeddings(classes, blocks, top, scaled, partial[:, rows])
+                self.kernels.add_to_embeddings(classes, blocks, scale, scaled, partial[:, rows])
                 parts.append(blocks)
-                tops.append(top)
+                scales.append(scale)
                 factors.append(factor)
             if out is not None:
                 right = self.left * (torch.cat(factors) * grad_lse)[:, None]
-                self.kernels.write_centres(classes, parts, torch.cat(tops), right, out[span])
+                whole = Scales(*(torch.cat(vectors) for vectors in zip(*scales)))
+                self.kernels.write_centres(classes, parts, whole, right, out[span])
         return partial.sum(0) * grad_lse[:, None], *moments
 
     def _blocks(
