@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from classifier.centres import initial_centres
 from classifier.dense import dense
+from classifier.kernels.choice import check_setting, use_kernels
 from classifier.shard import Shard
 from classifier.step import Step
 from classifier.step_loss import StepLoss
@@ -49,6 +50,10 @@ class PartialFC(nn.Module):
         engine: "stream" or "dense".
         chunk_size: classes per chunk of `stream`; None: a few MiB per block on a CPU, 256 MiB on a GPU.
         precision: of the matrix products: "fp32", "bf16" or "fp16". All else is float32.
+        kernels: whether `stream` runs in GPU kernels: True, False, or "auto": where they were measured to be
+            right and faster (classifier/kernels/choice.py).
+        filter_gradients: with kernels=True, leave out of the backward pass the tiles of samples and classes
+            whose probabilities all lie below 2^-12 in bf16, 2^-15 in fp16, 2^-28 in fp32.
         head_update: "optimizer": gradients go to an optimiser.
         seed: of the centres and of the sampling.
     """
@@ -64,6 +69,8 @@ class PartialFC(nn.Module):
         engine: str = "stream",
         chunk_size: int | None = None,
         precision: str = "fp32",
+        kernels: bool | str = "auto",
+        filter_gradients: bool = False,
         head_update: str = "optimizer",
         seed: int = 0,
     ):
@@ -73,11 +80,13 @@ class PartialFC(nn.Module):
         require(engine in ("stream", "dense"), "engine", engine, "'stream' or 'dense'")
         require(chunk_size is None or chunk_size >= 1, "chunk_size", chunk_size, ">= 1, or None")
         require(precision in PRECISIONS, "precision", precision, f"one of {tuple(PRECISIONS)}")
+        require(kernels in (True, False, "auto"), "kernels", kernels, "True, False or 'auto'")
         require(head_update == "optimizer", "head_update", head_update, "'optimizer'")
         self.loss = loss
         self.regularizers = nn.ModuleList(regularizers)
         self.num_classes, self.sample_rate = num_classes, sample_rate
         self.engine, self.chunk_size, self.precision, self.seed = engine, chunk_size, precision, seed
+        self.kernels, self.filter_gradients = kernels, filter_gradients
 
         share, left = divmod(num_classes, world_size())
         self.class_start = share * rank() + min(rank(), left)
@@ -89,6 +98,10 @@ class PartialFC(nn.Module):
             for i, name in enumerate(names)
         ]
         loss.check_declarations()
+        check_setting(kernels, loss, engine)
+        require(
+            kernels is True or not filter_gradients, "filter_gradients", True, "False unless kernels=True"
+        )
         loss.prepare(max(int(sample_rate * num_classes), 1))
         for regularizer in self.regularizers:
             regularizer.prepare(self.num_local, embedding_size)
@@ -239,6 +252,8 @@ class PartialFC(nn.Module):
             self.chunk_size or max(block_bytes // 4 // max(len(raw), 1), 64),
             needs_max_cos=any(part.needs_max_cos for part in self.regularizers),
             needs_own_centres=any(part.needs_own_centres for part in self.regularizers),
+            kernels=self.engine == "stream" and use_kernels(self.kernels, self.loss, raw, self.precision),
+            filter_gradients=self.filter_gradients,
         )
 
     def _draw(self, raw: Tensor) -> dict[str, Tensor]:

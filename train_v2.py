@@ -111,6 +111,8 @@ def main() -> None:
         regularizers=regularizers,
         engine=cfg.engine,
         chunk_size=cfg.chunk_size,
+        kernels=cfg.kernels,
+        filter_gradients=cfg.filter_gradients,
         precision=cfg.precision,
         seed=cfg.seed,
     ).to(device)

@@ -6,10 +6,13 @@ import resource
 import statistics
 import time
 from collections.abc import Callable
+from unittest import mock
 
 import torch
 from prettytable import PrettyTable
 
+from losses import build_loss
+from partial_fc import PartialFC
 from utils.run_info import git_state, hardware, versions
 
 MIB = 1 << 20
@@ -69,6 +72,26 @@ def peak_memory() -> int:
 
 def median_ms(seconds: list[float]) -> float:
     return 1000 * statistics.median(seconds)
+
+
+def print_row(name: str, row: dict) -> None:
+    """One row as a line of JSON, at once, so that a run that is cut short still tells."""
+    print(json.dumps({"benchmark": name, **row}), flush=True)
+
+
+def head_on_device(
+    loss: str, embedding_size: int, num_classes: int, hyper: dict | None = None, **settings
+) -> PartialFC:
+    """A head whose centres are drawn on the device, equal for equal sizes: millions on a CPU take minutes."""
+
+    def drawn(seed: int, start: int, count: int, size: int) -> torch.Tensor:
+        generator = torch.Generator(device()).manual_seed(seed)
+        return torch.empty(count, size, device=device()).normal_(0, 0.01, generator=generator)
+
+    with mock.patch("partial_fc.initial_centres", drawn):
+        return PartialFC(build_loss(loss, **hyper or {}), embedding_size, num_classes, **settings).to(
+            device()
+        )
 
 
 def report(name: str, rows: list[dict], settings: dict) -> None:

@@ -1,13 +1,16 @@
-"""The classifier's step: stream against dense against the algorithm of insightface's arcface_torch.
+"""The classifier's step: stream, with and without its kernels, dense, and arcface_torch's algorithm.
 
     python benchmarks/head.py [--classes 10000 100000 400000] [--batch 512] [--dim 512] [--precision fp32]
+    python benchmarks/head.py --methods stream kernels --losses cosface curricularface       # on a GPU
 
 One rank has all classes. First a small head checks that losses and gradients of all methods are equal. Then
-each measurement runs in a process of its own. over_mib is the peak memory minus what existed before the first
-step and minus the gradient of the centres. Ratios are to the first method.
+each measurement runs in a process of its own, and is a line of JSON as soon as it is there. over_mib is the
+peak memory minus what existed before the first step and minus the gradient of the centres. Ratios are to the
+first method of the same loss and classes. arcface_torch's algorithm is CosFace; it sits out other losses.
 """
 
 import argparse
+import itertools
 import sys
 from pathlib import Path
 
@@ -16,13 +19,24 @@ import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.common import MIB, device, in_own_process, median_ms, peak_memory, report, timed
-from losses import build_loss
-from partial_fc import PartialFC
+from benchmarks.common import (
+    MIB,
+    device,
+    head_on_device,
+    in_own_process,
+    median_ms,
+    peak_memory,
+    print_row,
+    report,
+    timed,
+)
+from losses import LOSSES
 from utils.command_line import run_script
+from utils.errors import one_line
 from utils.precision import PRECISIONS, autocast
 
 METHODS = ("arcface_torch", "dense", "stream")
+WITH_KERNELS = (*METHODS, "kernels")  # stream with kernels=True
 
 
 class WholeSoftmax(torch.autograd.Function):
@@ -54,11 +68,9 @@ class WholeSoftmax(torch.autograd.Function):
 class ArcFaceTorchHead(torch.nn.Module):
     """arcface_torch's PartialFC_V2 on one rank: normalise everything, all logits, the margin in place."""
 
-    def __init__(
-        self, embedding_size: int, num_classes: int, precision: str, s: float = 64.0, m: float = 0.4
-    ):
+    def __init__(self, weight: torch.nn.Parameter, precision: str, s: float = 64.0, m: float = 0.4):
         super().__init__()
-        self.weight = torch.nn.Parameter(torch.empty(num_classes, embedding_size))
+        self.weight = weight
         self.precision, self.s, self.m = precision, s, m
 
     def forward(self, embeddings: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -70,49 +82,51 @@ class ArcFaceTorchHead(torch.nn.Module):
         return WholeSoftmax.apply(logits * self.s, labels)
 
 
-def make_step(method: str, num_classes: int, batch: int, dim: int, precision: str):
+def make_step(method: str, loss: str, num_classes: int, batch: int, dim: int, precision: str):
     """(head, embeddings, labels) on the device; every method gets the same numbers."""
-    random = torch.Generator().manual_seed(0)
+    random = torch.Generator().manual_seed(1)  # not that of the centres
     embeddings = torch.randn(batch, dim, generator=random)
     labels = torch.randint(num_classes, (batch,), generator=random)
+    settings = dict(engine="dense" if method == "dense" else "stream", kernels=method == "kernels")
+    head = head_on_device(loss, dim, num_classes, precision=precision, **settings)
     if method == "arcface_torch":
-        head = ArcFaceTorchHead(dim, num_classes, precision)
-    else:
-        head = PartialFC(build_loss("cosface"), dim, num_classes, engine=method, precision=precision)
-    head.weight.data.normal_(0, 0.01, generator=random)
-    return head.to(device()), embeddings.to(device()).requires_grad_(), labels.to(device())
+        head = ArcFaceTorchHead(head.weight, precision)
+    return head, embeddings.to(device()).requires_grad_(), labels
 
 
-def check_equal(precision: str) -> None:
+def check_equal(methods: list[str], precision: str) -> None:
     """All methods give one loss and one gradient.
 
     Raises:
         AssertionError: they do not; then times cannot be compared.
     """
     results = []
-    for method in METHODS:
-        head, embeddings, labels = make_step(method, num_classes=5003, batch=64, dim=128, precision=precision)
-        loss = head(embeddings, labels)
+    for method in methods:
+        head, embeddings, labels = make_step(method, "cosface", 5003, batch=64, dim=128, precision=precision)
+        loss = head(embeddings, labels.to(device()) if method == "arcface_torch" else labels)
         loss.backward()
         results.append((loss.detach(), embeddings.grad, head.weight.grad))
     tolerance = 1e-5 if precision == "fp32" else 5e-2
-    for method, others in zip(METHODS[1:], results[1:]):
+    for method, others in zip(methods[1:], results[1:]):
         for what, expected, got in zip(
             ("loss", "embeddings' gradient", "centres' gradient"), results[0], others
         ):
             error = ((got - expected).abs().max() / expected.abs().max()).item()
-            assert error < tolerance, f"{method}: {what} differs from arcface_torch's by {error:.1e}"
+            assert error < tolerance, f"{method}: {what} differs from {methods[0]}'s by {error:.1e}"
 
 
-def measure(method: str, num_classes: int, batch: int, dim: int, precision: str, repeat: int) -> dict:
-    head, embeddings, labels = make_step(method, num_classes, batch, dim, precision)
+def measure(
+    method: str, loss: str, num_classes: int, batch: int, dim: int, precision: str, repeat: int
+) -> dict:
+    head, embeddings, labels = make_step(method, loss, num_classes, batch, dim, precision)
+    labels = labels.to(device()) if method == "arcface_torch" else labels
     before = peak_memory()
     forward, backward = [], []
     for _ in range(repeat + 1):  # the first one is to warm up
         head.weight.grad = embeddings.grad = None
-        loss, seconds = timed(head, embeddings, labels)
+        result, seconds = timed(head, embeddings, labels)
         forward.append(seconds)
-        backward.append(timed(loss.backward)[1])
+        backward.append(timed(result.backward)[1])
     gradient = head.weight.numel() * 4
     return dict(
         forward_ms=median_ms(forward[1:]),
@@ -131,29 +145,34 @@ def main() -> None:
     parser.add_argument("--dim", type=int, default=512)
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32")
     parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
+    parser.add_argument("--methods", nargs="+", choices=WITH_KERNELS, default=METHODS)
+    parser.add_argument("--losses", nargs="+", choices=LOSSES, default=["cosface"], metavar="LOSS")
     args = parser.parse_args()
 
-    check_equal(args.precision)
+    check_equal(args.methods, args.precision)
     rows = []
-    for num_classes in args.classes:
+    for loss, num_classes in itertools.product(args.losses, args.classes):
         reference = None
         for method in args.methods:
-            result = in_own_process(
-                measure, method, num_classes, args.batch, args.dim, args.precision, args.repeat
-            )
+            if method == "arcface_torch" and loss != "cosface":
+                continue
+            sizes = num_classes, args.batch, args.dim
+            row = dict(loss=loss, classes=num_classes, method=method)
+            try:
+                result = in_own_process(measure, method, loss, *sizes, args.precision, args.repeat)
+            except RuntimeError as error:  # out of memory, for one; the other rows shall be told
+                print_row("head", dict(**row, precision=args.precision, failed=one_line(error)))
+                continue
             reference = reference or result
-            time_ratio = result["total_ms"] / reference["total_ms"]
-            memory_ratio = result["over_mib"] / reference["over_mib"]
-            rows.append(
-                dict(
-                    classes=num_classes,
-                    method=method,
-                    **result,
-                    time_ratio=time_ratio,
-                    memory_ratio=memory_ratio,
-                )
+            row |= dict(
+                **result,
+                time_ratio=result["total_ms"] / reference["total_ms"],
+                memory_ratio=result["over_mib"] / reference["over_mib"],
             )
+            print_row("head", dict(**row, batch=args.batch, dim=args.dim, precision=args.precision))
+            rows.append(row)
+    if not rows:
+        raise SystemExit("error: no measurement came to its end")
     report("head", rows, vars(args))
 
 

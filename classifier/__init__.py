@@ -7,11 +7,13 @@ Only partial_fc.py uses them. One step goes through these files:
     step_loss.py      the loss in this step: its random draws, row statistics and parameters
     centres.py        what the class centres start from
     shard.py          which of this rank's classes take part, and which samples belong to them
+    own_classes.py    each sample's own class, for `stream`
     dense.py          the reference engine: the logit matrix of this rank, autograd does the rest
     stream.py         the engine for large class counts: chunks of classes, forward and backward
     other_logits.py   the gradient of the other classes' logits, for `stream`
     kept_products.py  where `stream` keeps its products between the two passes
     products.py       matrix products in bf16 and fp16
+    kernels/          `stream` in GPU kernels, where they are asked for
 
 docs/classifier.md has the order of calls, the formulas, and what crosses the network.
 """

@@ -19,6 +19,8 @@ class Step(NamedTuple):
         dtype: of the matrix products.
         chunk_size: classes that `stream` takes at a time.
         needs_max_cos, needs_own_centres: whether a regulariser asks for them.
+        kernels: whether `stream` runs in GPU kernels.
+        filter_gradients: whether these leave out tiles whose probabilities are too small to count.
     """
 
     loss: StepLoss
@@ -27,6 +29,8 @@ class Step(NamedTuple):
     chunk_size: int
     needs_max_cos: bool
     needs_own_centres: bool
+    kernels: bool = False
+    filter_gradients: bool = False
 
 
 class Comparison(NamedTuple):

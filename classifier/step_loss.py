@@ -6,13 +6,13 @@ ranks, and the state of the forward pass, which the backward pass needs again.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from classifier.shard import fill_own
-from losses.base import MarginLoss
+from losses.base import KernelInputs, MarginLoss
 from utils.buffers import exchanged
 from utils.distributed import all_max, all_reduce
 from utils.unit_vectors import MIN_NORM, inverse_norm, normalise
@@ -43,9 +43,29 @@ class StepLoss:
         return not (self.loss.moves_others or self.loss.has_row_statistics)
 
     @property
+    def has_row_statistics(self) -> bool:
+        """Whether something is reduced over the rows of the cosines before there are logits."""
+        return self.loss.has_row_statistics
+
+    @property
+    def kernel(self) -> str:
+        """The function of losses/kernel_logits.py that makes logits of the products."""
+        return "linear" if self.is_linear else self.loss.kernel
+
+    @property
+    def kernel_statistics(self) -> str | None:
+        """The function of losses/kernel_logits.py that returns the row statistics."""
+        return self.loss.kernel_statistics
+
+    @property
     def normalizes(self) -> bool:
         """Whether the loss compares directions, not vectors."""
         return self.loss.normalize
+
+    @property
+    def scale(self) -> float:
+        """The scale of the logits."""
+        return self.loss.scale
 
     @property
     def product_scale(self) -> float:
@@ -116,6 +136,21 @@ class StepLoss:
             return self.loss.other_logits(*arguments)
         with exchanged(self.loss, tensors):
             return self.loss.other_logits(*arguments)
+
+    def set_statistics(self, sums: Sequence[Tensor]) -> None:
+        """Reduce the row statistics that a kernel has summed over this rank's classes, `(B,)` each."""
+        empty = sums[0].new_zeros(len(sums[0]), 0)
+        names = self.loss.row_statistics(empty, sums[0][:, None], sums[0][:, None])
+        self.statistics |= {name: all_reduce(values) for name, values in zip(names, sums)}
+
+    def kernel_inputs(
+        self, own_cos: Tensor, norms: Tensor, tensors: Mapping[str, Tensor] | None = None
+    ) -> KernelInputs:
+        """What the function `kernel` gets. Arguments as of `other_logits`."""
+        if self.is_linear:
+            return KernelInputs()
+        with exchanged(self.loss, tensors or {}):
+            return self.loss.kernel_inputs(own_cos, norms, self.statistics)
 
     def per_sample(self, own_cos: Tensor, lse_others: Tensor, norms: Tensor) -> Tensor:
         """`(B,)`, each sample's loss."""

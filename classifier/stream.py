@@ -27,11 +27,12 @@ from torch.autograd.function import once_differentiable
 
 from classifier.kept_products import BatchSlice, slices_of
 from classifier.other_logits import LinearLogits, MovedLogits
+from classifier.own_classes import compare_own, own_centre_gradients, through_directions
 from classifier.products import product, scaled_to_one, weighted_sum
 from classifier.shard import fill_own
 from classifier.step import Comparison, Step
 from utils.distributed import all_max, all_reduce
-from utils.unit_vectors import inverse_norm, normalise_backward
+from utils.unit_vectors import inverse_norm
 
 
 def stream(embeddings: Tensor, norms: Tensor, weight: Tensor, step: Step) -> Comparison:
@@ -44,6 +45,10 @@ def stream(embeddings: Tensor, norms: Tensor, weight: Tensor, step: Step) -> Com
     """
     keep = torch.is_grad_enabled() and weight.requires_grad
     parameters = step.loss.parameters_of_others().values()
+    if step.kernels:
+        from classifier.kernels.engine import KernelClasses  # imports triton, which need not be installed
+
+        return Comparison(*KernelClasses.apply(embeddings, norms, weight, step, keep, *parameters))
     return Comparison(*StreamedClasses.apply(embeddings, norms, weight, step, keep, *parameters))
 
 
@@ -53,9 +58,7 @@ class StreamedClasses(torch.autograd.Function):
     @staticmethod
     def forward(ctx, embeddings, norms, weight, step: Step, keep: bool, *parameters):
         loss, shard = step.loss, step.shard
-        own_directions = loss.directions(weight[shard.columns])  # (k, D)
-        own_cos = all_reduce(shard.to_batch((embeddings[shard.rows] * own_directions).sum(1)))
-        own_centres = all_reduce(shard.to_batch(weight[shard.columns])) if step.needs_own_centres else None
+        own_directions, own_cos, own_centres = compare_own(embeddings, weight, step)
         loss.update_state(own_cos, norms)
 
         workspace = torch.empty_like(weight) if keep else None
@@ -111,11 +114,8 @@ class StreamedClasses(torch.autograd.Function):
         grad_own = (grad_own_cos + grad_own)[shard.rows, None]  # (k, 1)
         grad_embeddings.index_add_(0, shard.rows, grad_own * own_directions)
         if needs_weight:
-            inverse_own = inverse_norm(weight[shard.columns]) if normalize else None
-            grad_rows = through_directions(grad_own * embeddings[shard.rows], own_directions, inverse_own)
-            if step.needs_own_centres:
-                grad_rows = grad_rows + grad_own_centres[shard.rows]
-            grad_weight.index_add_(0, shard.columns, grad_rows)
+            own = embeddings, weight, step, own_directions, grad_own, grad_own_centres
+            grad_weight.index_add_(0, shard.columns, own_centre_gradients(*own))
         by_parameter = (grad_parameters.get(name) for name in names)
         return grad_embeddings, grad_norms, grad_weight, None, None, *by_parameter
 
@@ -170,16 +170,3 @@ def unaliased(logits: Tensor, cos: Tensor) -> Tensor:
     """The logits in memory of their own: a loss may return the cosines themselves, or a view of them."""
     shared = logits.untyped_storage().data_ptr() == cos.untyped_storage().data_ptr()
     return logits.clone() if shared else logits
-
-
-def through_directions(
-    gradient: Tensor,
-    directions: Tensor,
-    inverse: Tensor | None,
-    scale: float = 1.0,
-    out: Tensor | None = None,
-) -> Tensor:
-    """Turn the gradient of directions · scale into that of the centres; inverse: None if not normalised."""
-    if inverse is None:
-        return torch.mul(gradient, scale, out=out)
-    return normalise_backward(gradient, directions, inverse * scale, out=out)

@@ -172,6 +172,12 @@ class Settings:
     engine: Literal["stream", "dense"] = "stream"
     # Classes that "stream" looks at together. None: chosen from the memory at hand.
     chunk_size: Count | None = None
+    # Whether "stream" runs in GPU kernels (Triton) instead of PyTorch's operations. "auto": on cards where a
+    # measurement in docs/performance.md shows that they are right and faster; there is none yet.
+    kernels: bool | Literal["auto"] = "auto"
+    # With kernels=true: leave out of the backward pass the tiles of samples and classes whose probabilities
+    # all lie below the precision of the products. Meant to be faster late in training; not exact.
+    filter_gradients: bool = False
 
     # ---- optimisation ----
     # Optimiser of backbone and class centres.
@@ -217,6 +223,8 @@ USED_WITH = {
     "milestones": ("scheduler", "multistep"),
     "lr_decay": ("scheduler", "multistep"),
     "chunk_size": ("engine", "stream"),
+    "kernels": ("engine", "stream"),
+    "filter_gradients": ("kernels", True),
     "interclass_filtering_threshold": ("loss", "combined"),
     "margin_list": ("loss", "combined"),
 }
@@ -252,12 +260,12 @@ MAY_CHANGE_ON_RESUME = {
     "learning rate": "lr lr_reference_batch warmup_epoch scheduler poly_power milestones lr_decay",
     "learning rate of fine-tuning": "lr_backbone head_warmup_epoch",
     "update": "momentum weight_decay grad_clip",
-    "precision": "precision fp16",
+    "precision": "precision fp16 filter_gradients",
     "division of the global batch, which stays as large": "global_batch batch_size gradient_acc",
     "images that cannot be read": "on_bad_record",
 }
 SAME_RESULT_ON_RESUME = {
-    "speed and memory": "num_workers engine chunk_size grad_checkpointing channels_last",
+    "speed and memory": "num_workers engine chunk_size kernels grad_checkpointing channels_last",
     "place of the data, whose content stays": "rec num_classes num_image",
     "weights to start from, whose content stays": "pretrained teacher init_head",
     "verification": "val_targets val_root verbose",

@@ -31,6 +31,22 @@ def moving_average(average: Tensor, value: Tensor, share: float) -> None:
     average.copy_(torch.where(moved.isfinite(), moved, average))
 
 
+class KernelInputs(NamedTuple):
+    """What the Triton function of a loss gets beside the cosines; see losses/kernel_logits.py.
+
+    A tensor that requires a gradient gets one; cosines that only decide which class is hard are detached.
+
+    Attributes:
+        row: `(B,)`; None where the function reads none.
+        scalar: 0-dim, a buffer or a parameter; None where the function reads none.
+        constants: (scale, a, b).
+    """
+
+    row: Tensor | None = None
+    scalar: Tensor | None = None
+    constants: tuple[float, float, float] = (1.0, 0.0, 0.0)
+
+
 class MarginLoss(nn.Module):
     """A loss of the margin family; by itself the normalised softmax (NormFace) cross-entropy.
 
@@ -53,11 +69,15 @@ class MarginLoss(nn.Module):
         moves_others: False: `other_logits` is scale · cos, and the scale goes into the matrix product. True:
             anything else. A subclass that overrides it sets this; `check_declarations` finds one that forgot.
         has_row_statistics: whether `row_statistics` returns any; likewise.
+        kernel, kernel_statistics: `other_logits` and `row_statistics` as functions of losses/kernel_logits.py
+            for the GPU kernels; None: there is none, PyTorch computes this loss. A linear loss needs none.
     """
 
     normalize = True
     moves_others = False
     has_row_statistics = False
+    kernel: str | None = None
+    kernel_statistics: str | None = None
 
     def __init__(self, s: float = 64.0, focal: float = 0.0):
         super().__init__()
@@ -105,6 +125,10 @@ class MarginLoss(nn.Module):
         it at all for a loss with neither `moves_others` nor `has_row_statistics`.
         """
         return self.scale * cos
+
+    def kernel_inputs(self, own_cos: Tensor, norms: Tensor, statistics: dict[str, Tensor]) -> KernelInputs:
+        """What the function `kernel` gets, from vectors `(B,)`; row statistics may not be there yet."""
+        return KernelInputs()
 
     def per_sample(self, own_logit: Tensor, lse_others: Tensor, norms: Tensor) -> Tensor:
         """`(B,)` x 3 -> `(B,)`: each sample's loss from its own logit and the log-sum-exp over the others.

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from losses.base import MarginLoss, angle
+from losses.base import KernelInputs, MarginLoss, angle
 from losses.margin import GRADIENTS, straight_through
 from utils.errors import require
 
@@ -80,6 +80,8 @@ class UniFace(BinaryLoss):
         initial_bias: of b; None: log(10·C), C the number of classes that a step sees.
     """
 
+    kernel = "binary"
+
     def __init__(
         self, s: float = 64.0, m: float = 0.4, others_weight: float = 1.0, initial_bias: float | None = None
     ):
@@ -96,6 +98,9 @@ class UniFace(BinaryLoss):
 
     def binary_logits(self, cos: Tensor) -> Tensor:
         return self.scale * cos - self.bias
+
+    def kernel_inputs(self, own_cos: Tensor, norms: Tensor, statistics: dict) -> KernelInputs:
+        return KernelInputs(scalar=self.bias, constants=(self.scale, 0.0, 0.0))
 
 
 class SphereFace2(BinaryLoss):

@@ -8,7 +8,7 @@ import math
 
 from torch import Tensor
 
-from losses.base import MarginLoss
+from losses.base import KernelInputs, MarginLoss
 from utils.errors import require
 
 
@@ -24,6 +24,7 @@ class Circle(MarginLoss):
     """
 
     moves_others = True
+    kernel = "circle"
 
     def __init__(self, m: float = 0.25, gamma: float = 256.0, focal: float = 0.0):
         require(0 < gamma < math.inf, "gamma", gamma, "> 0")
@@ -38,3 +39,6 @@ class Circle(MarginLoss):
     def other_logits(self, cos: Tensor, own_cos: Tensor, norms: Tensor, statistics: dict) -> Tensor:
         weight = (cos.detach() + self.m).relu()
         return self.scale * weight * (cos - self.m)
+
+    def kernel_inputs(self, own_cos: Tensor, norms: Tensor, statistics: dict) -> KernelInputs:
+        return KernelInputs(constants=(self.scale, self.m, 0.0))

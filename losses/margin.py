@@ -13,7 +13,7 @@ import math
 import torch
 from torch import Tensor
 
-from losses.base import COS_LIMIT, MarginLoss, angle
+from losses.base import COS_LIMIT, KernelInputs, MarginLoss, angle
 from utils.errors import require
 
 GRADIENTS = ("exact", "straight_through")
@@ -56,6 +56,7 @@ class SphereFace(MarginLoss):
     """
 
     moves_others = True
+    kernel = "by_norm"
 
     def __init__(
         self,
@@ -85,6 +86,9 @@ class SphereFace(MarginLoss):
 
     def other_logits(self, cos: Tensor, own_cos: Tensor, norms: Tensor, statistics: dict) -> Tensor:
         return norms * cos
+
+    def kernel_inputs(self, own_cos: Tensor, norms: Tensor, statistics: dict) -> KernelInputs:
+        return KernelInputs(norms)
 
 
 class CosFace(MarginLoss):
@@ -164,6 +168,8 @@ class CombinedMargin(MarginLoss):
         interclass_filtering: "remove" them, or "zero" their logit as insightface does, which keeps exp(0).
     """
 
+    kernel = "filtered"
+
     def __init__(
         self,
         s: float = 64.0,
@@ -204,3 +210,6 @@ class CombinedMargin(MarginLoss):
         if self.threshold == 0:
             return logits
         return logits.masked_fill(cos > self.threshold, self.filtered_logit)
+
+    def kernel_inputs(self, own_cos: Tensor, norms: Tensor, statistics: dict) -> KernelInputs:
+        return KernelInputs(constants=(self.scale, self.threshold, self.filtered_logit))

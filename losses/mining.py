@@ -17,7 +17,7 @@ import math
 import torch
 from torch import Tensor
 
-from losses.base import MarginLoss, angle, moving_average
+from losses.base import KernelInputs, MarginLoss, angle, moving_average
 from losses.margin import ArcFace
 from utils.errors import require
 
@@ -38,6 +38,7 @@ class MVSoftmax(MarginLoss):
     """
 
     moves_others = True
+    kernel = "raised"
 
     def __init__(
         self, s: float = 32.0, kind: str = "am", m: float = 0.35, t: float = 1.12, focal: float = 0.0
@@ -59,6 +60,9 @@ class MVSoftmax(MarginLoss):
         hard = cos > self.margined(own_cos)
         return self.scale * torch.where(hard, self.t * cos + (self.t - 1), cos)
 
+    def kernel_inputs(self, own_cos: Tensor, norms: Tensor, statistics: dict) -> KernelInputs:
+        return KernelInputs(self.margined(own_cos.detach()), constants=(self.scale, self.t, self.t - 1))
+
 
 class CurricularFace(ArcFace):
     """ArcFace whose hard negatives, cos_j > cos(θ + m), have the logit s·cos_j·(t + cos_j).
@@ -73,6 +77,7 @@ class CurricularFace(ArcFace):
     """
 
     moves_others = True
+    kernel = "curricular"
 
     def __init__(
         self, s: float = 64.0, m: float = 0.5, t0: float = 0.0, t_alpha: float = 0.01, focal: float = 0.0
@@ -90,6 +95,10 @@ class CurricularFace(ArcFace):
         hard = cos > (angle(own_cos) + self.m).cos()
         return self.scale * torch.where(hard, cos * (self.t + cos), cos)
 
+    def kernel_inputs(self, own_cos: Tensor, norms: Tensor, statistics: dict) -> KernelInputs:
+        hardest = (angle(own_cos.detach()) + self.m).cos()
+        return KernelInputs(hardest, self.t, (self.scale, 0.0, 0.0))
+
 
 class NPCFace(MarginLoss):
     """The harder a sample's negatives, the larger its own margin: s·cos(θ + m0 + m1·λ).
@@ -106,6 +115,8 @@ class NPCFace(MarginLoss):
 
     moves_others = True
     has_row_statistics = True
+    kernel = "raised"
+    kernel_statistics = "hard_negatives"
 
     def __init__(
         self,
@@ -139,3 +150,7 @@ class NPCFace(MarginLoss):
 
     def other_logits(self, cos: Tensor, own_cos: Tensor, norms: Tensor, statistics: dict) -> Tensor:
         return self.scale * torch.where(self.is_hard(cos, own_cos), self.t * cos + self.a, cos)
+
+    def kernel_inputs(self, own_cos: Tensor, norms: Tensor, statistics: dict) -> KernelInputs:
+        hardest = (angle(own_cos.detach()) + self.m_hard).cos()
+        return KernelInputs(hardest, constants=(self.scale, self.t, self.a))

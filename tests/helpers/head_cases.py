@@ -29,6 +29,7 @@ class Case:
     easy: bool = False
     seed: int = 11
     precision: str = "fp32"
+    kernels: bool = False
 
 
 def data(case: Case) -> tuple[Tensor, Tensor]:
@@ -62,6 +63,7 @@ def make_head(case: Case) -> PartialFC:
         regularizers=regularizers,
         seed=case.seed,
         precision=case.precision,
+        kernels=case.kernels,
     )
 
 
