@@ -135,10 +135,7 @@ def main() -> None:
         start_centres(cfg, head, lambda: teacher or backbone.eval(), dataset)
 
     # ---------------------------------------------------------------- what is about to happen
-    derived = dict(num_classes=dataset.num_classes, num_image=len(dataset), global_batch=global_batch)
-    derived |= dict(world_size=world_size(), device=str(device), lr=schedule.base_lr)
-    derived |= dict(steps_per_epoch=schedule.steps_per_epoch, num_steps=total_steps, first_step=first_step)
-    derived |= dict(parameters=sum(p.numel() for p in backbone.parameters()))
+    derived = identity.facts(first_step, backbone, device)
     if rank() == 0:
         write_run_info(output, cfg, keep_earlier=first_step > 0, **derived)
     logger.info("%s", cfg)

@@ -13,10 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import nn
 
 from configs.base import MAY_CHANGE_ON_RESUME, MAY_DIFFER_BETWEEN_RANKS, SAME_RESULT_ON_RESUME
 from ranks.agreement import compare_ranks, differences, tell
 from training.lr_scheduler import Schedule
+from utils.distributed import world_size
 from utils.frozen import to_builtin
 from utils.logging import LOGGER_NAME
 from utils.run_info import code_version
@@ -93,6 +96,14 @@ class RunIdentity:
             for name, (images, same) in validation.items()
         }
         compare_ranks(self.fixed | sets, "every rank has to see the same data")
+
+    def facts(self, first_step: int, backbone: nn.Module, device: torch.device) -> dict[str, Any]:
+        """What follows from settings, data and ranks, to be told at the start and kept in run.json."""
+        names = ("num_classes", "num_image", "global_batch")
+        facts = {name: self.fixed[name] for name in names}
+        facts |= dict(world_size=world_size(), device=str(device), lr=self.schedule.base_lr)
+        facts |= dict(steps_per_epoch=self.schedule.steps_per_epoch, num_steps=self.schedule.total_steps)
+        return facts | dict(first_step=first_step, parameters=sum(p.numel() for p in backbone.parameters()))
 
     def state_dict(self, lr: float) -> dict[str, Any]:
         """What a checkpoint keeps. `lr`: of its last step."""
