@@ -189,6 +189,8 @@ class Watchdog(threading.Thread):
 
     def _ended(self) -> str:
         """Why the rank that was the first to end has ended: the last line of its message."""
+        if self.peers.end["rank"] == self.peers.rank:  # the watchdog of this rank, a moment ago
+            return self.peers.end["message"]
         why = self.peers.end["message"].strip().splitlines()[-1].removeprefix("error: ")
         return f"error: rank {self.peers.end['rank']} has ended the run: {why}"
 

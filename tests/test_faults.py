@@ -95,7 +95,7 @@ class Trial:
             ranks = [draw.choice(ranks)]
         number = self.kind.split()[0] if self.kind.startswith("SIG") else "SIGKILL"
         saving = self.kind.endswith("saving")
-        after = draw.random() * (0.02 if saving else 0.1)
+        after = draw.random() * (0.004 if saving else 0.1)
         target = "workers" if "worker" in self.kind else "rank"
         step = draw.randint(1 if part == 0 else EVERY, STEPS - 5)
         return [Event(step, number, ranks, after, target, saving)]

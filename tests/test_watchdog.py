@@ -161,7 +161,7 @@ SLEEP = around("to_input", "if call == 4: __import__('time').sleep(4)")
 MISTAKE = around("to_input", "if call == 4: open('/no/such/file')")
 FAULT = around("to_input", "if call == 4: {}['x']")
 STUCK_IN_START = around("get_dataset", "__import__('time').sleep(4)")
-STUCK_IN_SAVING = around("save_backbone", "__import__('time').sleep(4)")
+STUCK_IN_SAVING = around("write_backbone", "__import__('time').sleep(4)")
 
 
 @pytest.fixture(scope="module")
@@ -217,7 +217,7 @@ def test_a_slow_rank_is_named_with_what_it_does(outcomes):
 
 
 @pytest.mark.parametrize(
-    ("name", "place"), [("start", "rank 1 in its start"), ("saving", "rank 0 in step 8, saving")]
+    ("name", "place"), [("start", "rank 1 in its start"), ("saving", "rank 0 in step 5, saving")]
 )
 def test_a_rank_that_is_waited_for_while_ranks_agree_is_named(outcomes, name, place):
     """They exchange small objects there: before the first step, and around each save."""
