@@ -11,6 +11,7 @@ from helpers.train_runs import ENVIRONMENT, ROOT
 FORKS = """
 import json, os, sys, tempfile, time
 sys.path.insert(0, {root!r})
+import matplotlib.pyplot, torch._dynamo  # what a run imports late, once for all forks
 import train_v2
 from utils.command_line import run_script
 ranks = []

@@ -15,9 +15,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+import matplotlib.pyplot  # noqa: F401  (what a run imports late, once for all forks)
 import torch
+import torch._dynamo
 
-import ranks.watchdog  # noqa: F401  (imported once, before the forks)
+import ranks.watchdog  # noqa: F401
 import train_v2
 from utils.command_line import run_script
 

@@ -34,6 +34,7 @@ SMALL = [
 FORKS = """
 import json, os, resource, sys, tempfile
 sys.path.insert(0, {root!r})
+import matplotlib.pyplot, torch._dynamo  # what a run imports late, once for all forks
 import train_v2
 from utils.command_line import run_script
 outcomes = []
