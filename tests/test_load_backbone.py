@@ -17,6 +17,7 @@ from backbones import MODEL_NAMES, get_model, load_backbone, save_backbone
 from helpers.backbone_cases import SMALL, case, images, shapes, small
 from helpers.disk import damaged, file_size_limit
 from utils.buffers import FlatBuffers
+from utils.log_files import LOGGER_NAME
 
 
 def same_outputs(backbone, original) -> bool:
@@ -157,7 +158,7 @@ def test_files_without_a_checksum_load_with_a_word(tmp_path, caplog):
     file, original = tmp_path / "model.pt", small("mbf")
     save_backbone(file, original, **MBF)
     content = torch.load(file, weights_only=True)
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO, LOGGER_NAME):
         load_backbone(file)
         assert caplog.records == []
         del content["crc32"]  # an older version of this project

@@ -71,7 +71,7 @@ def written_by_an_older_version(path):
 
 def test_a_checkpoint_without_checksums_loads_with_a_word(tmp_path, caplog):
     written_by_an_older_version(save(tmp_path))
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO, "lqface"):
         assert_every_split_loads(tmp_path)
     assert {record.getMessage() for record in caplog.records} == {
         f"{tmp_path / 'step_00000001'} is of an older version, without checksums"
