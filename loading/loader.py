@@ -6,6 +6,7 @@ continued at any batch.
 """
 
 import signal
+import time
 from collections.abc import Iterator
 
 import cv2
@@ -197,7 +198,15 @@ class FaceLoader:
                     self.bad_records.add(bad, len(images))
                 yield images, labels, indices
         except (RuntimeError, EOFError, ConnectionError) as error:
-            raise translated(error) from None
+            raise translated(error, self._exit_codes()) from None
+
+    def _exit_codes(self) -> list[int | None]:
+        """Of the workers, after a second in which one that breaks a connection comes to its end."""
+        workers = getattr(self._loader._iterator, "_workers", [])
+        deadline = time.monotonic() + 1
+        while workers and all(worker.exitcode is None for worker in workers) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        return [worker.exitcode for worker in workers]
 
 
 def _start_worker(worker: int) -> None:

@@ -18,6 +18,7 @@ import signal
 import sys
 import threading
 import traceback
+from collections.abc import Collection
 from multiprocessing.queues import Queue
 
 NO_SHARED_MEMORY = 74  # exit code of a worker; EX_IOERR of sysexits.h
@@ -48,8 +49,12 @@ def install_translator() -> None:
         signal.signal(signal.SIGCHLD, Translator(handler))
 
 
-def translated(error: Exception) -> BaseException:
-    """WorkerKilled in place of an error that tells of a dead worker; any other error as it is."""
+def translated(error: Exception, exit_codes: Collection[int | None] = ()) -> BaseException:
+    """WorkerKilled in place of an error that tells of a dead worker; any other error as it is.
+
+    Args:
+        exit_codes: of the workers, where they are at hand; None: it runs.
+    """
     text = str(error).partition("\n")[0].rstrip(". ")
     if isinstance(error, RuntimeError) and not text.startswith("DataLoader worker"):
         return error
@@ -57,7 +62,7 @@ def translated(error: Exception) -> BaseException:
         text = "a DataLoader worker exited unexpectedly"
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGCHLD, lambda *_: None)  # more killed workers are no further error
-    if f"exit code {NO_SHARED_MEMORY}" in text:
+    if NO_SHARED_MEMORY in exit_codes or f"exit code {NO_SHARED_MEMORY}" in text:
         return WorkerKilled(
             "a DataLoader worker has no room for a batch in shared memory (/dev/shm): enlarge it (of a "
             "container: --shm-size=8g), or take fewer num_workers; num_workers=0 needs none"
