@@ -75,7 +75,8 @@ def student() -> nn.Linear:
 def gradient(images: torch.Tensor, wrap=lambda network: network) -> tuple[float, np.ndarray]:
     network = student()
     distill = build_distillation(Teacher(), "RGB", weight=2.0)
-    loss = distill(wrap(network)(images.mean((2, 3))), images)
+    wrapped = wrap(network)  # has to live until the gradients are reduced
+    loss = distill(wrapped(images.mean((2, 3))), images)
     loss.backward()
     return loss.item(), network.weight.grad.numpy()
 
