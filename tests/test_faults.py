@@ -17,7 +17,7 @@ import torch
 
 from helpers.run_ends import assert_same_end, losses, metrics
 from helpers.setting_changes import CHANGES_TRAINING
-from helpers.signal_runs import Event, Outcome, Run, around, play
+from helpers.signal_runs import Event, Outcome, Run, around, play, run_in
 from helpers.train_runs import write_faces
 from utils.tensor_files import first_not_finite
 
@@ -116,10 +116,8 @@ def folder(tmp_path_factory) -> Path:
 
 def a_run(folder: Path, name: str, *more: str, **options) -> Run:
     """A run whose output is `folder`/`name`."""
-    output = str(folder / name)
-    arguments = [*COMMON, f"rec={folder / 'faces'}", f"output={output}", *more]
     quick = {f"ranks.watchdog.{name}": value for name, value in QUICK.items()}
-    return Run(arguments, output, settings=quick, timeout=120, **options)
+    return run_in(folder, name, *COMMON, *more, settings=quick, timeout=120, **options)
 
 
 # ---------------------------------------------------------------- deaths and signals

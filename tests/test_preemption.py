@@ -11,7 +11,7 @@ import pytest
 
 from helpers.ranks import run_ranks
 from helpers.run_ends import assert_same_end, metrics
-from helpers.signal_runs import Event, Outcome, Run, play
+from helpers.signal_runs import Event, Outcome, Run, play, run_in
 from helpers.train_runs import SMALL, write_faces
 from ranks.preemption import EXIT_CODE, MARKER, arrived_signals, heed_signals, stop
 from training.run_folder import RunFolder
@@ -114,11 +114,10 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def outcomes(folder) -> dict[str, Outcome]:
     """Of each run how it ended; some go on in the folder of another."""
-    faces = write_faces(folder / "faces")
+    write_faces(folder / "faces")
 
     def run(*more: str, out: str, **options) -> Run:
-        output = str(folder / out)
-        return Run([*COMMON, f"rec={faces}", f"output={output}", *more], output, **options)
+        return run_in(folder, out, *COMMON, *more, **options)
 
     one_then_all = [
         Event(5, "SIGTERM", [1]),

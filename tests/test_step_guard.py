@@ -215,6 +215,7 @@ def test_one_bad_step_at_the_end_does_not_end_a_run_that_was_resumed_before_it()
     training.guard.num_steps, training.guard.steps_left = 5, 1
     training.step(4, break_loss=math.nan)
     training.guard.stop_if_stuck(str)
+    assert training.guard.numbers()["skipped"] == 1
 
 
 class NoWaiting(TorchDispatchMode):
@@ -238,6 +239,7 @@ def test_the_verdict_on_a_step_waits_for_no_gpu(momentum):
         training.guard._update = lambda skipped: None  # the sampled rows' own sort is the optimiser's
     with NoWaiting():
         training.guard.end()
+    assert training.guard.numbers()["skipped"] == 0
 
 
 def test_flat_buffers_are_the_same_tensors_with_the_same_values():

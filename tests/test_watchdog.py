@@ -9,7 +9,7 @@ from itertools import count
 import pytest
 import torch.distributed as dist
 
-from helpers.signal_runs import Event, Outcome, Run, around, play
+from helpers.signal_runs import Event, Outcome, Run, around, play, run_in
 from helpers.train_runs import SMALL, write_faces
 from ranks import watchdog as module
 from ranks.peers import Beat, Peers
@@ -171,13 +171,12 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def outcomes(folder) -> dict[str, Outcome]:
-    faces = write_faces(folder / "faces")
+    write_faces(folder / "faces")
     quick = {f"ranks.watchdog.{name}": value for name, value in QUICK.items()}
     stopped = Event(3, "SIGSTOP", [1])
 
     def run(name: str, *more: str, **options) -> Run:
-        output = str(folder / name)
-        return Run([*COMMON, f"rec={faces}", f"output={output}", *more], output, settings=quick, **options)
+        return run_in(folder, name, *COMMON, *more, settings=quick, **options)
 
     runs = {
         "stopped": run("stopped", events=[stopped, Event(3, "SIGCONT", [1], after=5)]),

@@ -51,8 +51,8 @@ def explain_skips(
     if not causes:
         return (
             "the same batch, run once more, is finite on every rank. Something random (dropout, ARoFace, a "
-            "loss that draws), another micro-batch, the gradient of the class centres or a fault of a "
-            "machine has made the numbers that were not"
+            "loss that draws), another micro-batch, a teacher, the gradient of the class centres or a fault "
+            "of a machine has made the numbers that were not"
         )
     _, what, advice, at_rank = min(causes)
     file = Path(folder) / f"skipped_step_{step}_rank_{at_rank}.pt"

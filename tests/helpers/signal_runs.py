@@ -59,6 +59,18 @@ class Run:
     timeout: float = 60.0
 
 
+def run_in(folder: Path, name: str, *arguments: str, **options) -> Run:
+    """A run on the images in `folder`/faces, whose output is `folder`/`name`.
+
+    Args:
+        arguments: a config and settings; the last one of a setting counts.
+    """
+    output = str(folder / name)
+    config, *overrides = arguments
+    data = [f"rec={folder / 'faces'}", f"output={output}"]
+    return Run([config, *data, *overrides], output, **options)
+
+
 class Outcome(NamedTuple):
     """How a run ended.
 
