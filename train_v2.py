@@ -119,7 +119,7 @@ def main() -> None:
     head.weight.requires_grad_("head" not in cfg.freeze)
     perturb = None if cfg.aroface is None else build_perturbation(**cfg.aroface)
     distill = build_distillation(teacher, backbone.input_order, **cfg.distillation)
-    warmup = HeadWarmup(backbone, round(cfg.head_warmup_epoch * schedule.steps_per_epoch))
+    warmup = HeadWarmup(backbone, round(cfg.head_warmup_epoch * schedule.steps_per_epoch), total_steps)
     ddp = data_parallel(backbone, device)
 
     # ---------------------------------------------------------------- optimiser, scaler, resume
@@ -184,7 +184,7 @@ def main() -> None:
                 images, labels, indices = next(batches)
             images = to_input(images, device, cfg.channels_last, backbone.input_order)
             if perturb:
-                with autocast(device, cfg.precision):
+                with warmup(step), autocast(device, cfg.precision):
                     images, labels = perturb(backbone, head, images, labels)
                 indices = indices[perturb.source]
             with nullcontext() if micro_batch == cfg.gradient_acc else ddp.no_sync():

@@ -60,7 +60,7 @@ def fill(backbone: Backbone, cfg) -> None:
         ValueError: they are of another network; the message says which settings fit.
     """
     source = load_backbone(cfg.pretrained, input_order=cfg.input_order)
-    wrong = misfits(backbone.state_dict(), source.state_dict())
+    wrong = misfits(backbone.state_dict(), source.state_dict()) or other_heads(backbone, source)
     if wrong:
         settings = f"network={source.network} embedding_size={source.num_features}"
         settings += f" network_args={source.network_args}" if source.network_args else ""
@@ -72,6 +72,19 @@ def fill(backbone: Backbone, cfg) -> None:
     backbone.input_order = source.input_order
     logger = logging.getLogger(LOGGER_NAME)
     logger.info("the backbone starts from %s, %s, %s", cfg.pretrained, source.network, source.input_order)
+
+
+def other_heads(network: nn.Module, source: nn.Module) -> list[str]:
+    """Where attention is divided into another number of heads, which no shape of a weight tells."""
+    heads = [
+        {name: part.num_heads for name, part in one.named_modules() if hasattr(part, "num_heads")}
+        for one in (network, source)
+    ]
+    return [
+        f"{name} has {n} heads, there {heads[1].get(name)}"
+        for name, n in heads[0].items()
+        if heads[1].get(name) != n
+    ]
 
 
 def load_teacher(cfg, device: torch.device) -> Backbone | None:

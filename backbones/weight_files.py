@@ -6,6 +6,7 @@ code and are refused.
 """
 
 import json
+import os
 import zipfile
 from pathlib import Path
 
@@ -43,6 +44,8 @@ def write_safetensors(path: Path, weights: dict[str, Tensor], settings: dict) ->
     """Tensors on the CPU, with the settings (plain values) as JSON in the metadata."""
     metadata = {"format": "pt", SETTINGS: json.dumps(settings)}  # "pt" is what transformers look for
     safetensors.torch.save_file({k: v.contiguous() for k, v in weights.items()}, path, metadata)
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())  # before it gets its name: a power cut may come
 
 
 def _read_safetensors(path: Path) -> dict:

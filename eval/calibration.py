@@ -46,6 +46,11 @@ class Scores:
     people: int
 
 
+def _require_finite(numbers: np.ndarray) -> None:
+    if not np.isfinite(numbers).all():
+        raise ValueError("scores that are not finite give no threshold: extract the features in fp32")
+
+
 def calibrate_pairs(
     scores: np.ndarray, people: np.ndarray | None = None, *, fars: np.ndarray = FARS, seed: int = 0
 ) -> Calibration:
@@ -56,7 +61,10 @@ def calibrate_pairs(
         people: `(P, 2)`, who they are; None: unknown, and pairs are drawn in their place.
         fars: `(F,)` false accept rates.
         seed: of the draws.
+    Raises:
+        ValueError: a score is not finite.
     """
+    _require_finite(scores)
     order = np.argsort(-np.asarray(scores, dtype=np.float64), kind="stable")
     if people is None:
         first, second, count = order, None, len(order)
@@ -102,6 +110,7 @@ def calibrate_set(
         unit: `(N, D)`, unit rows (or zero).
         ids: `(N,)`, whose each image is; None: of N different people.
     """
+    _require_finite(unit)
     ids = np.arange(len(unit)) if ids is None else np.asarray(ids)
     names, person = np.unique(ids, return_inverse=True)
     scores = _kept(_set_blocks(unit, person), len(unit) * (len(unit) - 1) // 2, seed)

@@ -49,7 +49,8 @@ def embed(
         batch_size, precision, progress: see `eval.features.extract`.
     Raises:
         FileNotFoundError: files that are not there.
-        ValueError: images that are not aligned, damaged, or no bytes; an empty sequence.
+        ValueError: images that are not aligned, damaged, or no bytes; an empty sequence; features that are
+            not finite.
     """
     if len(images) == 0:
         raise ValueError("there are no images to embed")
@@ -59,4 +60,11 @@ def embed(
     plain, flip = extract(model, images, mirror=mirror, **options)
     views = [plain] if flip is None else [plain, flip]
     norm = np.mean([np.linalg.norm(view, axis=1) for view in views], axis=0)
+    if not np.isfinite(norm).all():
+        first = int(np.flatnonzero(~np.isfinite(norm))[0])
+        named = images[first] if isinstance(images, list | tuple) else f"number {first}"
+        raise ValueError(
+            f"the features of image {named} are not finite with precision {precision}: take fp32 or bf16, or "
+            "the network is damaged"
+        )
     return Embeddings(normalise(np.sum(views, axis=0, dtype=np.float64)).astype(np.float32), norm)

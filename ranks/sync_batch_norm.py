@@ -72,17 +72,21 @@ def convert_sync_batch_norm(module: nn.Module) -> None:
 
 
 def prepare_batch_norm(network: nn.Module, sync_bn: bool, loader) -> None:
-    """Make BatchNorm in the network what `sync_bn` says, if the batches are large enough for it.
+    """Make BatchNorm in the network, in training mode, what `sync_bn` says, if batches are large enough.
 
     Args:
         loader: its `batch_size` is of a micro-batch of all ranks, `smallest_part` of the rank with fewest.
     Raises:
-        ValueError: no BatchNorm to synchronise; a batch of one image, which has no variance.
+        ValueError: no BatchNorm to synchronise that learns; a batch of one image, which has no variance.
     """
+    norms = [part for part in network.modules() if isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d)]
+    learning = [part for part in norms if part.training]  # those that are frozen need no batch
+    if sync_bn and norms and not learning:
+        raise ValueError("sync_bn=true would be ignored: every BatchNorm is frozen")
     if sync_bn:
         convert_sync_batch_norm(network)
     fewest = loader.batch_size if sync_bn else loader.smallest_part
-    if fewest < 2 and any(isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d) for part in network.modules()):
+    if fewest < 2 and learning:
         remedy = "" if sync_bn or loader.batch_size < 2 else ", or sync_bn=true"
         raise ValueError(
             f"batch_size or global_batch leaves one image for a rank and micro-batch, and BatchNorm in "

@@ -325,6 +325,8 @@ def test_faces_move_and_scale_with_their_photograph(tmp_path):
 def test_photographs_of_one_name_stay_apart():
     names = ["x/a.jpg", "x/a.PNG", "y/a.jpg", "z.b.jpg"]
     assert script.stems(names) == ["x/a_jpg", "x/a_PNG", "y/a", "z.b"]
+    folders = ["dr. no/a.jpg", "dr. no/a.png", "dr. no/b.png", "c.jpg", "c.png", "c_jpg.png"]
+    assert script.stems(folders) == ["dr. no/a_jpg", "dr. no/a_png", "dr. no/b", "c_jpg", "c_png", "c_jpg_"]
 
 
 def test_mistakes_are_told_before_anything_is_written(tmp_path, monkeypatch, capsys):

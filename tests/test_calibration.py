@@ -90,6 +90,15 @@ def test_the_same_seed_gives_the_same_interval():
     assert calibrate_set(unit).interval[0] != calibrate_set(unit, seed=1).interval[0]
 
 
+@pytest.mark.parametrize("calibrate", [calibrate_set, lambda rows: calibrate_pairs(rows[:, 0])])
+def test_numbers_that_are_not_finite_give_no_threshold(calibrate):
+    rows = normalise(np.random.default_rng(0).normal(size=(20, 4)))
+    calibrate(rows)
+    rows[3] = np.nan
+    with pytest.raises(ValueError, match="scores that are not finite give no threshold"):
+        calibrate(rows)
+
+
 def test_nothing_to_compare_is_one_clear_line():
     for nothing in (lambda: calibrate_pairs([]), lambda: calibrate_set(directions(3), [1, 1, 1])):
         with pytest.raises(ValueError, match="there is no pair of different people"):

@@ -219,10 +219,44 @@ def test_nothing_that_learns_is_an_error():
         build_optimizer(load(), network, head, 0.1)
 
 
+def test_a_head_warm_up_as_long_as_the_run_is_an_error():
+    with pytest.raises(
+        ValueError, match=r"is 9 steps, and the run has 9: the backbone would never learn; .*freeze"
+    ):
+        HeadWarmup(small("vit_t"), 9, 9)
+
+
+def test_another_number_of_heads_is_another_network(tmp_path):
+    """No weight has another shape for it."""
+    args = dict(depth=1, width=64)
+    save_backbone(
+        tmp_path / "four.pt",
+        get_model("vit_t", num_features=32, **args, num_heads=4),
+        network="vit_t",
+        num_features=32,
+        network_args=args | dict(num_heads=4),
+    )
+    cfg = load(
+        "network=vit_t",
+        "embedding_size=32",
+        "network_args={depth:1,width:64}",
+        f"pretrained={tmp_path}/four.pt",
+    )
+    with pytest.raises(ValueError, match=r"is another network .*has 8 heads, there 4.*num_heads.: 4"):
+        build_backbone(cfg)
+    same = load(
+        "network=vit_t",
+        "embedding_size=32",
+        "network_args={depth:1,width:64,num_heads:4}",
+        f"pretrained={tmp_path}/four.pt",
+    )
+    build_backbone(same)
+
+
 def test_head_warm_up_changes_nothing_in_the_backbone_and_ends():
     network = small("mbf").train()
     before = {key: value.clone() for key, value in network.state_dict().items()}
-    warmup = HeadWarmup(network, 2)
+    warmup = HeadWarmup(network, 2, 9)
     for step in (0, 1):
         with warmup(step):
             embeddings = network(images())

@@ -331,6 +331,14 @@ def test_the_first_thing_that_is_not_finite_is_found():
     assert cause(norm) == "the norm of the gradient is too large for float32"
 
 
+def test_a_cause_is_found_where_the_whole_backbone_is_frozen():
+    def freeze(training):
+        training.backbone.requires_grad_(False)
+        training.head.loss.per_sample = lambda own, others, norms: own * math.inf
+
+    assert cause(freeze) == "the term ce of the loss is not finite"
+
+
 def explained(folder) -> str:
     training = Training()
     images = torch.ones(6, 3, 2, 2)

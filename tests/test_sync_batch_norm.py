@@ -325,3 +325,11 @@ def test_one_image_has_no_variance(sync_bn, batch_size, smallest_part, message):
         with pytest.raises(ValueError, match=message):
             prepare_batch_norm(network, sync_bn, loader)
     prepare_batch_norm(nn.Linear(3, 4), False, SimpleNamespace(batch_size=1, smallest_part=1))
+
+
+def test_a_frozen_batch_norm_needs_no_batch_and_cannot_be_synchronised():
+    network = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4).eval())
+    loader = SimpleNamespace(batch_size=1, smallest_part=1)
+    prepare_batch_norm(network, False, loader)
+    with pytest.raises(ValueError, match="sync_bn=true would be ignored: every BatchNorm is frozen"):
+        prepare_batch_norm(network, True, loader)

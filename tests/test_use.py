@@ -7,6 +7,7 @@ import sys
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from eval.calibration import FARS
 from eval.embedding import embed, load_model
@@ -64,6 +65,19 @@ def test_float_images_are_refused_on_every_device(scale, made):
     floats = AlignedFaces(people(made))[0:2].astype(np.float32) / scale
     with pytest.raises(ValueError, match=r"images are float32 .*, expected uint8 \(N, 112, 112, 3\), RGB"):
         embed(load_model(made / "model.pt"), floats)
+
+
+def test_features_that_are_not_finite_are_an_error_and_no_decision(made):
+    class Overflown(torch.nn.Module):
+        input_order = "RGB"
+
+        def forward(self, images):
+            return images.flatten(1)[:, :4] * torch.inf
+
+    with pytest.raises(
+        ValueError, match=r"the features of image number 0 are not finite with precision fp32"
+    ):
+        embed(Overflown(), np.ones((2, 112, 112, 3), np.uint8))
 
 
 def test_nothing_to_embed_is_an_error(made):

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -53,10 +53,19 @@ def find_photographs(folder: Path) -> list[str]:
 
 
 def stems(names: Sequence[str]) -> list[str]:
-    """What each aligned image is called, without a suffix: a.jpg and a.png become a_jpg and a_png."""
+    """What each aligned image is called, without a suffix: a.jpg and a.png become a_jpg and a_png.
+
+    No two are alike, and the folder stays as it is.
+    """
     plain = [name.rpartition(".")[0] for name in names]
-    count = Counter(plain)
-    return [stem if count[stem] == 1 else name.replace(".", "_") for stem, name in zip(plain, names)]
+    count, found = Counter(plain), {}
+    for stem, name in zip(plain, names):
+        if count[stem] > 1:
+            stem = str(PurePosixPath(name).with_name(PurePosixPath(name).name.replace(".", "_")))
+        while stem in found:
+            stem += "_"
+        found[stem] = None
+    return list(found)
 
 
 def outcomes(options: Options, jobs: list[tuple[str, str, bool]], workers: int) -> Iterator[Outcome]:

@@ -143,6 +143,8 @@ def read_embeddings(path: Path, made_with: dict) -> Named:
         raise
     except Exception as error:  # any bytes may be in it
         raise ValueError(f"{path} is no file of tools/embed.py, or a damaged one ({error})") from error
+    if not (np.isfinite(named[1]).all() and np.isfinite(named[2]).all()):
+        raise ValueError(f"{path} holds embeddings that are not finite: embed again, with --precision fp32")
     for what, value in theirs.items():
         if what != "file" and value != made_with.get(what):
             raise ValueError(f"{path} was made with {what} {value}, not {made_with.get(what)}: embed again")

@@ -34,11 +34,13 @@ class BestModel:
     Attributes:
         score, step: of the best verification so far; None and 0 before.
         not_better: verifications since.
+        sets: names of the verification sets that it is of.
     """
 
     def __init__(self, keep: bool, patience: int):
         self.keep, self.patience = keep, patience
         self.score, self.step, self.not_better = None, 0, 0
+        self.sets: list[str] = []
 
     @property
     def decides(self) -> bool:
@@ -59,6 +61,12 @@ class BestModel:
         """
         if not self.decides or not results:
             return
+        if self.sets and self.sets != sorted(results):  # a resumed run may verify on others
+            logging.getLogger(LOGGER_NAME).info(
+                "the best score so far was of other verification sets: it no longer counts"
+            )
+            self.score, self.not_better = None, 0
+        self.sets = sorted(results)
         score = float(np.mean([result.mean for result in results.values()]))
         if self.score is not None and score <= self.score:
             self.not_better += 1
@@ -81,9 +89,13 @@ class BestModel:
 
     def state_dict(self) -> dict:
         """What a checkpoint keeps."""
-        return {"score": self.score, "step": self.step, "not_better": self.not_better}
+        kept = {"score": self.score, "step": self.step, "not_better": self.not_better}
+        return kept | {"sets": self.sets, "keep": self.keep}
 
     def load_state_dict(self, state: Mapping) -> None:
         """Put it back; an empty one is of a run that compared nothing."""
         if state:
             self.score, self.step, self.not_better = state["score"], state["step"], state["not_better"]
+            self.sets = list(state["sets"])
+            if self.keep and not state["keep"]:  # no file has the best model
+                self.score = None

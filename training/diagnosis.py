@@ -89,6 +89,8 @@ def find_cause(
     with each_output(backbone, look), frozen, alone, head.only_input_gradient(), torch.enable_grad():
         with autocast(images.device, precision):
             embeddings = backbone(images)
+        if not embeddings.requires_grad:  # of a network that is frozen as a whole
+            embeddings.requires_grad_()
         loss = head(embeddings, labels)
         gradients = torch.autograd.grad(
             loss, [embeddings, *learnt(backbone).values()], allow_unused=True, materialize_grads=True

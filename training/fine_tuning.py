@@ -72,9 +72,19 @@ class HeadWarmup:
 
         with warmup(step):
             embeddings = ddp(images)
+
+    Args:
+        total_steps: of the run.
+    Raises:
+        ValueError: the backbone would never learn.
     """
 
-    def __init__(self, backbone: nn.Module, num_steps: int):
+    def __init__(self, backbone: nn.Module, num_steps: int, total_steps: int):
+        if num_steps >= total_steps:
+            raise ValueError(
+                f"head_warmup_epoch is {num_steps} steps, and the run has {total_steps}: the backbone would "
+                "never learn; lower it, or say freeze=[*] to train the class centres alone"
+            )
         self.backbone, self.num_steps = backbone, num_steps
 
     @contextmanager

@@ -8,6 +8,7 @@ change (MAY_CHANGE_ON_RESUME, SAME_RESULT_ON_RESUME).
 import hashlib
 import logging
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,16 @@ def _content_of_file(value: str | None) -> str | None:
     if path.is_dir():  # of checkpoints, each with a list of the checksums in it
         files = sorted(path.rglob("step_*/manifest.json"))
         return hash_of(*(np.frombuffer(file.read_bytes(), np.uint8) for file in files))
-    return f"crc32 {file_checksum(path):08x}"
+    return " ".join(f"crc32 {file_checksum(file):08x}" for file in files_of_ranks(path))
+
+
+def files_of_ranks(path: Path) -> list[Path]:
+    """The file, and where it is arcface_torch's of rank 0 (NAME_0.pt) those of the other ranks beside it."""
+    parts = re.fullmatch(r"(checkpoint_gpu_)0(\.\w+)", path.name)
+    files = [path]
+    while parts and (other := path.with_name(f"{parts[1]}{len(files)}{parts[2]}")).is_file():
+        files.append(other)
+    return files
 
 
 def hash_of(*arrays: np.ndarray) -> str:

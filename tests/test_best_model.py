@@ -1,0 +1,47 @@
+"""The best model of a run, and the end of one that gets no better; also where it goes on as another."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from training.best_model import BestModel
+
+
+def verified(best: BestModel, score: float, name: str = "lfw") -> bool:
+    """Whether the model is saved after a verification with this accuracy."""
+    saved = []
+    best.add(1, {name: SimpleNamespace(mean=score)}, lambda: saved.append(1))
+    return bool(saved)
+
+
+def resumed(before: BestModel, **changes) -> BestModel:
+    after = BestModel(**{"keep": True, "patience": 2} | changes)
+    after.load_state_dict(before.state_dict())
+    return after
+
+
+@pytest.fixture
+def best() -> BestModel:
+    best = BestModel(keep=True, patience=2)
+    assert verified(best, 0.9)
+    assert not verified(best, 0.9), "of equal scores the earlier one stays the best"
+    return best
+
+
+def test_a_run_that_goes_on_counts_on(best):
+    after = resumed(best)
+    assert not verified(after, 0.8)
+    assert after.is_over
+
+
+def test_a_score_of_other_sets_does_not_count(best):
+    after = resumed(best)
+    assert verified(after, 0.5, "ijbc")
+    assert not after.is_over
+    assert verified(after, 0.6, "ijbc")
+
+
+def test_a_run_that_kept_no_best_model_begins_with_the_next_one():
+    before = BestModel(keep=False, patience=2)
+    verified(before, 0.9)
+    assert verified(resumed(before), 0.5)
