@@ -80,7 +80,7 @@ class PartialFC(nn.Module):
         require(engine in ("stream", "dense"), "engine", engine, "'stream' or 'dense'")
         require(chunk_size is None or chunk_size >= 1, "chunk_size", chunk_size, ">= 1, or None")
         require(precision in PRECISIONS, "precision", precision, f"one of {tuple(PRECISIONS)}")
-        require(kernels in (True, False, "auto"), "kernels", kernels, "True, False or 'auto'")
+        require(kernels == "auto" or isinstance(kernels, bool), "kernels", kernels, "True, False or 'auto'")
         require(head_update == "optimizer", "head_update", head_update, "'optimizer'")
         self.loss = loss
         self.regularizers = nn.ModuleList(regularizers)

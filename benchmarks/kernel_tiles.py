@@ -167,9 +167,11 @@ def compile_all(args: argparse.Namespace) -> None:
     stand_ins = {name: Compiled(getattr(launch, name), args.compile, report) for name in names}
     tiles = tiles_on(capability, PRECISIONS[args.precision], args.dim)
     with mock.patch.multiple(launch, **stand_ins):
-        made = calls(args, tiles, torch.device("cpu"))  # has compiled the first already
-        for kernel in [*args.kernels[1:], *(["statistics"] if args.loss == "npcface" else [])]:
-            made[kernel]()
+        made = calls(args, tiles, torch.device("cpu"))  # has compiled log_sum, which the others need
+        more = ["statistics"] if build_loss(args.loss).has_row_statistics else []
+        for kernel in [*args.kernels, *more]:
+            if kernel != "log_sum":
+                made[kernel]()
 
 
 def main() -> None:

@@ -1,11 +1,14 @@
 """The GPU kernels of the classifier, in Triton's interpreter: the numbers of PyTorch and of float64."""
 
+import gc
 import itertools
 import math
 import re
 import subprocess
 import sys
+import weakref
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import patch
 
 import pytest
@@ -14,7 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from classifier.kernels import choice, engine, spans
-from classifier.kernels.tiles import Tiles
+from classifier.kernels.engine import KernelClasses
+from classifier.kernels.tiles import SHARED_KIB, SHARED_KIB_ELSEWHERE, Tiles, padded, tiles_on
 from helpers.head_cases import Case, data, errors, make_head, relative_error, run_case
 from helpers.interface_losses import Compact
 from helpers.loss_references import VARIANTS, Variant
@@ -300,6 +304,70 @@ def test_nothing_changes_where_they_are_not_used():
     assert all(torch.equal(value, expected[name]) for name, value in got.items())
 
 
+@pytest.mark.parametrize(
+    ("loss", "card", "precision", "triton", "expected"),
+    [
+        ("cosface", (9, 0), "bf16", True, True),
+        ("cosface", (8, 0), "bf16", True, False),
+        ("cosface", (9, 0), "fp16", True, False),
+        ("cosface", (9, 0), "bf16", False, False),
+        ("sphereface2", (9, 0), "bf16", True, False),
+    ],
+)
+def test_auto_means_on_where_a_row_is_measured_and_they_can_run(
+    loss, card, precision, triton, expected, monkeypatch
+):
+    monkeypatch.setattr(choice, "MEASURED", {((9, 0), "bf16")})
+    monkeypatch.setattr(choice, "has_triton", lambda: triton)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: card)
+    raw = SimpleNamespace(device=torch.device("cuda"), dtype=torch.float32)
+    assert choice.use_kernels("auto", build_loss(loss), raw, precision) is expected
+
+
+class Cubed(type(build_loss("mv_softmax"))):
+    """A loss with the kernel of its parent, and a formula of its own."""
+
+    def other_logits(self, cos, own_cos, norms, statistics):
+        return self.scale * cos**3
+
+
+class OtherMargin(type(build_loss("mv_softmax"))):
+    """Only the own class's logit is another: the kernel of the others is still right."""
+
+    def own_logit(self, own_cos, norms):
+        return self.scale * (own_cos - 0.1)
+
+
+def test_a_subclass_with_a_formula_of_its_own_has_no_kernel():
+    assert not choice.has_kernel(Cubed())
+    assert choice.has_kernel(OtherMargin())
+    with pytest.raises(ValueError, match="the others' logits of Cubed have no Triton function"):
+        PartialFC(Cubed(), 8, 5, kernels=True)
+
+
+def test_the_centres_of_a_sampled_step_are_let_go_after_the_backward_pass():
+    """A loss lives until the next one is computed; a copy of half the centres must not."""
+    case = Case(Variant("cosface"), "stream", (12,))
+    head = make_head(case)
+    head.kernels, head.sample_rate = True, 0.5
+    embeddings, labels = data(case)[:2]
+    seen = []
+    real = KernelClasses.forward
+
+    def watched(ctx, left, norms, weight, *rest):
+        seen.append(weakref.ref(weight))
+        return real(ctx, left, norms, weight, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(KernelClasses, "forward", staticmethod(watched))
+        loss = head(embeddings.requires_grad_(), labels)
+        loss.backward()
+    gc.collect()
+    (weight,) = seen
+    assert weight() is None
+    assert loss.isfinite()
+
+
 class Unusual(MarginLoss):
     moves_others = True
 
@@ -357,3 +425,21 @@ else:
         [sys.executable, "-c", script], cwd=root, capture_output=True, text=True, timeout=120
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("capability", [(9, 0), (8, 9), (8, 0), (7, 5)])
+@pytest.mark.parametrize("size", [64, 200, 512, 1024, 2048])
+def test_a_tile_fits_on_the_chip_of_the_card(capability, size):
+    """A tile of classes and the samples of all stages; where not even the smallest fit, a line says so."""
+    room = SHARED_KIB.get(capability, SHARED_KIB_ELSEWHERE) * 1024
+    for dtype in (torch.float16, torch.float32):
+        if 32 * padded(size) * dtype.itemsize > room:
+            with pytest.raises(
+                ValueError, match=f"embedding_size={size} .* does not fit on this card's chip"
+            ):
+                tiles_on(capability, dtype, size)
+            continue
+        tiles = tiles_on(capability, dtype, size)
+        numbers = (tiles.classes + tiles.samples * tiles.stages) * padded(size)
+        assert numbers * dtype.itemsize <= room
+        assert min(tiles.classes, tiles.samples) >= 16

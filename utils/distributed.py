@@ -26,6 +26,7 @@ from utils.progress import here
 from utils.rendezvous import meet
 
 _timeout = timedelta(minutes=30)  # of the group
+CONNECT_S = 60.0  # to reach the store, which answers a busy machine late
 
 
 def start_process_group(timeout_minutes: float = 30) -> torch.device:
@@ -96,12 +97,13 @@ def connect_to_store(prefix: str, timeout_s: float) -> dist.Store:
         timeout_s: after which a request fails.
     """
     store = dist.distributed_c10d._get_default_store()
-    store.set_timeout(timedelta(seconds=timeout_s))  # for the connection too
+    store.set_timeout(timedelta(seconds=CONNECT_S))
     try:
         with _losses_explained():
             connection = store.clone()
     finally:
         store.set_timeout(_timeout)
+    connection.set_timeout(timedelta(seconds=timeout_s))
     return dist.PrefixStore(prefix, connection)
 
 

@@ -17,6 +17,7 @@ from typing import NoReturn
 LISTENER_S = 2.0  # for a listener, which may wait for a disk or a network that no longer answers
 
 _listeners: list[Callable[[str, bool], None]] = []
+_leaving = threading.Lock()  # taken for good by the thread whose message counts
 _left = threading.Event()  # whether the message is with the listeners
 _printed = threading.Event()  # whether it is on stderr
 
@@ -33,13 +34,16 @@ def leave_with_others(message: str, *, ranks_know: bool = False) -> None:
     Args:
         ranks_know: every rank ends with this very message, so that none has to be told.
     """
-    if not message or _left.is_set():
+    if not message:
         return
-    _left.set()
+    if not _leaving.acquire(blocking=False):
+        _left.wait((2 + len(_listeners)) * LISTENER_S)  # another thread is at it: do not end the process yet
+        return
     for listener in [_write_for_torchrun, *_listeners]:
         thread = threading.Thread(target=_ignoring_errors, args=(listener, message, ranks_know), daemon=True)
         thread.start()
         thread.join(LISTENER_S)
+    _left.set()
 
 
 def end_process(message: str, code: int) -> NoReturn:

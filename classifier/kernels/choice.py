@@ -10,6 +10,8 @@ from losses.base import MarginLoss
 # are right and faster than PyTorch: kernels="auto" means on there. None was measured yet.
 MEASURED: frozenset[tuple[tuple[int, int], str]] = frozenset()
 
+FORMULAS = ("other_logits", "binary_logits", "row_statistics", "kernel_inputs")  # what a kernel stands for
+
 
 def check_setting(kernels: bool | str, loss: MarginLoss, engine: str) -> None:
     """Raise ValueError where kernels=True asks for what there is not."""
@@ -22,16 +24,33 @@ def check_setting(kernels: bool | str, loss: MarginLoss, engine: str) -> None:
             f"kernels=True: the others' logits of {type(loss).__name__} have no Triton function (see "
             "losses/kernel_logits.py); allowed are 'auto' and False"
         )
-    if importlib.util.find_spec("triton") is None:
+    if not has_triton():
         raise ValueError(
             "kernels=True needs the package triton, which is not installed; allowed are 'auto', False"
         )
 
 
+def has_triton() -> bool:
+    """Whether the package is installed; it is not where PyTorch is of the CPU alone."""
+    return importlib.util.find_spec("triton") is not None
+
+
 def has_kernel(loss: MarginLoss) -> bool:
     """Whether the kernels know the others' logits of this loss, and its row statistics."""
     linear = not (loss.moves_others or loss.has_row_statistics)
-    return linear or (loss.kernel is not None and loss.has_row_statistics == bool(loss.kernel_statistics))
+    if linear:
+        return True
+    is_complete = loss.kernel is not None and loss.has_row_statistics == bool(loss.kernel_statistics)
+    return is_complete and all(_depth(loss, "kernel") <= _depth(loss, formula) for formula in FORMULAS)
+
+
+def _depth(loss: MarginLoss, name: str) -> int:
+    """How far up its classes a loss gets this from; 0: its own.
+
+    A subclass with another formula than the class that has the kernel is another loss.
+    """
+    classes = type(loss).__mro__
+    return next((i for i, one in enumerate(classes) if name in vars(one)), len(classes))
 
 
 def use_kernels(kernels: bool | str, loss: MarginLoss, raw: torch.Tensor, precision: str) -> bool:
@@ -46,7 +65,7 @@ def use_kernels(kernels: bool | str, loss: MarginLoss, raw: torch.Tensor, precis
     if kernels == "auto":
         if raw.device.type != "cuda" or raw.dtype != torch.float32 or not has_kernel(loss):
             return False
-        return (torch.cuda.get_device_capability(raw.device), precision) in MEASURED
+        return (torch.cuda.get_device_capability(raw.device), precision) in MEASURED and has_triton()
     if kernels and raw.dtype != torch.float32:
         raise ValueError(f"kernels=True: class centres of {raw.dtype}; allowed is float32")
     if kernels and raw.device.type != "cuda":

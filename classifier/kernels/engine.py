@@ -22,6 +22,7 @@ class KernelClasses(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, embeddings, norms, weight, step: Step, keep: bool, *parameters):
+        """What `Comparison` holds; with `keep` the memory of the gradient takes products for the way back."""
         loss = step.loss
         own_directions, own_cos, own_centres = compare_own(embeddings, weight, step)
         loss.update_state(own_cos, norms)
@@ -37,19 +38,22 @@ class KernelClasses(torch.autograd.Function):
         lse = highest + all_reduce(total * (peak - highest).exp()).log()
         max_cos = None
         if largest is not None:
-            lengths = loss.product_scale if loss.normalizes else norms.clamp_min(MIN_NORM)
+            lengths = loss.product_scale * (1.0 if loss.normalizes else norms.clamp_min(MIN_NORM))
             max_cos = all_max((largest / lengths).clamp_min(-1))
             ctx.mark_non_differentiable(max_cos)
 
         ctx.save_for_backward(embeddings, norms, weight, own_cos, own_directions, lse, *parameters)
         ctx.step, ctx.workspace, ctx.spans, ctx.buffers = step, workspace, spans, loss.saved_buffers()
+        spans.weight = None  # autograd has it, and lets it go after the backward pass
         return own_cos, lse, own_centres, max_cos
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_own_cos: Tensor, grad_lse: Tensor, grad_own_centres: Tensor | None, _):
+        """Gradients of embeddings, norms, centres and the parameters of the others' logits."""
         embeddings, norms, weight, own_cos, own_directions, lse, *parameters = ctx.saved_tensors
         step, shard, spans = ctx.step, ctx.step.shard, ctx.spans
+        spans.weight = weight
         needs_weight, needs_parameters = ctx.needs_input_grad[2], ctx.needs_input_grad[5:]
         grad_weight, ctx.workspace = ctx.workspace, None  # the only reference: autograd takes it, uncopied
         if needs_weight and grad_weight is None:  # a second backward pass through one graph
@@ -66,6 +70,7 @@ class KernelClasses(torch.autograd.Function):
 
         grad_left, by_row, by_scalar = spans.gradients(inputs, lse, grad_lse, grad_weight)
         spans.set_workspace(None)
+        spans.weight = None
         grad_embeddings = grad_left * step.loss.product_scale
         grad_own, grad_norms, grad_learnt = 0.0, None, {}
         if not step.loss.is_linear:

@@ -79,7 +79,7 @@ class Kernels:
         self.filters = step.filter_gradients
         self.logit = getattr(kernel_logits, step.loss.kernel)
         self.block_scale = FLOAT16_SCALE if step.dtype == torch.float16 else 1.0
-        full = "tf32" if torch.backends.cuda.matmul.allow_tf32 else tiles.full_precision
+        full = "tf32" if torch.backends.cuda.matmul.allow_tf32 else "ieee"
         self.common = dict(
             NORMALIZE=step.loss.normalizes,
             PRECISION=full if step.dtype == torch.float32 else "tf32",  # the latter has no effect

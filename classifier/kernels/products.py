@@ -63,6 +63,33 @@ def rounded_up(value):
 
 
 @triton.jit
+def load_tile(left, weight, num_classes, D, NORMALIZE: tl.constexpr, C: tl.constexpr, DP: tl.constexpr):
+    """Of this program: tile, classes, which there are, dims, rounded directions, 1 / length of each."""
+    tile = tl.program_id(0).to(tl.int64)
+    classes = tile * C + tl.arange(0, C)
+    dims = tl.arange(0, DP)
+    directions, inverse_norm = load_directions(weight, classes, dims, num_classes, D, NORMALIZE)
+    return tile, classes, classes < num_classes, dims, directions.to(left.dtype.element_ty), inverse_norm
+
+
+@triton.jit
+def multiply(
+    left, own, row, directions, classes, is_class, dims, begin, num_samples, D,
+    PRECISION: tl.constexpr, S: tl.constexpr,
+):  # fmt: skip
+    """Of a slice of the batch: samples, which of them there are, products `(C, S)` in float32, the number of
+    each sample that the loss knows, and which pairs are not a sample with its own class."""
+    samples = begin + tl.arange(0, S)
+    is_sample = samples < num_samples
+    vectors = load_samples(left, samples, dims, num_samples, D)
+    product = tl.dot(directions, vectors, input_precision=PRECISION)
+    threshold = tl.load(row + samples, is_sample, 0.0)
+    own_class = tl.load(own + samples, is_sample, -1)
+    is_other = is_class[:, None] & (classes[:, None] != own_class[None, :])
+    return samples, is_sample, product, threshold[None, :], is_other
+
+
+@triton.jit
 def lse_kernel(
     left,  # (B, D), in the precision of the products
     weight,  # (n, D), float32
@@ -92,27 +119,21 @@ def lse_kernel(
     S: tl.constexpr,
     DP: tl.constexpr,
 ):
-    tile = tl.program_id(0).to(tl.int64)
-    classes = tile * C + tl.arange(0, C)
-    is_class = classes < num_classes
-    dims = tl.arange(0, DP)
-    directions, inverse_norm = load_directions(weight, classes, dims, num_classes, D, NORMALIZE)
-    directions = directions.to(left.dtype.element_ty)
+    """The product of all samples with a tile of classes, and what log-sum-exp needs of it."""
+    tile, classes, is_class, dims, directions, inverse_norm = load_tile(
+        left, weight, num_classes, D, NORMALIZE, C, DP
+    )
     tl.store(inverse + classes, inverse_norm, is_class)
     number = tl.load(scalar)
     for begin in range(0, num_samples, S):
-        samples = begin + tl.arange(0, S)
-        is_sample = samples < num_samples
-        vectors = load_samples(left, samples, dims, num_samples, D)
-        product = tl.dot(directions, vectors, input_precision=PRECISION)  # (C, S), float32
+        samples, is_sample, product, threshold, is_other = multiply(
+            left, own, row, directions, classes, is_class, dims, begin, num_samples, D, PRECISION, S
+        )
         if LARGEST:
             cosine = product if NORMALIZE else product * inverse_norm[:, None]
             highest = tl.max(tl.where(is_class[:, None], cosine, -INF), 0)
             tl.store(largest + tile * num_samples + samples, highest, is_sample)
-        threshold = tl.load(row + samples, is_sample, 0.0)
-        logit, _, _, _ = LOGIT(product, threshold[None, :], number, scale, a, b)
-        own_class = tl.load(own + samples, is_sample, -1)
-        is_other = is_class[:, None] & (classes[:, None] != own_class[None, :])
+        logit, _, _, _ = LOGIT(product, threshold, number, scale, a, b)
         logit = tl.where(is_other, logit, -INF)
         peak = rounded_up(tl.max(logit, 0))
         exponential = tl.exp(logit - tl.where(peak == -INF, 0.0, peak)[None, :])
@@ -153,22 +174,14 @@ def gradient_kernel(
     S: tl.constexpr,
     DP: tl.constexpr,
 ):
-    tile = tl.program_id(0).to(tl.int64)
-    classes = tile * C + tl.arange(0, C)
-    is_class = classes < num_classes
-    dims = tl.arange(0, DP)
-    directions, _ = load_directions(weight, classes, dims, num_classes, D, NORMALIZE)
-    directions = directions.to(left.dtype.element_ty)
+    """The product again, and what each logit adds to the gradients of cosines, row numbers and scalar."""
+    tile, classes, is_class, dims, directions, _ = load_tile(left, weight, num_classes, D, NORMALIZE, C, DP)
     number = tl.load(scalar)
     for begin in range(0, num_samples, S):
-        samples = begin + tl.arange(0, S)
-        is_sample = samples < num_samples
-        vectors = load_samples(left, samples, dims, num_samples, D)
-        product = tl.dot(directions, vectors, input_precision=PRECISION)  # (C, S), float32
-        threshold = tl.load(row + samples, is_sample, 0.0)
-        logit, slope, row_slope, scalar_slope = LOGIT(product, threshold[None, :], number, scale, a, b)
-        own_class = tl.load(own + samples, is_sample, -1)
-        is_other = is_class[:, None] & (classes[:, None] != own_class[None, :])
+        samples, is_sample, product, threshold, is_other = multiply(
+            left, own, row, directions, classes, is_class, dims, begin, num_samples, D, PRECISION, S
+        )
+        logit, slope, row_slope, scalar_slope = LOGIT(product, threshold, number, scale, a, b)
         log_sum = tl.load(lse + samples, is_sample, 0.0)
         probability = tl.exp(tl.where(is_other, logit - log_sum[None, :], -INF))
         place = tile * num_samples + samples
@@ -205,21 +218,13 @@ def statistics_kernel(
     S: tl.constexpr,
     DP: tl.constexpr,
 ):
-    tile = tl.program_id(0).to(tl.int64)
-    classes = tile * C + tl.arange(0, C)
-    is_class = classes < num_classes
-    dims = tl.arange(0, DP)
-    directions, _ = load_directions(weight, classes, dims, num_classes, D, NORMALIZE)
-    directions = directions.to(left.dtype.element_ty)
+    """The loss's two row statistics of all samples over the other classes of a tile."""
+    tile, classes, is_class, dims, directions, _ = load_tile(left, weight, num_classes, D, NORMALIZE, C, DP)
     for begin in range(0, num_samples, S):
-        samples = begin + tl.arange(0, S)
-        is_sample = samples < num_samples
-        vectors = load_samples(left, samples, dims, num_samples, D)
-        product = tl.dot(directions, vectors, input_precision=PRECISION)
-        threshold = tl.load(row + samples, is_sample, 0.0)
-        one, other = STATISTICS(product, threshold[None, :])
-        own_class = tl.load(own + samples, is_sample, -1)
-        is_other = is_class[:, None] & (classes[:, None] != own_class[None, :])
+        samples, is_sample, product, threshold, is_other = multiply(
+            left, own, row, directions, classes, is_class, dims, begin, num_samples, D, PRECISION, S
+        )
+        one, other = STATISTICS(product, threshold)
         place = tile * num_samples + samples
         tl.store(first + place, tl.sum(tl.where(is_other, one, 0.0), 0), is_sample)
         tl.store(second + place, tl.sum(tl.where(is_other, other, 0.0), 0), is_sample)

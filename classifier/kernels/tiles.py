@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
+SHARED_KIB = {(9, 0): 227, (8, 0): 163, (7, 5): 64}  # memory on the chip for a program
+SHARED_KIB_ELSEWHERE = 99
 TILE = 32_768  # numbers of float32 in the widest tile of a program, half of its registers
 
 
@@ -22,7 +24,6 @@ class Tiles:
         warps, stages: of the kernels with `classes` and `samples`.
         rows, dims: the tile of the embeddings' gradient that a program sums over its classes.
         row_warps, row_stages: of that kernel.
-        full_precision: how float32 is multiplied: "ieee" or, in three products of tf32, "tf32x3".
     """
 
     classes: int = 64
@@ -33,11 +34,10 @@ class Tiles:
     dims: int = 128
     row_warps: int = 8
     row_stages: int = 3
-    full_precision: str = "ieee"
 
 
 # (compute capability, bytes of a number in a product) -> sizes. Chosen so that a program fits on the chip by
-# what the compiler reports: 227 KiB on 9.0, 163 on 8.0, 99 elsewhere, 255 registers a thread. Not timed yet.
+# what the compiler reports: SHARED_KIB, 255 registers a thread. Not timed yet.
 TILES = {
     (9, 0, 2): Tiles(),
     (9, 0, 4): Tiles(classes=32, samples=32, rows=64, row_stages=2),
@@ -57,10 +57,29 @@ def tiles_for(device: torch.device, dtype: torch.dtype, embedding_size: int) -> 
 
 
 def tiles_on(capability: tuple[int, ...], dtype: torch.dtype, embedding_size: int) -> Tiles:
-    """The sizes for cards of a compute capability, (9, 0), say."""
+    """The sizes for cards of a compute capability, (9, 0), say.
+
+    Raises:
+        ValueError: the embeddings are too large for the card.
+    """
     tiles = TILES.get((*capability, dtype.itemsize), SMALL[dtype.itemsize])
     widest = max(TILE // padded(embedding_size), 16)
-    return replace(tiles, classes=min(tiles.classes, widest), dims=min(tiles.dims, padded(embedding_size)))
+    tiles = replace(tiles, classes=min(tiles.classes, widest), dims=min(tiles.dims, padded(embedding_size)))
+    room = (
+        SHARED_KIB.get(capability, SHARED_KIB_ELSEWHERE) * 1024 // (padded(embedding_size) * dtype.itemsize)
+    )
+    while tiles.classes + tiles.samples * tiles.stages > room:
+        if tiles.stages > 1:
+            tiles = replace(tiles, stages=tiles.stages - 1)
+        elif max(tiles.samples, tiles.classes) > 16:
+            larger = "samples" if tiles.samples >= tiles.classes else "classes"
+            tiles = replace(tiles, **{larger: getattr(tiles, larger) // 2})
+        else:
+            raise ValueError(
+                f"embedding_size={embedding_size} in {dtype} does not fit on this card's chip: take "
+                "kernels=False or half precision"
+            )
+    return tiles
 
 
 def padded(embedding_size: int) -> int:
