@@ -56,6 +56,9 @@ class PartialFC(nn.Module):
             whose probabilities all lie below 2^-12 in bf16, 2^-15 in fp16, 2^-28 in fp32.
         head_update: "optimizer": gradients go to an optimiser.
         seed: of the centres and of the sampling.
+
+    Attributes of the last step, detached: `last_terms`, the parts of the loss and means over the global
+    batch; `last_samples`, "own_cosine" and "norm" of this rank's samples, `(b,)` each; `sampled`, class ids.
     """
 
     def __init__(
@@ -108,6 +111,7 @@ class PartialFC(nn.Module):
         self.num_samplings = self.step = self.micro_batch = 0
         self.sampled = torch.arange(self.class_start, self.class_start + self.num_local)
         self.last_terms: dict[str, Tensor] = {}
+        self.last_samples: dict[str, Tensor] = {}
         self._only_input_gradient = False
         self._replaced_rows: list[tuple[Shard, Tensor, Tensor]] | None = None
 
@@ -184,9 +188,10 @@ class PartialFC(nn.Module):
         with torch.autocast(local_embeddings.device.type, enabled=False):
             half = local_embeddings.dtype in (torch.float16, torch.bfloat16)
             raw = GatherRows.apply(local_embeddings.float() if half else local_embeddings, counts)
-            return self._global_loss(raw, labels)
+            start = sum(counts[: rank()])
+            return self._global_loss(raw, labels, slice(start, start + sizes[0]))
 
-    def _global_loss(self, raw: Tensor, labels: Tensor) -> Tensor:
+    def _global_loss(self, raw: Tensor, labels: Tensor, of_this_rank: slice) -> Tensor:
         # norm² overflows above sqrt(max): such a row has no direction, its cosines are 0, and inf · 0 is NaN.
         norms = raw.norm(dim=1).clamp_max(torch.finfo(raw.dtype).max ** 0.5)
         embeddings = normalise(raw) if self.loss.normalize else raw
@@ -196,7 +201,10 @@ class PartialFC(nn.Module):
         compared = engine(to_shard, norms, step.shard.active_rows(self.weight), step)
 
         loss = step.loss.per_sample(compared.own_cos, compared.lse_others, norms).mean()
-        self.last_terms = {**self.loss.terms(), "ce": loss.detach()}
+        seen = {"own_cosine": compared.own_cos.detach(), "norm": norms.detach()}
+        self.last_samples = {name: values[of_this_rank] for name, values in seen.items()}
+        means = {name: values.mean() for name, values in seen.items()}
+        self.last_terms = {**self.loss.terms(), "ce": loss.detach(), **means}
         if self.regularizers:
             directions = embeddings if self.loss.normalize else normalise(raw)
             raw = torch.where(inverse_norm(raw) > 0, raw, 0)

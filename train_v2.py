@@ -6,13 +6,13 @@
     python train_v2.py --settings                                        # all of them, with their defaults
 
 The run folder (`output`) receives config.json, run.json, train.log, metrics.jsonl, TensorBoard files,
-curves.png, model.pt (the backbone alone), with keep_best best.pt, checkpoints/ and, with ARoFace,
-aroface_samples.png: faces that the first step has warped (a resumed run leaves it as it is). `resume=true`
-goes on from the newest checkpoint, mid-epoch too, on any number of ranks, which share out the same global
-batch: the order of the data and the randomness of a step are functions of (seed, epoch, step), so a resumed
-run repeats what an uninterrupted one does. What it may change is listed in docs/reliability.md. Without
-`resume`, a folder that holds checkpoints is refused, and always one in which another run works. `resume=auto`
-starts or goes on:
+report.html, curves.png, model.pt (the backbone alone), with keep_best best.pt, checkpoints/ and, with
+ARoFace, aroface_samples.png: faces that the first step has warped (a resumed run leaves it as it is).
+`resume=true` goes on from the newest checkpoint, mid-epoch too, on any number of ranks, which share out the
+same global batch: the order of the data and the randomness of a step are functions of (seed, epoch, step), so
+a resumed run repeats what an uninterrupted one does. What it may change is listed in docs/reliability.md.
+Without `resume`, a folder that holds checkpoints is refused, and always one in which another run works.
+`resume=auto` starts or goes on:
 
     torchrun --nproc_per_node=4 --max-restarts=3 train_v2.py configs/ms1mv2_r100 resume=auto
 
@@ -48,6 +48,7 @@ from training.lr_scheduler import Schedule
 from training.optimizer import build_optimizer, make_scaler
 from training.rank_buffers import gather_buffers
 from training.run_folder import RunFolder
+from training.run_report import RunReport
 from training.settings_page import settings_page
 from training.step_guard import StepGuard
 from training.training_state import TrainingState, find_checkpoint, require_steps_left, saved_batch, seed_step
@@ -62,7 +63,6 @@ from utils.distributed import (
     world_size,
 )
 from utils.logging import RunLog, setup_logging
-from utils.plots import plot_training_curves
 from utils.precision import autocast
 from utils.progress import here
 from utils.run_info import write_run_info
@@ -142,6 +142,7 @@ def main() -> None:
     logger.info("%s\n%s", "  ".join(f"{name} {value}" for name, value in derived.items()), head)
     counts = dict(total_steps=total_steps, global_batch=global_batch, first_step=first_step)
     log = RunLog(output, rank=rank(), **counts, tensorboard=cfg.tensorboard)
+    report = RunReport(log, dataset, on=cfg.report)
 
     # ---------------------------------------------------------------- two things done now and then
     @here.part("verification")
@@ -166,6 +167,7 @@ def main() -> None:
         write_backbone(output / "model.pt", backbone, cfg)
         if cfg.save_all_states:
             state.save(output / "checkpoints", step, buffers)
+        report.draw()
 
     # ---------------------------------------------------------------- the loop
     backbone.train(), head.train()
@@ -208,6 +210,7 @@ def main() -> None:
             guard.stop_if_stuck(explain)  # waits for the GPU, so only where it logs
             numbers = dict(epoch=schedule.epoch(done), lr=lr, **guard.numbers())
             log.log_step(done, **numbers, **head.last_terms, **distill.last_terms, **loader.report_bad())
+            report.add(schedule.epoch(step), indices, labels, head.last_samples)
         if perturb and done == 1:
             log.log_pairs(done, "aroface_samples", as_rgb(perturb.samples, backbone.input_order))
         if cfg.check_ranks_every and (saving or step == first_step or done % cfg.check_ranks_every == 0):
@@ -223,7 +226,7 @@ def main() -> None:
 
     # ---------------------------------------------------------------- the end
     log.close()
-    log.draw("curves.png", partial(plot_training_curves, output / "metrics.jsonl"))
+    report.draw(at_the_end=True)
     if rank() == 0:
         accuracies = summary(results, val_files, validation)
         logger.info("%s\nmodel, curves and logs are in %s", accuracies, output)

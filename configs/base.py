@@ -60,6 +60,8 @@ class Settings:
     verbose: CountOrZero = 2000
     # Write TensorBoard files beside metrics.jsonl.
     tensorboard: bool = True
+    # Write report.html, a page about the run; it shows the faces of the data that the run finds hardest.
+    report: bool = True
 
     # ---- data ----
     # Folder with train.rec and train.idx, or with one sub-folder of images per identity; a list of such
@@ -248,7 +250,7 @@ BELONGS_TO = {
 # Settings in which the ranks of a run may differ: how each machine calls its folders, and what acts on one
 # process alone. All others are compared before the first step, and so is the content of the data.
 MAY_DIFFER_BETWEEN_RANKS = (
-    *("output", "rec", "val_root", "val_targets", "num_workers", "tensorboard"),
+    *("output", "rec", "val_root", "val_targets", "num_workers", "tensorboard", "report"),
     *("pretrained", "teacher", "init_head"),
 )
 
@@ -270,7 +272,7 @@ SAME_RESULT_ON_RESUME = {
     "weights to start from, whose content stays": "pretrained teacher init_head",
     "verification": "val_targets val_root verbose",
     "saving": "output resume save_all_states checkpoint_every keep_best",
-    "logging and checks": "frequent tensorboard check_ranks_every max_skipped_steps timeout_minutes",
+    "logging and checks": "frequent tensorboard report check_ranks_every max_skipped_steps timeout_minutes",
 }
 
 # get_model() arguments that are settings of their own, and so cannot be in network_args.

@@ -9,12 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator, PercentFormatter
 
-from utils.plots import STYLE
+from reports.style import COLOURS, DASHES, STYLE
 
 Curves = Mapping[str, tuple[np.ndarray, np.ndarray]]  # name -> x, y
-# Masataka Okabe and Kei Ito's palette, without its yellow: told apart by colour-blind readers too.
-COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
-DASHES = ["-", "--", ":", "-."]
 
 
 def roc_figure(curves: Curves, title: str = "ROC", x: str = "FAR", y: str = "TAR") -> Figure:

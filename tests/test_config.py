@@ -15,6 +15,7 @@ from configs import base
 from helpers.job_files import MS1MV3_R50, load, write_job
 from utils import typed_values
 from utils.config import find_config, get_config
+from utils.frozen import to_builtin
 from utils.run_info import ROOT, write_run_info
 
 # ---------------------------------------------------------------- base.py
@@ -204,3 +205,23 @@ def test_run_info_holds_config_code_and_machine(tmp_path):
     assert run["git"].keys() == {"commit", "dirty"}
     assert run["command"]
     assert sorted(file.name for file in (tmp_path / "run").iterdir()) == ["config.json", "run.json"]
+
+
+@pytest.mark.parametrize(
+    "preset", sorted(f.stem for f in (ROOT / "configs").glob("[a-z]*.py") if f.stem != "base")
+)
+def test_the_config_json_of_a_run_runs_it_again_in_a_folder_of_its_own(preset, tmp_path):
+    first = to_builtin(get_config(preset, [f"output={tmp_path}/run", "rec=/data/faces"]))
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(first))
+    again = to_builtin(get_config(file))
+    assert again["output"] == f"{tmp_path}/run_again"
+    assert json.loads(json.dumps(again | {"output": 0})) == json.loads(json.dumps(first | {"output": 0}))
+    assert get_config(file, ["lr=0.125"]).lr == 0.125
+
+
+@pytest.mark.parametrize("content", ["[1]", "{}", '{"name": "x"}', "no json"])
+def test_a_json_file_that_no_run_has_written_is_told(content, tmp_path):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(ValueError, match=r"is no config\.json of a run"):
+        get_config(tmp_path / "config.json")

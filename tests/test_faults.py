@@ -37,6 +37,7 @@ COMMON += [
     "num_workers=1",
     "precision=fp32",
     "tensorboard=false",
+    "report=false",
     "val_targets=[]",
 ]
 COMMON += [f"num_steps={STEPS}", f"checkpoint_every={EVERY}", "check_ranks_every=1", "max_skipped_steps=3"]

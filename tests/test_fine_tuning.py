@@ -25,7 +25,8 @@ from training import checkpoint
 # Masks and dropped paths would be drawn by each rank for itself.
 VIT = dict(width=32, depth=2, mask_ratio=0.0, drop_path_rate=0.0)
 NETWORK = ["network=vit_t", f"network_args={VIT}", "embedding_size=16"]
-RUN = "batch_size=4 num_steps=6 frequent=1 lr=0.05 num_workers=0 precision=fp32 tensorboard=false".split()
+RUN = "batch_size=4 num_steps=6 frequent=1 lr=0.05 num_workers=0 precision=fp32".split()
+RUN += ["tensorboard=false", "report=false"]
 COMMON = ["configs/synthetic", *NETWORK, *RUN, "num_classes=None", "num_image=None", "channels_last=false"]
 
 
@@ -166,9 +167,8 @@ def runs(people) -> Path:
     args = dict(width=64, depth=2, mask_ratio=0.0, drop_path_rate=0.0)
     common = ["configs/synthetic", "network=vit_t", f"network_args={args}", "embedding_size=64"]
     common += "num_classes=None num_image=None loss=cosface loss_args={s:16,m:0.2} optimizer=adamw".split()
-    common += (
-        "weight_decay=0.05 lr=0.002 batch_size=16 num_workers=0 precision=fp32 tensorboard=false".split()
-    )
+    common += "weight_decay=0.05 lr=0.002 batch_size=16 num_workers=0 precision=fp32".split()
+    common += ["tensorboard=false", "report=false"]
     common += [f"val_targets=[{people}/pairs.bin]", "frequent=50"]
     new = [*common, f"rec={people}/new", "num_steps=20", "verbose=5"]
     start = [f"pretrained={people}/trained/model.pt", "init_head=class_means"]

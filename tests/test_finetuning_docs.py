@@ -16,7 +16,7 @@ TEXT = (ROOT / "docs" / "finetuning.md").read_text()
 COMMANDS = re.findall(r"^    python train_v2.py (.+)$", TEXT, re.M)
 NETWORK = dict(width=16, depth=2, mask_ratio=0.0, drop_path_rate=0.0)
 SMALL = ["network=vit_t", f"network_args={NETWORK}", "embedding_size=16", "num_steps=6", "batch_size=8"]
-SMALL += "num_workers=0 precision=fp32 tensorboard=false num_classes=None num_image=None".split()
+SMALL += "num_workers=0 precision=fp32 tensorboard=false report=false num_classes=None num_image=None".split()
 
 
 @pytest.fixture(scope="module")

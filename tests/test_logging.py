@@ -17,10 +17,10 @@ import pytest
 import torch
 
 from helpers.disk import file_size_limit
+from reports.curves import plot_training_curves
 from utils import log_files
 from utils import logging as run_logging
 from utils.logging import RunLog, read_metrics, setup_logging
-from utils.plots import plot_training_curves
 
 
 class Clock:

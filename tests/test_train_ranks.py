@@ -39,7 +39,9 @@ run_script(train_v2.main)
 SETTINGS = (
     "embedding_size=16 num_classes=None num_image=None num_steps=8 lr=0.05 num_workers=0 precision=fp32"
 )
-SETTINGS += " val_targets=[] tensorboard=false save_all_states=false loss_args.s=16 flip_prob=0.5"
+SETTINGS += (
+    " val_targets=[] tensorboard=false report=false save_all_states=false loss_args.s=16 flip_prob=0.5"
+)
 
 
 @pytest.fixture(scope="module")

@@ -21,8 +21,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Rectangle
 from PIL import Image
 
+from reports.style import COLOURS, INK, MUTED, STYLE
 from utils.command_line import run_script
-from utils.plots import COLOURS, INK, MUTED, STYLE
 
 
 class Look(NamedTuple):

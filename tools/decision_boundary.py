@@ -23,10 +23,10 @@ import torch
 from matplotlib.figure import Figure
 
 from losses import MarginLoss
+from reports.style import MUTED
 from tools.loss_pictures import Picture, argument_parser, make_pictures, small_multiples
 from tools.loss_views import advantage
 from utils.command_line import run_script
-from utils.plots import MUTED
 
 CLASS_1, CLASS_2 = "#0072b2", "#d55e00"  # also different for colour-blind eyes (Okabe and Ito)
 TINTS = ("#d9eaf4", "#fae4d6")

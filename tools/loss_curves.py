@@ -29,10 +29,10 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
+from reports.style import COLOURS, MUTED
 from tools.loss_pictures import Picture, argument_parser, make_pictures, small_multiples
 from tools.loss_views import advantage, gradient_scale, target_logit
 from utils.command_line import run_script
-from utils.plots import COLOURS, MUTED
 
 DEGREES = np.linspace(0.25, 179.75, 719)
 OTHER = math.radians(60)  # for NPCFace this is a hard negative where θ > 37°

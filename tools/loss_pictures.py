@@ -13,9 +13,9 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from losses import LOSSES, MarginLoss
+from reports.style import MUTED, STYLE
 from tools.loss_views import Choice, TrainingStatistics, check_movable
 from utils.errors import require
-from utils.plots import MUTED, STYLE
 
 FRAMES_PER_SECOND = 8
 NORMS = (10.0, 40.0, 70.0, 100.0)

@@ -8,6 +8,7 @@ Four files work together, each on the one before:
     config.py          finds and runs the file, puts the three layers over one another: `get_config`
 """
 
+import json
 import os
 import runpy
 import sys
@@ -30,18 +31,26 @@ class FrozenConfig(FrozenDict):
     """All settings of a run. Printed as a table; `*` marks what differs from configs/base.py."""
 
     def __str__(self) -> str:
-        defaults = DEFAULTS | {"name": self.name, "rec": self.rec}
-        derive(defaults)
-        defaults["rec"] = None
-        width = max(map(len, self))
+        changed, width = changed_settings(self), max(map(len, self))
         lines = [f"config {self.name} (* differs from configs/base.py)"]
         for key, value in to_builtin(self).items():
-            lines.append(f"{' ' if value == defaults[key] else '*'} {key:{width}}  {value}")
+            lines.append(f"{'*' if key in changed else ' '} {key:{width}}  {value}")
         return "\n".join(lines)
+
+
+def changed_settings(config: Mapping) -> dict[str, Any]:
+    """The settings of a loaded config, or of its config.json, that differ from configs/base.py."""
+    defaults = DEFAULTS | {key: config.get(key) for key in ("name", "rec")}
+    derive(defaults)
+    defaults["rec"] = None
+    return {key: value for key, value in to_builtin(config).items() if value != defaults.get(key)}
 
 
 def get_config(name_or_path: str | os.PathLike, overrides: Iterable[str] = ()) -> FrozenConfig:
     """The config of that name (`NAME`, `configs/NAME`, with or without .py) or file, and the overrides.
+
+    A file is Python, which is run, or the config.json of a run, which is read: the same run once more, in a
+    folder of its own.
 
     Another `loss` or `network` among the overrides drops what the file sets for its own (base.BELONGS_TO).
 
@@ -55,7 +64,8 @@ def get_config(name_or_path: str | os.PathLike, overrides: Iterable[str] = ()) -
     """
     path = find_config(name_or_path)
     values = {key: checked(key, value) for key, value in DEFAULTS.items()}
-    for key, value in to_builtin(_run(path)).items():
+    name, given = _recorded(path) if path.suffix == ".json" else (path.stem, to_builtin(_run(path)))
+    for key, value in given.items():
         try:
             values[key] = absolute(key, checked(key, value), ROOT)
         except ValueError as error:
@@ -72,7 +82,7 @@ def get_config(name_or_path: str | os.PathLike, overrides: Iterable[str] = ()) -
             raise ValueError(
                 f"{key}={values[key]!r} has no use here, allowed is {off!r}; instead: {substitute}"
             )
-    values = {"name": path.stem} | {key: values[key] for key in KINDS}
+    values = {"name": name} | {key: values[key] for key in KINDS}
     derive(values)
     check_together(values)
     return FrozenConfig(values)
@@ -108,6 +118,21 @@ def verification_files(cfg: Mapping) -> dict[str, Path]:
             near = nearest(name, [other.stem for other in file.parent.glob("*.bin")])
             raise FileNotFoundError(f"val_targets: {str(file)!r} does not exist{near}")
     return files
+
+
+def _recorded(path: Path) -> tuple[str, dict[str, Any]]:
+    """Name and settings of the config.json of a run; its output folder becomes another one beside it."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        name, output = found.pop("name"), found.pop("output")
+        again = {"output": f"{output}_again"}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{path} is no config.json of a run ({type(error).__name__}: {error}); a config is a Python file"
+        ) from None
+    derived = found.get("loss_args", {})  # holds what the run has derived from these
+    settings = {key: value for key, value in found.items() if key != "resume" and key not in derived}
+    return name, settings | again
 
 
 def _run(path: Path) -> Mapping:

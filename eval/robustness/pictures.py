@@ -12,10 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullLocator, PercentFormatter
 
-from eval.figures import COLOURS, DASHES
 from eval.robustness.curves import Curve, Curves
 from eval.robustness.perturbations import PERTURBATIONS
-from utils.plots import MUTED, STYLE
+from reports.style import COLOURS, DASHES, MUTED, STYLE
 
 COLUMNS = 4  # panels in a row
 PANEL = (3.2, 2.5)  # inches

@@ -24,7 +24,8 @@ ROOT = Path(__file__).resolve().parents[2]
 PRESETS = ("demo_adaface", "demo_curricularface", "demo_aroface")
 SETTINGS = (
     "rec=synthetic num_classes=30 num_image=96 val_targets=[] num_steps=10 batch_size=8 gradient_acc=2 "
-    "warmup_epoch=0.5 dropout=0.1 sample_rate=0.5 precision=fp32 num_workers=0 tensorboard=false frequent=1 "
+    "warmup_epoch=0.5 dropout=0.1 sample_rate=0.5 precision=fp32 num_workers=0 frequent=1 "
+    "tensorboard=false report=false "
     "save_all_states=true seed=1"
 )
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}

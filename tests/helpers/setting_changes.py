@@ -67,6 +67,7 @@ CHANGES_SPEED = [
     "checkpoint_every=1 save_all_states=true",
     "check_ranks_every=1",
     "tensorboard=true",
+    "report=true",
     "max_skipped_steps=1",
     "keep_best=true verbose=1 val_targets=pairs",
     "resume=auto timeout_minutes=5 save_all_states=true",

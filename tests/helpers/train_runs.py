@@ -27,6 +27,7 @@ SMALL = [
     "num_workers=1",
     "precision=fp32",
     "tensorboard=false",
+    "report=false",
     "val_targets=[]",
 ]
 

@@ -1,0 +1,105 @@
+"""What the folder of a run holds, read for the pages about it; a run may still be going on."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from utils.logging import read_metrics
+
+NOT_COMPARED = ("name", "output")  # settings that always differ between two runs, and decide nothing
+
+
+@dataclass
+class RunFiles:
+    """The files of one run; `hard` is what training/hard_samples.py has written, or {}."""
+
+    folder: Path
+    config: dict[str, Any]
+    run: dict[str, Any]
+    lines: list[dict] = field(default_factory=list)
+    hard: dict[str, Any] = field(default_factory=dict)
+    earlier: list[dict[str, Any]] = field(default_factory=list)  # settings of its parts before, in order
+
+    @property
+    def name(self) -> str:
+        """What pages call it: the name of its folder."""
+        return self.folder.resolve().name
+
+    @property
+    def train(self) -> list[dict]:
+        """The lines of training steps, in order."""
+        return [line for line in self.lines if line["kind"] == "train"]
+
+    @property
+    def total_steps(self) -> int | None:
+        """Steps that the run is to have; None where run.json does not say it."""
+        return self.run.get("num_steps")
+
+    def verification(self) -> dict[str, tuple[float, float, int]]:
+        """For each set: the last accuracy, the best one, and the step of the best."""
+        found: dict[str, tuple[float, float, int]] = {}
+        for line in self.lines:
+            if line["kind"] == "eval" and line.get("accuracy") is not None:
+                accuracy = line["accuracy"]
+                _, best, step = found.get(line["set"], (0.0, -math.inf, 0))
+                better = accuracy > best
+                found[line["set"]] = accuracy, max(accuracy, best), line["step"] if better else step
+        return found
+
+
+def read_run(folder: str | Path) -> RunFiles:
+    """Read the folder of a run, finished or not.
+
+    Raises:
+        FileNotFoundError: no such folder, or it holds no config.json and metrics.jsonl.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such folder; expected the output folder of a run")
+    missing = [name for name in ("config.json", "metrics.jsonl") if not (folder / name).is_file()]
+    if missing:
+        raise FileNotFoundError(
+            f"{folder} holds no {' and no '.join(missing)}: it is not the output folder of a run"
+        )
+    names = ("config.json", "run.json", "hard_samples.json")
+    config, run, hard = (_read_object(folder / name) for name in names)
+    earlier = [_read_object(file) for file in sorted(folder.glob("config.[0-9][0-9][0-9][0-9].json"))]
+    return RunFiles(folder, config, run, read_metrics(folder / "metrics.jsonl"), hard, earlier)
+
+
+def differing(named: Mapping[str, Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Settings whose values are not all equal: name -> the value of each run, None where it has none.
+
+    Of a setting that is a dict, the parts are compared: `loss_args.m`.
+    """
+    parts = [_parts(settings) for settings in named.values()]
+    names = dict.fromkeys(name for settings in parts for name in settings)
+    rows = {name: [settings.get(name) for settings in parts] for name in names}
+    return {
+        name: row
+        for name, row in rows.items()
+        if name not in NOT_COMPARED and any(value != row[0] for value in row)
+    }
+
+
+def _parts(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The settings, with `name.part` in place of a dict."""
+    found = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            found |= _parts(value, f"{prefix}{name}.")
+        else:
+            found[prefix + name] = value
+    return found
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; {} where there is none: a page shows what there is."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
