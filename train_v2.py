@@ -42,6 +42,7 @@ from ranks.watchdog import watch_ranks
 from training.best_model import BestModel, write_backbone
 from training.diagnosis import explain_skips
 from training.fine_tuning import HeadWarmup, as_rgb, rates_of_layers, set_learning_rate
+from training.hints import hints
 from training.identity import RunIdentity, compare_settings
 from training.initial_centres import start_centres
 from training.lr_scheduler import Schedule
@@ -140,6 +141,8 @@ def main() -> None:
         write_run_info(output, cfg, keep_earlier=first_step > 0, **derived)
     logger.info("%s", cfg)
     logger.info("%s\n%s", "  ".join(f"{name} {value}" for name, value in derived.items()), head)
+    for hint in hints(cfg, device, derived["parameters"]):
+        logger.warning("%s", hint)
     counts = dict(total_steps=total_steps, global_batch=global_batch, first_step=first_step)
     log = RunLog(output, rank=rank(), **counts, tensorboard=cfg.tensorboard)
     report = RunReport(log, dataset, on=cfg.report)
@@ -204,7 +207,7 @@ def main() -> None:
         verifying = done == total_steps or (cfg.verbose and done % cfg.verbose == 0)
         stopping = here.stop_agreed  # the same on every rank
         saving = due or stopping
-        if saving or done % cfg.frequent == 0:
+        if saving or schedule.is_logged(done):
             batch = images, labels, [dataset.name_of(i) for i in indices.tolist()]
             explain = partial(explain_skips, done, (backbone, head), batch, cfg.precision, output)
             guard.stop_if_stuck(explain)  # waits for the GPU, so only where it logs

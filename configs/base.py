@@ -51,7 +51,7 @@ class Settings:
     timeout_minutes: Annotated[float, "(0, 10000]"] | None = None
     # Seed of everything random: initial weights, order of images, augmentation, sampled classes.
     seed: Annotated[int, "[0, 2147483647]"] = 2048
-    # Steps between two log lines.
+    # Steps between two log lines. Steps 1, 2, 5 and the last one have a line too.
     frequent: Count = 10
     # Steps between two comparisons of weights and states between the ranks, which also come after the first
     # step and before each save. 0: never, for machines of different kinds, which may round differently.

@@ -19,11 +19,12 @@ from eval.calibration_report import report_calibrations
 from eval.kfold import VerificationResult, evaluate, load_set
 from eval.readers.bin_sets import load_bin, require_bin
 from eval.run import arguments, evaluation
-from eval.verification_report import calibration, report, report_sets, score, summary, table, verify
+from eval.verification_page import report_sets
+from eval.verification_report import calibration, report, score, summary, table, verify
 from utils.command_line import run_script
 
 # The public names: the protocol is in kfold.py, the reader in readers/bin_sets.py, the rest in
-# verification_report.py.
+# verification_report.py and verification_page.py.
 __all__ = [
     "VerificationResult", "evaluate", "load_bin", "load_set", "report", "report_sets", "score", "summary",
     "table", "verify"

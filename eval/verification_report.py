@@ -13,13 +13,8 @@ from torch import nn
 
 from eval.calibration import Calibration, calibrate_pairs
 from eval.features import extract
-from eval.figures import det_figure, roc_figure
 from eval.kfold import FAR_TARGET, VerificationResult, evaluate
 from eval.metrics import normalise
-from eval.report import Report
-
-CONVENTIONS = """Feature: image plus mirror image, brought to length 1. Accuracy: each fold at the threshold
-best on the others; ± is the standard deviation over the folds. Accepted: squared distance < threshold."""
 
 
 def score(plain: np.ndarray, flip: np.ndarray, issame: np.ndarray) -> VerificationResult:
@@ -107,19 +102,3 @@ def summary(
     """
     reports = {name: report(result, files[name], len(sets[name][1])) for name, result in results.items()}
     return str(table(reports)) if reports else ""
-
-
-def report_sets(page: Report, results: Mapping[str, VerificationResult], reports: Mapping[str, dict]) -> None:
-    """Add the tables, curves and numbers of several sets to a page.
-
-    Args:
-        results: name of the set -> what `score` or `verify` returned.
-        reports: name -> what `report` returns.
-    """
-    page.table(table(reports), "Accuracy")
-    page.note(CONVENTIONS)
-    curves = {name: (result.fpr, result.tpr) for name, result in results.items()}
-    for kind, figure in (("roc", roc_figure), ("det", det_figure)):
-        page.picture(kind, figure(curves), f"{kind.upper()}, mean over the folds")
-    page.numbers("sets", reports)
-    page.numbers("mean", {key: mean_of(reports, key) for key in ("accuracy", "val")})

@@ -12,14 +12,15 @@ MAY_IMPORT = {
     "configs": "",
     "utils": "configs",
     "ranks": "utils",
+    "reports": "utils",
     "loading": "utils",
     "losses": "ranks utils",
     "backbones": "utils",
     "dataset": "loading utils",
-    "training": "backbones configs dataset ranks utils",
+    "training": "backbones configs dataset ranks reports utils",
     "classifier": "losses utils",
     "partial_fc": "classifier losses utils",
-    "eval": "backbones dataset ranks utils",
+    "eval": "backbones dataset ranks reports utils",
 }
 SCRIPTS = dict.fromkeys(["tools", "benchmarks", "train_v2"], " ".join(MAY_IMPORT))
 MAY_IMPORT |= SCRIPTS

@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -14,8 +16,10 @@ from reports.run_files import differing, read_run
 from reports.run_page import run_page, write_run_page
 from training import hard_samples
 from training.hard_samples import HardSamples
+from training.hints import hints
 from utils.config import get_config
 from utils.frozen import to_builtin
+from utils.run_info import ROOT
 
 
 def write_run(folder, *, steps=20, accuracy=0.8, **settings):
@@ -173,3 +177,25 @@ def test_the_page_shows_the_hard_samples(tmp_path):
     text = text_of(run_page(read_run(folder)).html())
     assert "cosine 0.10, norm 7.5, class 1, random image 1" in text
     assert "Class 1: mean cosine 0.200 over 3 images" in text
+
+
+@pytest.mark.parametrize(
+    ("network", "precision", "device", "said"),
+    [
+        ("r100", "fp16", "cpu", ["no instructions for it", "network=r100 on a CPU"]),
+        ("mbf", "fp32", "cpu", []),
+        ("r100", "fp16", "cuda", []),
+    ],
+)
+def test_what_makes_a_run_slow_on_a_cpu_is_said_before_it_starts(network, precision, device, said):
+    cfg = {"network": network, "precision": precision, "batch_size": 128}
+    found = hints(cfg, torch.device(device), {"mbf": 2, "r100": 65}[network] * 1_000_000)
+    assert len(found) == len(said)
+    assert all(part in line for part, line in zip(said, found))
+
+
+def test_the_training_script_starts_without_what_it_needs_only_later():
+    late = ("matplotlib", "torch.distributed.fsdp", "torchvision", "tensorboard", "sklearn", "onnx")
+    code = f"import sys, train_v2; print([name for name in {late} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.stdout == "[]\n", done.stderr

@@ -12,5 +12,8 @@ Used by train_v2.py alone.
     checkpoint.py      checkpoints that do not depend on the number of ranks
     rank_buffers.py    statistics that each rank has of its own, in a checkpoint out of turn
     manifest.py        which files a checkpoint has, and their checksums
+    run_report.py      report.html and curves.png, now and then and at the end
+    hard_samples.py    the samples and identities that the report shows as the hardest
+    hints.py           what to know before the first step keeps silent for minutes
     settings_page.py   `train_v2.py --settings`
 """

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from utils.errors import nearest
 
+FIRST_LOGGED = (1, 2, 5)
 SCHEDULERS = ("poly", "multistep", "cosine")
 
 
@@ -45,7 +46,10 @@ def learning_rate(
     if not 0 <= step <= total_steps:
         raise ValueError(f"step {step} is outside the schedule's 0 … {total_steps}")
     if warmup_steps > total_steps:
-        raise ValueError(f"the warm-up of {warmup_steps} steps is longer than the run of {total_steps} steps")
+        raise ValueError(
+            f"the warm-up of {warmup_steps} steps is longer than the run of {total_steps} steps: a short run "
+            "goes without one, warmup_epoch=0"
+        )
     if step < warmup_steps:
         return base_lr * max(step, 1) / warmup_steps
     if scheduler == "multistep":
@@ -77,6 +81,7 @@ class Schedule:
                 "lower it, or batch_size"
             )
         self.total_steps = cfg.num_steps or cfg.num_epoch * self.steps_per_epoch
+        self.frequent = cfg.frequent
         self.base_lr = cfg.lr * (global_batch / (cfg.lr_reference_batch or global_batch))
         self._learning_rate = functools.partial(
             learning_rate,
@@ -92,6 +97,13 @@ class Schedule:
 
     def __call__(self, step: int) -> float:
         return self._learning_rate(step)
+
+    def is_logged(self, step: int) -> bool:
+        """Whether the numbers of a step, counted from 1, are logged: each `frequent`-th, early ones, the last.
+
+        So a run says soon that it works, and how fast.
+        """
+        return step % self.frequent == 0 or step in (*FIRST_LOGGED, self.total_steps)
 
     def epoch(self, step: int) -> float:
         """Passes over the data that are done when `step` begins, with fraction."""

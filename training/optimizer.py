@@ -9,7 +9,6 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
 
 from utils.errors import nearest
 
@@ -198,13 +197,18 @@ def restore_optimizer_state(
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-def make_scaler(precision: str, device: torch.device) -> ShardedGradScaler:
+def make_scaler(precision: str, device: torch.device) -> torch.amp.GradScaler:
     """The loss scaler: at work for "fp16", transparent for "bf16" and "fp32".
 
     An overflow may show on one rank only, in its own class centres. The ranks then agree to skip the step and
     to halve the scale: one float crosses the network per step. Needs the process group.
     """
-    return ShardedGradScaler(device.type, enabled=precision == "fp16")
+    if precision != "fp16":
+        return torch.amp.GradScaler(device.type, enabled=False)
+    # Not at the top: it brings torch's sharded tensors, whose import takes as long as a third of torch's.
+    from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
+
+    return ShardedGradScaler(device.type)
 
 
 def _layout(optimizer: torch.optim.Optimizer) -> dict:
