@@ -99,7 +99,7 @@ class Schedule:
         return self._learning_rate(step)
 
     def is_logged(self, step: int) -> bool:
-        """Whether the numbers of a step, counted from 1, are logged: each `frequent`-th, early ones, the last.
+        """Whether the numbers of a step, from 1, are logged: each `frequent`-th, the last, some early ones.
 
         So a run says soon that it works, and how fast.
         """
