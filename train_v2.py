@@ -39,6 +39,7 @@ from ranks.fail_together import fail_together
 from ranks.preemption import heed_signals, stop
 from ranks.sync_batch_norm import prepare_batch_norm
 from ranks.watchdog import watch_ranks
+from reports.mirrors import open_mirrors
 from training.best_model import BestModel, write_backbone
 from training.diagnosis import explain_skips
 from training.fine_tuning import HeadWarmup, as_rgb, rates_of_layers, set_learning_rate
@@ -144,7 +145,9 @@ def main() -> None:
     for hint in hints(cfg, device, derived["parameters"]):
         logger.warning("%s", hint)
     counts = dict(total_steps=total_steps, global_batch=global_batch, first_step=first_step)
-    log = RunLog(output, rank=rank(), **counts, tensorboard=cfg.tensorboard)
+    with fail_together():
+        mirrors = open_mirrors(cfg, output, first_step) if rank() == 0 else ()
+    log = RunLog(output, rank=rank(), **counts, mirrors=mirrors)
     report = RunReport(log, dataset, on=cfg.report)
 
     # ---------------------------------------------------------------- two things done now and then

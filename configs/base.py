@@ -60,6 +60,13 @@ class Settings:
     verbose: CountOrZero = 2000
     # Write TensorBoard files beside metrics.jsonl.
     tensorboard: bool = True
+    # Send numbers and pictures to Weights & Biases too; its package `wandb` has to be installed. Log in with
+    # `wandb login`; a key has no place in a config.
+    using_wandb: bool = False
+    # The project there that the run belongs to. None: "lqface".
+    wandb_project: str | None = None
+    # Who the project belongs to, a user or a team. None: the user who is logged in.
+    wandb_entity: str | None = None
     # Write report.html, a page about the run; it shows the faces of the data that the run finds hardest.
     report: bool = True
 
@@ -250,7 +257,18 @@ BELONGS_TO = {
 # Settings in which the ranks of a run may differ: how each machine calls its folders, and what acts on one
 # process alone. All others are compared before the first step, and so is the content of the data.
 MAY_DIFFER_BETWEEN_RANKS = (
-    *("output", "rec", "val_root", "val_targets", "num_workers", "tensorboard", "report"),
+    *(
+        "output",
+        "rec",
+        "val_root",
+        "val_targets",
+        "num_workers",
+        "tensorboard",
+        "using_wandb",
+        "wandb_project",
+        "wandb_entity",
+        "report",
+    ),
     *("pretrained", "teacher", "init_head"),
 )
 
@@ -272,7 +290,8 @@ SAME_RESULT_ON_RESUME = {
     "weights to start from, whose content stays": "pretrained teacher init_head",
     "verification": "val_targets val_root verbose",
     "saving": "output resume save_all_states checkpoint_every keep_best",
-    "logging and checks": "frequent tensorboard report check_ranks_every max_skipped_steps timeout_minutes",
+    "logging and checks": "frequent check_ranks_every max_skipped_steps timeout_minutes",
+    "what people look at": "tensorboard using_wandb wandb_project wandb_entity report",
 }
 
 # get_model() arguments that are settings of their own, and so cannot be in network_args.
@@ -288,13 +307,12 @@ NETWORK_SETTINGS = {
 INSIGHTFACE_ONLY = {
     "dali": (False, "the loader decodes with OpenCV in num_workers processes"),
     "dali_aug": (False, "crop_prob, low_res_prob and photometric_prob"),
-    "using_wandb": (False, "TensorBoard and metrics.jsonl in the output folder"),
     "wandb_resume": (False, "resume=true continues the log files too"),
     "save_artifacts": (False, "the model is in the output folder"),
     "suffix_run_name": (None, "output=FOLDER names a run"),
     "notes": (None, "the docstring of the config file"),
 }
-# Settings of Weights & Biases: accepted with any value and dropped, as using_wandb has to be off.
-WANDB_ONLY = ("wandb_key", "wandb_entity", "wandb_project", "wandb_log_all")
+# Settings of Weights & Biases: accepted with any value and dropped. A key comes from `wandb login`.
+WANDB_ONLY = ("wandb_key", "wandb_log_all")
 
 config = edict({name: deepcopy(getattr(Settings, name)) for name in Settings.__annotations__})

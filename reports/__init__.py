@@ -6,4 +6,5 @@ curves.py      curves over the steps: curves.png, and a chart each for a page
 run_files.py   what the folder of a run holds
 run_page.py    report.html of one run
 comparison.py  several runs beside one another
+mirrors.py     where the numbers of a run go besides: TensorBoard, Weights & Biases
 """

@@ -14,6 +14,7 @@ import train_v2
 from helpers.aroface_cases import SIDE, batch, make_backbone, make_head
 from helpers.train_runs import SMALL, write_faces
 from losses.aroface import SAMPLES, AlignmentPerturbation
+from reports.tensorboard_log import TensorBoardLog
 from utils.distributed import stop_process_group
 from utils.logging import RunLog
 
@@ -64,7 +65,8 @@ def test_without_a_warped_image_there_is_no_sample():
 
 
 def log_pairs(folder, pairs, *, rank=0, tensorboard=False):
-    log = RunLog(folder, rank=rank, total_steps=9, global_batch=4, tensorboard=tensorboard)
+    mirrors = [TensorBoardLog(folder / "tensorboard", 0)] if tensorboard else []
+    log = RunLog(folder, rank=rank, total_steps=9, global_batch=4, mirrors=mirrors)
     log.log_pairs(1, "samples", pairs)
     log.close()
 

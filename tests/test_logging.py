@@ -18,6 +18,7 @@ import torch
 
 from helpers.disk import file_size_limit
 from reports.curves import plot_training_curves
+from reports.tensorboard_log import TensorBoardLog
 from utils import log_files
 from utils import logging as run_logging
 from utils.logging import RunLog, read_metrics, setup_logging
@@ -61,8 +62,9 @@ def no_handlers_left():
 
 def run_log(folder, rank=0, first_step=0, tensorboard=False):
     setup_logging(folder, rank)
+    mirrors = [TensorBoardLog(folder / "tensorboard", first_step)] if tensorboard and rank == 0 else []
     return RunLog(
-        folder, rank=rank, total_steps=5000, global_batch=64, first_step=first_step, tensorboard=tensorboard
+        folder, rank=rank, total_steps=5000, global_batch=64, first_step=first_step, mirrors=mirrors
     )
 
 

@@ -270,7 +270,7 @@ def test_a_missing_verification_set_names_the_near_miss(tmp_path):
 
 def test_every_setting_is_used_by_the_code_or_turned_into_another():
     """A setting that is declared, checked and printed, but never read, would be silently ignored."""
-    folders = [ROOT / name for name in ("backbones", "loading", "ranks", "training", "utils")]
+    folders = [ROOT / name for name in ("backbones", "loading", "ranks", "reports", "training", "utils")]
     sources = [ROOT / "train_v2.py", ROOT / "dataset.py", *(f for d in folders for f in d.glob("*.py"))]
     code = "\n".join(source.read_text() for source in sources)
     used = set(re.findall(r"\bcfg(?:\.|\[\")([a-z]\w*)", code))

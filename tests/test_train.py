@@ -58,11 +58,19 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(faces, tmp_path):
     ]
     common += ["regularizers=[ndr,disc,center]", "aroface={ratio:0.5}"]
     common += ["checkpoint_every=3", "dropout=0.2", "sample_rate=0.5", "crop_prob=0.5", "gradient_acc=2"]
-    whole = [*common, f"output={tmp_path}/whole", "val_targets=[pairs]", "verbose=2"]
+    whole = [*common, f"output={tmp_path}/whole", "val_targets=[pairs]", "verbose=2", "report=true"]
     ((code, output),) = train(whole)
     assert code == 0, output
     results = tmp_path / "whole"
-    expected = ("config.json", "run.json", "train.log", "metrics.jsonl", "curves.png", "model.pt")
+    expected = (
+        "config.json",
+        "run.json",
+        "train.log",
+        "metrics.jsonl",
+        "curves.png",
+        "model.pt",
+        "report.html",
+    )
     assert all((results / name).stat().st_size > 0 for name in expected)
     assert [line["step"] for line in metrics(results, "eval")] == [2, 4, 6]
     assert "pairs" in output
@@ -83,7 +91,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(faces, tmp_path):
         assert words in bad_output.splitlines()[-1]
     assert code == 0, output
     assert losses(tmp_path / "resumed") == losses(results)
-    parts = {path.name for path in (tmp_path / "resumed").glob("*.json")}
+    parts = {path.name for path in (tmp_path / "resumed").glob("*.json")} - {"hard_samples.json"}
     assert parts == {"config.json", "run.json", "config.0001.json", "run.0001.json"}
     for name, first_step in (("run.0001.json", 0), ("run.json", 3)):
         assert json.loads((tmp_path / "resumed" / name).read_text())["first_step"] == first_step

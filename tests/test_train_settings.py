@@ -33,7 +33,7 @@ def train(arguments: list[str], folder: Path) -> dict[str, torch.Tensor]:
     """The network that a run in this process ends with, all but its curves and its record of the machine."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["train_v2.py", "configs/synthetic", *arguments, f"output={folder}"])
-        patch.setattr(train_v2, "plot_training_curves", lambda *_: None)
+        patch.setattr(train_v2.RunReport, "draw", lambda *_, **__: None)
         patch.setattr(train_v2, "write_run_info", lambda *_, **__: None)
         try:
             train_v2.main()

@@ -1,4 +1,4 @@
-"""What a run reports: log lines, a progress bar, metrics.jsonl and TensorBoard, all by rank 0 alone."""
+"""What a run reports: log lines, a progress bar, metrics.jsonl and its mirrors, all by rank 0 alone."""
 
 import json
 import logging
@@ -7,7 +7,7 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -19,7 +19,6 @@ from utils.errors import one_line
 from utils.files import whole_file
 from utils.last_words import subscribe
 from utils.log_files import FULL, LOGGER_NAME, LineFile, LineHandler, worth_no_run
-from utils.tensorboard_log import TensorBoardLog
 
 
 class ConsoleHandler(logging.Handler):
@@ -68,19 +67,20 @@ def _add_to_log_file(message: str, ranks_know: bool) -> None:
 
 
 class RunLog:
-    """The numbers of a run as they come: to a progress bar or log lines, metrics.jsonl and TensorBoard.
+    """The numbers of a run as they come: to a progress bar or log lines, metrics.jsonl and mirrors of it.
 
     metrics.jsonl holds one object a line, flushed at once: {"kind": "train", "step", "epoch", "loss", "lr",
     "images_per_second", "data_wait", "memory_mib", ...}, and for each verification set {"kind": "eval",
     "step", "set", "accuracy", "accuracy_std", ...}. A number that is not finite is null.
 
     Args:
-        folder: of the run; gets metrics.jsonl, tensorboard/ and pictures.
+        folder: of the run; gets metrics.jsonl and pictures.
         rank: on all ranks but 0 every method does nothing.
         total_steps: of the whole run, with what was done before resuming.
         global_batch: images in one step, on all ranks together.
         first_step: steps done before. 0 begins anew. Otherwise lines of later steps are dropped from
             metrics.jsonl: they were written after the checkpoint that the run resumes from.
+        mirrors: where numbers and pictures go besides: those of reports/mirrors.py.
     """
 
     def __init__(
@@ -91,9 +91,9 @@ class RunLog:
         total_steps: int,
         global_batch: int,
         first_step: int = 0,
-        tensorboard: bool = True,
+        mirrors: Sequence = (),
     ):
-        self.is_main, self.bar, self.tensorboard, self.waited = rank == 0, None, None, 0.0
+        self.is_main, self.bar, self.mirrors, self.waited = rank == 0, None, mirrors, 0.0
         if not self.is_main:
             return
         self.folder = folder = Path(folder)
@@ -101,8 +101,6 @@ class RunLog:
         self.logger = logging.getLogger(LOGGER_NAME)
         self.total_steps, self.global_batch, self.first_step = total_steps, global_batch, first_step
         self.metrics = _continue_metrics(folder / "metrics.jsonl", first_step)
-        if tensorboard:
-            self.tensorboard = TensorBoardLog(folder / "tensorboard", first_step)
         if width := _terminal_width(sys.stdout):
             form = "{percentage:3.0f}% {bar:16} {desc}" if width >= 130 else "{percentage:3.0f}% {desc}"
             progress = {"total": total_steps, "initial": first_step}
@@ -128,7 +126,7 @@ class RunLog:
             step: optimiser steps done, with this one: from 1.
             epoch: passes over the data done, with fraction.
             loss: a float, or a 0-dim tensor, for which this waits.
-            scalars: further numbers or 0-dim tensors, for metrics.jsonl and TensorBoard.
+            scalars: further numbers or 0-dim tensors, for metrics.jsonl and the mirrors.
         """
         if not self.is_main:
             return
@@ -170,7 +168,7 @@ class RunLog:
         self.restart_clock(step)
 
     def log_pairs(self, step: int, name: str, pairs: tuple[torch.Tensor, ...]) -> None:
-        """Images before and after, one below the other, to folder/NAME.png and TensorBoard.
+        """Images before and after, one below the other, to folder/NAME.png and the mirrors.
 
         Args:
             pairs: (before, after), each `(n, 3, H, W)` in [-1, 1]; (): there is nothing to show.
@@ -182,8 +180,8 @@ class RunLog:
         grid = make_grid(torch.cat(pairs), len(pairs[0]), normalize=True, value_range=(-1, 1), pad_value=1)
         if self.draw(f"{name}.png", lambda file: save_image(grid, file, format="png")):
             self.logger.info(f"step {step}  {name}.png shows {len(pairs[0])} images, before above after")
-        if self.tensorboard is not None:
-            self.tensorboard.add_image(step, name, grid)
+        for mirror in self.mirrors:
+            mirror.add_image(step, name, grid)
         self.restart_clock(step)
 
     def draw(self, name: str, paint: Callable[[Path], object]) -> bool:
@@ -203,7 +201,7 @@ class RunLog:
         """Flush and close everything; may be called twice."""
         if self.is_main:
             self.metrics.close()
-            for output in (self.bar, self.tensorboard):
+            for output in (self.bar, *self.mirrors):
                 if output is not None:
                     output.close()
 
@@ -212,10 +210,10 @@ class RunLog:
         finite = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
         of_set = {} if set_name is None else {"set": set_name}
         self.metrics.write(json.dumps({"kind": kind, "step": step, **of_set, **finite}))
-        if self.tensorboard is not None:
+        for mirror in self.mirrors:
             form = "train/{}" if set_name is None else f"{{}}/{set_name}"
             scalars = {form.format(name): value for name, value in numbers.items()}
-            self.tensorboard.add_scalars(step, scalars, flush=kind == "eval")
+            mirror.add_scalars(step, scalars, flush=kind == "eval")
 
 
 def read_metrics(path: str | Path) -> list[dict]:
