@@ -94,8 +94,10 @@ def report_tables(report: Report, ijb: IJB, results: Results) -> None:
     for name, (one, many) in results.items():
         rates = zip(in_percent(one.tar, one.tar_interval), one.enough_pairs)
         tars = [rate if enough else "too few pairs" for rate, enough in rates]
+        report.keep_outcomes(one.outcomes, f"{ijb.name} {name} 1:1")
         verification.add_row([name, *tars, f"{100 * one.auc:.4f}"])
         for definition, of in (("legacy", many.legacy), ("probe", many.probe)):
+            report.keep_outcomes(of.outcomes, f"{ijb.name} {name} 1:N {definition}")
             shares = chain(in_percent(of.rank, of.rank_interval), in_percent(of.tpir, of.tpir_interval))
             identification.add_row([name, definition, *shares])
     report.table(verification, f"{ijb.name} 1:1, TAR % at FAR, of {len(ijb.same):,} pairs")
@@ -152,7 +154,7 @@ def main() -> None:
         report_calibrations(run.report, calibrations)
         for text in NOTES:
             run.report.note(text)
-        run.report.write(run.out)
+        run.write_report()
 
 
 if __name__ == "__main__":

@@ -69,6 +69,7 @@ def report_rates(report: Report, ijbs: IJBS, results: list[IJBSResult], empty: n
     for protocol, result in zip(ijbs.protocols, results):
         sizes = [len(protocol.probes), result.num_mated, *map(len, protocol.galleries)]
         faceless = [int(empty[of].sum()) for of in (protocol.probes, np.concatenate(protocol.galleries))]
+        report.keep_outcomes(result.outcomes, protocol.name)
         shares = in_percent(result.rate, result.rate_interval) + in_percent(result.tpir, result.tpir_interval)
         table.add_row([protocol.name, *sizes, "{} + {}".format(*faceless), *shares])
         report.numbers(
@@ -143,7 +144,7 @@ def main() -> None:
         report_calibrations(report, dict(zip(names, calibrations)), "protocol")
         report_left_out(report, ijbs.unknown)
         report_curves(report, names, results)
-        report.write(run.out)
+        run.write_report()
 
 
 if __name__ == "__main__":

@@ -84,6 +84,7 @@ def report_pairs(report: Report, name: str, pairs: Pairs, result: PairResult) ->
     accuracy = in_percent([result.accuracy], [result.std])
     table.add_row([*sizes.values(), *shares, f"{100 * result.auc:.2f}", *accuracy])
     report.table(table, "SurvFace, verification: TPR in percent at FAR")
+    report.keep_outcomes(result.outcomes)
     accuracy = {"accuracy": result.accuracy, "std": result.std}
     report.numbers("verification", sizes | {"far_target": FARS} | numbers_of(result) | accuracy)
     curves, title = {name: result.curve}, "SurvFace, verification"
@@ -101,6 +102,7 @@ def report_probes(report: Report, name: str, probes: Probes, result: ProbeResult
     table = PrettyTable([f"rank-{rank} %" for rank in RANKS], align="r")
     table.add_row(in_percent(result.rate, result.rate_interval))
     report.table(table, "SurvFace, closed-set identification of the mated probes")
+    report.keep_outcomes(result.outcomes)
     targets = {"lists": probes.lists, "fpir_target": FPIRS, "tpir_rank": TPIR_RANK, "ranks": RANKS}
     report.numbers("identification", sizes | targets | numbers_of(result))
     title, error = "SurvFace, open-set identification", f"1 − TPIR{TPIR_RANK}"
@@ -139,7 +141,7 @@ def main() -> None:
         if not run.is_main:
             return
         run.report.note(INTERVALS)
-        run.report.write(run.out)
+        run.write_report()
 
 
 if __name__ == "__main__":

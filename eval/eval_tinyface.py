@@ -27,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 from prettytable import PrettyTable
 
+from eval.baseline import Outcomes, outcomes_at
 from eval.bootstrap import bootstrap_means
 from eval.calibration import Calibration, calibrate_search
 from eval.calibration_report import report_calibrations
@@ -64,6 +65,7 @@ class TinyFaceResult:
     interval: np.ndarray  # (3,) half width of the 95 % interval
     cmc: np.ndarray  # (100,) identified at CMC_RANKS
     calibration: Calibration
+    outcomes: dict[str, Outcomes]  # what the rates are means of
 
 
 def read_tree(root: Path, aligned: Path | None = None) -> TinyFace:
@@ -109,9 +111,11 @@ def evaluate(
         seed: of the bootstrap.
     """
     found = search(probes, gallery, probe_ids, gallery_ids)
+    within = found.mate_rank <= RANKS[:, None]
     return TinyFaceResult(
         rate=cmc(found, RANKS),
-        interval=bootstrap_means(found.mate_rank <= RANKS[:, None], probe_ids, seed),
+        interval=bootstrap_means(within, probe_ids, seed),
+        outcomes=outcomes_at([f"rank-{rank}" for rank in RANKS], within, probe_ids),
         cmc=cmc(found, CMC_RANKS),
         calibration=calibrate_search(probes, gallery, probe_ids, gallery_ids, seed=seed),
     )
@@ -155,10 +159,11 @@ def main() -> None:
         report.numbers("rank", {f"{rank}": rate for rank, rate in zip(RANKS, result.rate)})
         report.numbers("interval", {f"{rank}": half for rank, half in zip(RANKS, result.interval)})
         report.numbers("cmc", result.cmc)
+        report.keep_outcomes(result.outcomes)
         report_calibrations(report, {"TinyFace": result.calibration})
         curves = {run.models[0].name: (CMC_RANKS, result.cmc)}
         report.picture("cmc", cmc_figure(curves, "TinyFace"), "Identified within so many ranks")
-        report.write(run.out)
+        run.write_report()
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ class VerificationResult:
     threshold: np.ndarray  # (folds,) best threshold of the other folds, squared distance
     val: float  # true accept rate at the threshold where the other folds have FAR = 1e-3, mean over the folds
     far: float  # the false accept rate really met there
+    right: np.ndarray  # (P,) bool: which pairs are decided rightly, each at the threshold of its fold
     xnorm: float | None = None  # mean length of the raw features, both views
 
     @property
@@ -119,6 +120,7 @@ def evaluate(embeddings: np.ndarray, issame: np.ndarray, nrof_folds: int = 10) -
         tpr=rates[1],
         fpr=rates[0],
         threshold=THRESHOLDS[best],
+        right=(distance < THRESHOLDS[best][fold]) == issame,
         val=float(val),
         far=float(far),
     )

@@ -16,9 +16,12 @@ import numpy as np
 from matplotlib.figure import Figure
 from prettytable import PrettyTable
 
+from eval.baseline import FILE, Difference, Outcomes, difference_table, write_outcomes
 from reports.page import Page, png_of
 from utils.files import whole_file, write_json
 from utils.run_info import git_state, hardware, versions
+
+NOT_NUMBERS = ("curve", "calibration", "outcomes")
 
 
 class Report:
@@ -33,6 +36,7 @@ class Report:
         self.title, self.settings = title, dict(settings)
         self.content: dict[str, Any] = {}  # of results.json
         self.pictures: dict[str, bytes] = {}
+        self.outcomes: dict[str, Outcomes] = {}  # what rates are means of, for a later comparison
         self.text: list[str] = []  # for the screen
         self.page = Page(title, ", ".join(model["file"] for model in self.settings.get("models", ())))
 
@@ -50,6 +54,19 @@ class Report:
         """An entry of results.json, in full precision: numbers, NumPy's too, text, lists, dicts."""
         self.content[key] = content
 
+    def keep_outcomes(self, outcomes: Mapping[str, Outcomes], prefix: str = "") -> None:
+        """What came out for each probe or pair, for a later comparison; `prefix` tells sets apart."""
+        self.outcomes |= {f"{prefix} {name}".strip(): outcome for name, outcome in outcomes.items()}
+
+    def compare(self, differences: Mapping[str, Difference], baseline: Path) -> None:
+        """What differs from an earlier evaluation, as a table and as numbers."""
+        self.table(difference_table(differences), f"Against {baseline}")
+        self.note(
+            "Difference: ± half the 95 % interval over draws of people (of pairs, where a set does not say who "
+            "is on them), the same for both; thresholds held fixed."
+        )
+        self.numbers("baseline", {"file": str(baseline), "differences": _as_dicts(differences)})
+
     def picture(self, name: str, figure: Figure, caption: str = "") -> None:
         """A picture, for the file NAME.png and the page."""
         self.pictures[name] = png_of(figure)
@@ -64,6 +81,9 @@ class Report:
         for name in pictures_of_earlier(out) - self.pictures.keys():
             (out / f"{name}.png").unlink(missing_ok=True)
         write_json(out / "results.json", content)
+        if self.outcomes:
+            with whole_file(out / FILE) as partial:
+                write_outcomes(partial, self.outcomes)
         for name, png in self.pictures.items():
             with whole_file(out / f"{name}.png") as partial:
                 partial.write_bytes(png)
@@ -75,6 +95,10 @@ class Report:
             partial.write_text(self.page.html(), encoding="utf-8")
         print("\n\n".join(self.text))
         print(f"written to {out}")
+
+
+def _as_dicts(differences: Mapping[str, Difference]) -> dict[str, dict[str, float]]:
+    return {name: difference._asdict() for name, difference in differences.items()}
 
 
 def pictures_of_earlier(out: Path) -> set[str]:
@@ -89,9 +113,15 @@ def pictures_of_earlier(out: Path) -> set[str]:
 def numbers_of(result: Any) -> dict[str, Any]:
     """What results.json keeps of a protocol's result, a dataclass.
 
-    All fields but `curve`, which is drawn, and `calibration`, which has an entry of its own.
+    All fields but those that are drawn, kept or printed on their own.
     """
-    return {name: value for name, value in asdict(result).items() if name not in ("curve", "calibration")}
+    found = {name: value for name, value in asdict(result).items() if name not in NOT_NUMBERS}
+    return {
+        name: {part: entry for part, entry in value.items() if part not in NOT_NUMBERS}
+        if isinstance(value, dict)
+        else value
+        for name, value in found.items()
+    }
 
 
 def as_json(value: Any) -> Any:

@@ -9,7 +9,7 @@
         if not run.is_main:
             return
         run.report.table(...)
-        run.report.write(run.out)
+        run.write_report()
 
 Features are kept in `feature_cache/` beside the output folder, in files named by a hash of all that
 determines them: content of the model file, images, precision, kind of device, version of the extraction. A
@@ -26,6 +26,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from eval.baseline import compare, read_outcomes
 from eval.features import check_settings, extract
 from eval.models import (
     add_model_arguments,
@@ -67,6 +68,7 @@ def arguments(
     add("--batch-size", type=int, default=64, help="images a forward pass, on each rank (default 64)")
     add("--precision", default="fp32", help=f"{', '.join(PRECISIONS)} (default fp32)")
     add("--no-cache", action="store_true", help=f"neither read nor write {CACHE}/, beside the output folder")
+    add("--baseline", type=Path, help="results.json of another model on the same data, to compare with")
     add("--seed", type=int, default=0, help="of all that is drawn (default 0)")
     return parser
 
@@ -110,6 +112,7 @@ class Evaluation:
         self.models = args.model if isinstance(args.model, list) else [args.model]
         self.out = output_folder(args, protocol)
         check_settings(args.batch_size, args.precision)
+        self.baseline = read_outcomes(args.baseline) if args.baseline and self.is_main else {}
         if self.out.exists() and not self.out.is_dir():
             raise ValueError(f"--out {self.out} is a file, expected a folder")
         said = {"input_order": args.input_order, "normalise": args.normalise, "device": str(device)}
@@ -167,6 +170,13 @@ class Evaluation:
         if caching:
             write_features(path, plain, flip)
         return plain, flip
+
+    def write_report(self) -> None:
+        """Compare with the baseline, if there is one, and write and print everything; for rank 0."""
+        if self.args.baseline:
+            differences = compare(self.report.outcomes, self.baseline, self.args.seed)
+            self.report.compare(differences, self.args.baseline)
+        self.report.write(self.out)
 
     def cache_file(self, faces: Sequence, model: int) -> Path:
         """The file that keeps, or would keep, the features of these faces."""

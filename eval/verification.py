@@ -50,7 +50,7 @@ def main() -> None:
             return
         report_sets(run.report, results, reports)
         report_calibrations(run.report, calibrations)
-        run.report.write(run.out)
+        run.write_report()
 
 
 if __name__ == "__main__":

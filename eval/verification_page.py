@@ -2,6 +2,9 @@
 
 from collections.abc import Mapping
 
+import numpy as np
+
+from eval.baseline import Outcomes
 from eval.figures import det_figure, roc_figure
 from eval.kfold import VerificationResult
 from eval.report import Report
@@ -24,4 +27,6 @@ def report_sets(page: Report, results: Mapping[str, VerificationResult], reports
     for kind, figure in (("roc", roc_figure), ("det", det_figure)):
         page.picture(kind, figure(curves), f"{kind.upper()}, mean over the folds")
     page.numbers("sets", reports)
+    for name, result in results.items():
+        page.keep_outcomes({"accuracy": Outcomes(result.right, np.arange(len(result.right)))}, name)
     page.numbers("mean", {key: mean_of(reports, key) for key in ("accuracy", "val")})

@@ -25,6 +25,7 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from eval.baseline import Outcomes, outcomes_at
 from eval.bootstrap import bootstrap_means, bootstrap_tar
 from eval.calibration import Calibration, calibrate_pairs
 from eval.identification import legacy_tpir, search
@@ -69,6 +70,7 @@ class Verification:
     cosine_threshold: np.ndarray  # (6,)
     auc: float
     calibration: Calibration
+    outcomes: dict[str, Outcomes]  # what the rates are means of
     curve: tuple[np.ndarray, np.ndarray]  # FAR, TAR
 
 
@@ -81,6 +83,7 @@ class Rates:
     tpir: np.ndarray  # (2,) at FPIRS
     tpir_interval: np.ndarray  # (2,)
     cmc: np.ndarray  # (50,) identified at CMC_RANKS
+    outcomes: dict[str, Outcomes]  # what the rates are means of
 
 
 @dataclass(frozen=True)
@@ -135,8 +138,10 @@ def verify(ijb: IJB, templates: Templates, seed: int = 0) -> Verification:
     ascending = SortedScores(scores, ijb.same)
     found = ascending.tar_at_far(FARS)
     subjects = subjects_of(ijb, len(templates.ids), first, second)
+    accepted = scores[ijb.same] >= found.threshold[:, None]
     return Verification(
         tar=found.tar,
+        outcomes=outcomes_at([f"TAR @FAR={far:.0e}" for far in FARS], accepted, subjects[ijb.same, 0]),
         tar_interval=bootstrap_tar(scores, ijb.same, subjects, fars=FARS, seed=seed),
         far=found.far,
         enough_pairs=FARS * np.sum(~ijb.same) >= 1,
@@ -180,6 +185,7 @@ def identify(ijb: IJB, templates: Templates, seed: int = 0) -> Identification:
         return Rates(
             rank=within.mean(axis=1),
             rank_interval=bootstrap_means(within, subjects, seed),
+            outcomes=outcomes_at([f"rank-{k}" for k in RANKS], within, subjects),
             tpir=tpir,
             tpir_interval=interval,
             cmc=(rank <= CMC_RANKS[:, None]).mean(axis=1),

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from eval.baseline import Outcomes, outcomes_at
 from eval.bootstrap import bootstrap_means
 from eval.calibration import Calibration, calibrate_search
 from eval.identification import search
@@ -42,6 +43,7 @@ class IJBSResult:
     fpir: np.ndarray  # (2,) what the thresholds really let pass
     cmc: np.ndarray  # (50,) identified at CMC_RANKS
     calibration: Calibration
+    outcomes: dict[str, Outcomes]  # what the rates are means of
     curve: tuple[np.ndarray, np.ndarray]  # FPIR, TPIR
 
 
@@ -86,10 +88,12 @@ def evaluate(features: np.ndarray, subjects: np.ndarray, protocol: Protocol, see
     ranks, mated = both.mate_rank[both.mated], people[both.mated]
     each = [find(gallery) for gallery in protocol.galleries]
     at = open_set(each, people, FPIRS, rule="truncate", seed=seed)
+    within = ranks <= RANKS[:, None]
     return IJBSResult(
         num_mated=len(mated),
         rate=cmc(both, RANKS),
-        rate_interval=bootstrap_means(ranks <= RANKS[:, None], mated, seed),
+        rate_interval=bootstrap_means(within, mated, seed),
+        outcomes=outcomes_at([f"rank-{rank}" for rank in RANKS], within, mated),
         tpir=at.tpir,
         tpir_interval=at.interval,
         fpir=at.fpir,

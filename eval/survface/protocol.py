@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from eval.baseline import Outcomes, outcomes_at
 from eval.bootstrap import bootstrap_means, bootstrap_tar
 from eval.calibration import Calibration, calibrate_pairs
 from eval.folds import mixed_order
@@ -45,6 +46,7 @@ class PairResult:
     threshold: np.ndarray  # (4,) cosine
     auc: float
     calibration: Calibration
+    outcomes: dict[str, Outcomes]  # what the rates are means of
     fold_accuracy: np.ndarray  # (10,)
     curve: tuple[np.ndarray, np.ndarray]  # far, tpr
 
@@ -70,6 +72,7 @@ class ProbeResult:
     rate_interval: np.ndarray  # (4,)
     cmc: np.ndarray  # (100,) at CMC_RANKS
     curve: tuple[np.ndarray, np.ndarray]  # fpir, TPIR20
+    outcomes: dict[str, Outcomes]  # what the rates are means of
 
 
 def evaluate_pairs(
@@ -88,9 +91,11 @@ def evaluate_pairs(
     both = np.stack([first[order], second[order]], axis=1).reshape(-1, first.shape[1])  # (2P, D)
     ascending = SortedScores(scores, same)
     at_far = ascending.tar_at_far(FARS, rule="rounded")
+    accepted = scores[same] >= at_far.threshold[:, None]
     return PairResult(
         tpr=at_far.tar,
         interval=bootstrap_tar(scores, same, people, fars=FARS, seed=seed),
+        outcomes=outcomes_at([f"TPR @FAR={far:g}" for far in FARS], accepted, people[same, 0]),
         far=at_far.far,
         threshold=at_far.threshold,
         auc=ascending.auc,
@@ -119,13 +124,16 @@ def evaluate_probes(
     strangers = search(unmated, gallery, np.full(len(unmated), NOBODY), gallery_ids).top_other
     open_set = dir_at_far(found, strangers, FPIRS, [TPIR_RANK], rule="round")
     curve = dir_at_far(found, strangers, CURVE_FPIRS, [TPIR_RANK], rule="round")
+    within, identified = found.mate_rank <= RANKS[:, None], open_set.identified[:, 0]
     return ProbeResult(
         tpir=open_set.dir[:, 0],
         fpir=open_set.far,
         threshold=open_set.threshold,
-        tpir_interval=bootstrap_means(open_set.identified[:, 0], mated_ids, seed),
+        tpir_interval=bootstrap_means(identified, mated_ids, seed),
         rate=cmc(found, RANKS),
-        rate_interval=bootstrap_means(found.mate_rank <= RANKS[:, None], mated_ids, seed),
+        rate_interval=bootstrap_means(within, mated_ids, seed),
+        outcomes=outcomes_at([f"rank-{rank}" for rank in RANKS], within, mated_ids)
+        | outcomes_at([f"TPIR{TPIR_RANK} @FPIR={fpir:g}" for fpir in FPIRS], identified, mated_ids),
         cmc=cmc(found, CMC_RANKS),
         curve=(curve.far, curve.dir[:, 0]),
     )

@@ -1,0 +1,119 @@
+"""A comparison with an earlier evaluation: the difference is exact, its interval covers, other data is told."""
+
+import json
+
+import numpy as np
+import pytest
+
+from eval.baseline import (
+    FILE,
+    Outcomes,
+    compare,
+    difference_table,
+    outcomes_at,
+    read_outcomes,
+    write_outcomes,
+)
+from eval.report import Report
+
+
+def outcomes(seed, num=400, people=80, better=0.0):
+    """Right or not by how hard a probe is, which two networks agree about, and by chance."""
+    hard = np.random.default_rng(0).random(num)
+    luck = np.random.default_rng(seed).normal(0, 0.05, num)
+    return {"rank-1": Outcomes(hard + luck < 0.7 + better, np.arange(num) % people)}
+
+
+def write_evaluation(folder, found):
+    report = Report("eval_x", {})
+    report.keep_outcomes(found)
+    report.write(folder)
+    return folder / "results.json"
+
+
+def test_what_is_written_is_read_with_the_file_or_its_folder(tmp_path, capsys):
+    found = outcomes(1) | {"TAR @FAR=1e-04": Outcomes(np.array([True, False]), np.array([3, 4]))}
+    results = write_evaluation(tmp_path / "old", found)
+    for named in (results, results.parent):
+        again = read_outcomes(named)
+        assert again.keys() == found.keys()
+        for name, (right, identity) in found.items():
+            np.testing.assert_array_equal(again[name].right, right)
+            np.testing.assert_array_equal(again[name].identity, identity)
+
+
+def test_the_difference_is_that_of_the_rates():
+    ours, theirs = outcomes(1, better=0.05), outcomes(2)
+    (found,) = compare(ours, theirs).values()
+    assert found.ours == ours["rank-1"].right.mean()
+    assert found.theirs == theirs["rank-1"].right.mean()
+
+
+def test_what_is_hard_for_both_cancels_out():
+    paired = compare(outcomes(1, better=0.05), outcomes(2))["rank-1"]
+    strangers = outcomes(2)["rank-1"].right[np.random.default_rng(3).permutation(400)]
+    unpaired = compare(outcomes(1, better=0.05), {"rank-1": Outcomes(strangers, np.arange(400) % 80)})[
+        "rank-1"
+    ]
+    assert paired.half_width < 0.6 * unpaired.half_width
+    assert paired.ours - paired.theirs > paired.half_width
+
+
+def test_networks_that_differ_by_chance_alone_rarely_differ_beyond_it():
+    beyond = 0
+    for seed in range(100):
+        random = np.random.default_rng(seed)
+        first, second = (random.random(300) < 0.8 for _ in range(2))
+        found = compare(*({"x": Outcomes(right, np.arange(300))} for right in (first, second)), seed)["x"]
+        beyond += abs(found.ours - found.theirs) > found.half_width
+    assert beyond <= 12  # 5 expected; more than 12 happen once in 700 times
+
+
+def test_the_same_evaluation_differs_by_nothing():
+    (found,) = compare(outcomes(1), outcomes(1)).values()
+    assert found.ours == found.theirs
+    assert found.half_width == 0
+    assert difference_table({"rank-1": found}).rows[0][3:] == ["+0.00 ± 0.00", "no"]
+
+
+def test_other_data_and_other_protocols_are_told():
+    with pytest.raises(ValueError, match=r"other data: rank-1 has 400 images or pairs here and 300 there"):
+        compare(outcomes(1), outcomes(1, num=300))
+    with pytest.raises(ValueError, match="another protocol or other sets: it has rank-5"):
+        compare(outcomes(1), {"rank-5": outcomes(1)["rank-1"]})
+
+
+def test_a_baseline_without_outcomes_is_told_with_the_remedy(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no results\.json of an evaluation"):
+        read_outcomes(tmp_path / "results.json")
+    (tmp_path / "results.json").write_text("{}")
+    with pytest.raises(FileNotFoundError, match="evaluate that model again"):
+        read_outcomes(tmp_path / "results.json")
+    (tmp_path / FILE).write_bytes(b"PK no archive")
+    with pytest.raises(ValueError, match="is damaged"):
+        read_outcomes(tmp_path)
+
+
+def test_the_same_outcomes_make_the_same_file(tmp_path):
+    for name in ("a", "b"):
+        write_outcomes(tmp_path / name, outcomes(1))
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_the_report_has_the_differences_for_eyes_and_for_programs(tmp_path, capsys):
+    old = write_evaluation(tmp_path / "old", outcomes(2))
+    capsys.readouterr()
+    report = Report("eval_x", {})
+    report.keep_outcomes(outcomes(1, better=0.05))
+    report.compare(compare(report.outcomes, read_outcomes(old)), old)
+    report.write(tmp_path / "new")
+    printed = capsys.readouterr().out
+    assert f"Against {old}" in printed
+    assert "beyond chance" in printed
+    kept = json.loads((tmp_path / "new" / "results.json").read_text())["baseline"]
+    assert set(kept["differences"]["rank-1"]) == {"ours", "theirs", "half_width"}
+
+
+def test_each_rate_has_its_row():
+    found = outcomes_at(["a", "b"], np.array([[True, False], [True, True]]), np.array([0, 1]))
+    assert {name: outcome.right.mean() for name, outcome in found.items()} == {"a": 0.5, "b": 1.0}
