@@ -3,9 +3,9 @@
     python eval/eval_tinyface.py --model new.pt --data DATA --baseline old.pt.tinyface/results.json
 
 Beside results.json an evaluation keeps outcomes.npz: for each of its rates, which probes or pairs came out
-right, and whose they are. The difference of two rates is the mean of what differs, and its 95 % interval comes
-from draws of people: both networks see the same ones in each draw, so that what is hard for both cancels out.
-Thresholds are those of each evaluation, and are held fixed.
+right, and whose they are. The difference of two rates is the mean of what differs, and its 95 % interval
+comes from draws of people: both networks see the same ones in each draw, so that what is hard for both
+cancels out. Thresholds are those of each evaluation, and are held fixed.
 
 B. Efron, R. Tibshirani, An Introduction to the Bootstrap, 1993, chapter 8.
 """
@@ -89,8 +89,8 @@ def compare(
     both = [name for name in ours if name in theirs]
     if not both:
         raise ValueError(
-            f"--baseline is of another protocol or other sets: it has {', '.join(theirs) or 'no rates'}, this "
-            f"evaluation has {', '.join(ours) or 'none'}"
+            f"--baseline is of another protocol or other sets: it has {', '.join(theirs) or 'no rates'}, "
+            f"this evaluation has {', '.join(ours) or 'none'}"
         )
     found = {}
     for name in both:

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator, PercentFormatter
 
-from reports.style import COLOURS, DASHES, STYLE
+from reports.style import COLOURS, DASHES, INK, STYLE
 
 Curves = Mapping[str, tuple[np.ndarray, np.ndarray]]  # name -> x, y
 
@@ -42,6 +42,27 @@ def cmc_figure(curves: Curves, title: str = "CMC") -> Figure:
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda rank, _: f"{rank:,.0f}"))
     _in_percent(axes)
+    return figure
+
+
+def cosine_figure(cosines: np.ndarray, same: np.ndarray, thresholds: np.ndarray, title: str) -> Figure:
+    """Histograms of the cosines of same and different pairs, `(P,)`, and the thresholds of the folds."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(7.5, 4), dpi=150, layout="constrained")
+        axes = figure.subplots()
+        axes.set(title=title, xlabel="cosine", ylabel="share of the pairs")
+        bins = np.linspace(cosines.min(), cosines.max(), 60)
+        for kind, name, colour in (
+            (~same, "different people", COLOURS[1]),
+            (same, "same person", COLOURS[0]),
+        ):
+            weights = np.full(kind.sum(), 1 / max(kind.sum(), 1))
+            axes.hist(cosines[kind], bins, weights=weights, alpha=0.55, label=name, color=colour)
+        for threshold in np.unique(thresholds):
+            axes.axvline(threshold, color=INK, linewidth=0.8, linestyle="--")
+        axes.plot([], [], color=INK, linewidth=0.8, linestyle="--", label="best thresholds of the folds")
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
+        axes.legend(frameon=False)
     return figure
 
 

@@ -62,8 +62,8 @@ class Report:
         """What differs from an earlier evaluation, as a table and as numbers."""
         self.table(difference_table(differences), f"Against {baseline}")
         self.note(
-            "Difference: ± half the 95 % interval over draws of people (of pairs, where a set does not say who "
-            "is on them), the same for both; thresholds held fixed."
+            "Difference: ± half the 95 % interval over draws of people (of pairs, where a set does not say "
+            "who is on them), the same for both; thresholds held fixed."
         )
         self.numbers("baseline", {"file": str(baseline), "differences": _as_dicts(differences)})
 

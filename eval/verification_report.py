@@ -82,10 +82,15 @@ def table(reports: Mapping[str, dict]) -> PrettyTable:
     return rows
 
 
+def pair_cosines(plain: np.ndarray, flip: np.ndarray) -> np.ndarray:
+    """The cosine of each pair, `(P,)`, of raw features `(2P, D)` of both views."""
+    unit = normalise(plain.astype(np.float64) + flip)
+    return np.einsum("pd,pd->p", unit[0::2], unit[1::2])
+
+
 def calibration(plain: np.ndarray, flip: np.ndarray, issame: np.ndarray, seed: int = 0) -> Calibration:
     """The cosines at FAR of a set; its pairs are drawn, as it does not say who is on them."""
-    unit = normalise(plain.astype(np.float64) + flip)
-    return calibrate_pairs(np.einsum("pd,pd->p", unit[0::2], unit[1::2])[~issame], seed=seed)
+    return calibrate_pairs(pair_cosines(plain, flip)[~issame], seed=seed)
 
 
 def summary(

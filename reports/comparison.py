@@ -8,6 +8,7 @@ from reports.curves import ACCURACY, LEARNING_RATE, LOSS, SPEED, Panel, accuraci
 from reports.page import Page, in_words
 from reports.run_files import RunFiles, differing
 from reports.run_page import PANELS
+from utils.files import unlike_names
 
 
 def names_of(runs: Sequence[RunFiles]) -> list[str]:
@@ -16,14 +17,7 @@ def names_of(runs: Sequence[RunFiles]) -> list[str]:
     Raises:
         ValueError: one folder is named twice.
     """
-    paths = [run.folder.resolve() for run in runs]
-    if len(set(paths)) < len(paths):
-        twice = next(path for path in paths if paths.count(path) > 1)
-        raise ValueError(f"{twice} is named twice: expected different runs")
-    depth = 1
-    while len({path.parts[-depth:] for path in paths}) < len(paths):
-        depth += 1
-    return ["/".join(path.parts[-depth:]) for path in paths]
+    return unlike_names([run.folder for run in runs])
 
 
 def settings_table(runs: Sequence[RunFiles]) -> PrettyTable | None:

@@ -7,12 +7,15 @@ from contextlib import contextmanager
 from html import escape
 from typing import Any
 
+import cv2
 import matplotlib
+import numpy as np
 from matplotlib.figure import Figure
 from prettytable import PrettyTable
 
 from reports.style import STYLE
 
+JPEG_QUALITY = 85
 PAGE = """<!DOCTYPE html>
 <html lang="en">
 <meta charset="utf-8">
@@ -39,6 +42,7 @@ PAGE = """<!DOCTYPE html>
              gap: 0 1.5rem; }}
   .charts figure {{ margin: 1rem 0 0; }}
   .faces {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(7rem, 1fr)); gap: .8rem; }}
+  .faces.pairs {{ grid-template-columns: repeat(auto-fill, minmax(12rem, 1fr)); }}
   .faces figure {{ margin: 0; }}
   .faces img {{ width: 100%; image-rendering: auto; }}
   .faces figcaption {{ font-weight: 400; font-size: .75rem; line-height: 1.35; margin: .2rem 0 0;
@@ -104,13 +108,13 @@ class Page:
         )
         self.body.append(f'<div class="charts">{"".join(parts)}</div>')
 
-    def faces(self, images: list[tuple[bytes, str]]) -> None:
-        """JPEG images, each with a caption below it."""
+    def faces(self, images: list[tuple[bytes, str]], *, pairs: bool = False) -> None:
+        """JPEG images, each with a caption below it; `pairs`: each shows two faces side by side."""
         parts = (
             f"<figure>{picture(jpeg, caption, 'jpeg')}<figcaption>{escape(caption)}</figcaption></figure>"
             for jpeg, caption in images
         )
-        self.body.append(f'<div class="faces">{"".join(parts)}</div>')
+        self.body.append(f'<div class="faces{" pairs" * pairs}">{"".join(parts)}</div>')
 
     def html(self) -> str:
         """The whole page."""
@@ -124,6 +128,12 @@ def png_of(figure: Figure) -> bytes:
     with matplotlib.rc_context(STYLE):  # some parts of a figure are only made when it is drawn
         figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
+
+
+def jpeg_of(image: np.ndarray) -> bytes:
+    """An image `(H, W, 3)` uint8 RGB as JPEG, small enough for a page of many."""
+    bgr = np.ascontiguousarray(image[:, :, ::-1])
+    return cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes()
 
 
 def picture(content: bytes, alt: str, form: str = "png") -> str:

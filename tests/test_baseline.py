@@ -1,4 +1,4 @@
-"""A comparison with an earlier evaluation: the difference is exact, its interval covers, other data is told."""
+"""A comparison with an earlier evaluation: exact difference, an interval that covers, other data is told."""
 
 import json
 

@@ -2,6 +2,7 @@
 
 import json
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from eval.features import extract
 from eval.metrics import normalise
 from eval.readers.bin_sets import load_bin
 from eval.verification import evaluate, load_set, main, summary, verify
+from eval.verification_page import pairs_of
 from helpers.evaluation_runs import BINS, GOLDENS, ROOT, Fake, run, save_small_model
 
 
@@ -200,6 +202,9 @@ def test_the_script_reports_every_set_from_any_directory_on_one_rank_or_two(tmp_
         "results.json",
         "roc.png",
         "det.png",
+        "cosines_py2.png",
+        "cosines_numpy.png",
+        "outcomes.npz",
         "report.html",
     }
     one = json.loads((tmp_path / "one" / "results.json").read_text())
@@ -248,3 +253,49 @@ def test_the_script_reports_a_mistake_in_one_line(tmp_path, model):
         assert failed.stderr.count("\n") == 1
         assert message in failed.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["evil.bin"]
+
+
+def test_the_page_shows_the_pairs_that_are_furthest_on_the_wrong_side():
+    embeddings, same = pairs_at(0.9, 0.1, 40)
+    cosines = np.linspace(-1, 1, 40)
+    result = replace(evaluate(embeddings, same), right=cosines > 0)
+    worst = pairs_of(np.zeros((80, 112, 112, 3), np.uint8), same, cosines, result).worst
+    alike, unlike = ([caption for _, caption in faces] for faces in worst.values())
+    assert alike[0] == "pair 0: cosine -1.000, wrong"  # of one person, least alike
+    assert unlike[0] == "pair 39: cosine 1.000, right"  # of two people, most alike
+    assert len(alike) == len(unlike) == 8
+
+
+def test_which_pairs_are_decided_rightly_makes_the_accuracy(lfw):
+    embeddings, issame, _ = lfw
+    result = evaluate(embeddings, issame)
+    assert np.array_equal(result.right.reshape(10, -1).mean(axis=1), result.accuracy)
+
+
+def test_several_models_come_onto_one_page_and_are_compared_with_an_earlier_one(
+    tmp_path, monkeypatch, capsys
+):
+    for name in ("old", "new"):
+        (tmp_path / name).mkdir()
+    models = [
+        save_small_model(tmp_path / name / "model.pt", seed) for seed, name in enumerate(("old", "new"))
+    ]
+    data = ["--data", str(BINS / "py3.bin"), "--no-cache"]
+    monkeypatch.setattr(
+        "sys.argv", ["verification.py", "--model", *map(str, models), *data, "--out", f"{tmp_path}/out"]
+    )
+    main()
+    sets = json.loads((tmp_path / "out/results.json").read_text())["sets"]
+    assert list(sets) == ["py3 old/model.pt", "py3 new/model.pt"]
+    page = (tmp_path / "out/report.html").read_text(encoding="utf-8")
+    assert f'<p class="about">{models[0]}, {models[1]}</p>' in page
+    for model, baseline in zip(models, ([], ["--baseline", f"{models[0]}.verification/results.json"])):
+        monkeypatch.setattr("sys.argv", ["verification.py", "--model", str(model), *data, *baseline])
+        capsys.readouterr()
+        main()
+    assert "Against" in capsys.readouterr().out
+    found = json.loads((tmp_path / "new/model.pt.verification/results.json").read_text())["baseline"][
+        "differences"
+    ]
+    assert found["py3 accuracy"]["ours"] == pytest.approx(sets["py3 new/model.pt"]["accuracy"])
+    assert found["py3 accuracy"]["theirs"] == pytest.approx(sets["py3 old/model.pt"]["accuracy"])

@@ -10,7 +10,6 @@ import heapq
 import json
 from pathlib import Path
 
-import cv2
 import numpy as np
 from torch import Tensor
 
@@ -21,7 +20,6 @@ NUM_SAMPLES = 24
 NUM_IDENTITIES = 6
 NUM_IMAGES = 6  # of an identity
 LEAST_SEEN = 3  # images of an identity, without which its mean says nothing
-JPEG_QUALITY = 85
 
 
 class HardSamples:
@@ -68,14 +66,14 @@ class HardSamples:
 
     def _face(self, index: int) -> dict | None:
         """Name and image; None where it cannot be read."""
+        from reports.page import jpeg_of  # not at the top: it brings matplotlib
+
         try:
             image, _ = self.dataset.read(index)
         except RecordError:
             return None
-        quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
-        _, jpeg = cv2.imencode(".jpg", np.ascontiguousarray(image[:, :, ::-1]), quality)
         name = self.dataset.name_of(index).rsplit("/", 1)[-1]
-        return {"name": name, "image": base64.b64encode(jpeg).decode()}
+        return {"name": name, "image": base64.b64encode(jpeg_of(image)).decode()}
 
 
 class Seen:

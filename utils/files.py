@@ -6,7 +6,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -112,3 +112,23 @@ def write_json(path: str | os.PathLike, content: dict) -> None:
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as partial:
         partial.write_text(json.dumps(content, indent=2, default=str) + "\n")
+
+
+def unlike_names(paths: Sequence[str | os.PathLike], *, stems: bool = False) -> list[str]:
+    """A name for each file or folder: its own, with so many folders above it as tell them apart.
+
+    Args:
+        stems: without the suffix of the file.
+    Raises:
+        ValueError: one is named twice.
+    """
+    resolved = [Path(path).resolve() for path in paths]
+    if len(set(resolved)) < len(resolved):
+        twice = next(path for path in resolved if resolved.count(path) > 1)
+        raise ValueError(f"{twice} is named twice: expected each once")
+    if stems and len({path.with_suffix("") for path in resolved}) == len(resolved):
+        resolved = [path.with_suffix("") for path in resolved]
+    depth = 1
+    while len({path.parts[-depth:] for path in resolved}) < len(resolved):
+        depth += 1
+    return ["/".join(path.parts[-depth:]) for path in resolved]
