@@ -106,7 +106,10 @@ def test_embeddings_are_kept_with_their_images_and_serve_as_a_gallery(made, tmp_
     assert [row["rank"] for row in rows] == ["1", "2", "3"]
     assert (rows[0]["probe"], rows[0]["match"], rows[0]["cosine"]) == (str(probe), str(probe), "1.0000")
     for wrong, message in (
-        (["--model", made / "other.pt", *arguments[2:]], "was made with sha256 .*: embed again"),
+        (
+            ["--model", made / "other.pt", *arguments[2:]],
+            r"is of another model, .*model\.pt \(sha256 .*, here .*\): embed again",
+        ),
         ([*arguments, "--no-mirror"], "was made with mirror True, not False: embed again"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -34,7 +34,8 @@ from utils.command_line import run_script
 from utils.files import whole_folder
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
-SHEET = 24  # photographs on the contact sheet
+SHEET = 24  # photographs on the contact sheet, at most
+NO_FACE, UNREADABLE = "no_face.txt", "unreadable.txt"
 
 
 def find_photographs(folder: Path) -> list[str]:
@@ -98,7 +99,7 @@ def write_notes(out: Path, done: Sequence[Outcome]) -> None:
     )
     without = [outcome.name for outcome in done if not outcome.error and not outcome.found]
     unreadable = [f"{outcome.name}: {outcome.error}" for outcome in done if outcome.error]
-    for name, lines in (("no_face.txt", without), ("unreadable.txt", unreadable)):
+    for name, lines in ((NO_FACE, without), (UNREADABLE, unreadable)):
         if lines:
             (out / name).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
@@ -112,8 +113,9 @@ def summary(out: Path, done: Sequence[Outcome], faces: str) -> str:
     taken = "all taken" if faces == "all" else f"the {'most ' * (faces == 'central')}{faces} taken"
     parts = [f"{len(done):,} photographs", f"{aligned:,} aligned faces"]
     parts += [f"{several:,} with several faces, {taken}"] if several else []
-    parts += [f"{none:,} without a face{f', {centred:,} of them cropped' * bool(centred)}"] if none else []
-    parts += [f"{unreadable:,} unreadable"] if unreadable else []
+    cropped = f", {centred:,} of them cropped" if centred else ""
+    parts += [f"{none:,} without a face{cropped} ({NO_FACE})"] if none else []
+    parts += [f"{unreadable:,} unreadable ({UNREADABLE})"] if unreadable else []
     return f"{out}: {'; '.join(parts)}"
 
 
@@ -156,7 +158,8 @@ def main() -> None:
             f"--out {args.out} lies in --images: the next run would take its faces for photographs"
         )
     Aligner(options)  # what it lacks is an error before anything is written
-    chosen = set(range(0, len(names), -(-len(names) // SHEET)))
+    shown = min(SHEET, len(names))
+    chosen = {index * len(names) // shown for index in range(shown)}
     jobs = [(name, stem, index in chosen) for index, (name, stem) in enumerate(zip(names, stems(names)))]
     with whole_folder(args.out) as folder:
         inside = replace(options, out=folder)
