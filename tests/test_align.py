@@ -126,6 +126,14 @@ def test_a_real_face_is_found_in_every_orientation_colour_space_and_depth(
     assert sheet.shape == (6 * 248, 3 * 372, 3)
 
 
+@pytest.mark.parametrize("count", [1, 24, 25, 53, 1000])
+def test_the_contact_sheet_shows_as_many_as_it_has_room_for(count):
+    shown = script.on_sheet(count)
+    assert len(shown) == min(24, count)
+    assert shown <= set(range(count))
+    assert max(shown) >= 0.95 * (count - 1)
+
+
 def test_processes_write_what_one_does(folder, tmp_path, monkeypatch, capsys):
     for workers in (0, 2):
         images = folder / "exif"
@@ -143,7 +151,8 @@ def test_what_is_no_face_or_no_picture_is_listed_and_counted(tmp_path, monkeypat
         (images / name).write_bytes(content)
     printed = run(monkeypatch, capsys, "--images", images, "--out", out, "--workers", 0)
     counts = "1 without a face (no_face.txt); 2 unreadable (unreadable.txt)"
-    assert printed == f"{out}: 4 photographs; 1 aligned faces; {counts}\n"
+    left_out = "left out: 1 .txt, which are no photographs that OpenCV decodes\n"
+    assert printed == f"{out}: 4 photographs; 1 aligned faces; {counts}\n{left_out}"
     assert (out / "no_face.txt").read_text() == "b.png\n"
     lines = (out / "unreadable.txt").read_text().splitlines()
     assert lines[0] == "c.jpg: its 10 bytes are no whole image that OpenCV can decode"
