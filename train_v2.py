@@ -126,7 +126,7 @@ def main() -> None:
 
     # ---------------------------------------------------------------- optimiser, scaler, resume
     optimizer = build_optimizer(cfg, backbone, head, schedule.base_lr, rates=rates_of_layers(cfg, backbone))
-    scaler, best = make_scaler(cfg.precision, device), BestModel(cfg.keep_best, cfg.patience)
+    scaler, best = make_scaler(cfg.precision, device), BestModel(output, cfg.keep_best, cfg.patience)
     guard = StepGuard(backbone, head, optimizer, scaler, cfg, range(first_step, total_steps))
     counters = dict(guard=guard, bad_records=loader.bad_records, best=best)
     state = TrainingState(backbone, head, optimizer, scaler, identity, **counters)
@@ -162,7 +162,7 @@ def main() -> None:
             if step == total_steps or best.decides or not here.stop_agreed  # asked to stop, there is no time
         }
         log.log_eval(step, results)
-        best.add(step, results, partial(write_backbone, output / "best.pt", backbone, cfg))
+        best.add(step, results, partial(write_backbone, best.path, backbone, cfg))
         return results
 
     @here.part("saving")
@@ -211,9 +211,9 @@ def main() -> None:
         stopping = here.stop_agreed  # the same on every rank
         saving = due or stopping
         if saving or schedule.is_logged(done):
-            batch = images, labels, [dataset.name_of(i) for i in indices.tolist()]
+            batch = distill.seen, labels, [dataset.name_of(i) for i in indices.tolist()]
             explain = partial(explain_skips, done, (backbone, head), batch, cfg.precision, output)
-            guard.stop_if_stuck(explain)  # waits for the GPU, so only where it logs
+            guard.stop_if_stuck(warmup(step)(explain))  # waits for the GPU, so only where it logs
             numbers = dict(epoch=schedule.epoch(done), lr=lr, **guard.numbers())
             log.log_step(done, **numbers, **head.last_terms, **distill.last_terms, **loader.report_bad())
             report.add(schedule.epoch(step), indices, labels, head.last_samples)

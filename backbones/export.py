@@ -15,17 +15,16 @@ import torch
 from torch import Tensor, nn
 
 from utils.errors import needed_package
-from utils.files import named_errors, write_json
-from utils.tensor_files import content_checksum, on_cpu
+from utils.files import write_json
 
 from .backbone import Backbone
+from .layouts import FORMAT
+from .loading import save_backbone
 
-FORMAT = "lqface"
 SIZE = 112
 OPSET = 20  # of torch's exporter today; what it writes is not converted to another
 LEGACY_OPSET = 17  # what converters of 2023 and later read
 PROTOBUF_LIMIT = 2**31 - 2**26  # bytes of one ONNX file, with room for the graph
-SETTINGS = ("format", "network", "num_features", "network_args", "input_order")  # as in save_backbone
 WEIGHTS, CONFIG, DESCRIPTION = "model.safetensors", "config.json", "lqface.json"
 
 
@@ -119,16 +118,11 @@ def write_torchscript(path: Path, network: nn.Module, about: dict) -> None:
         torch.jit.save(traced, str(path), _extra_files={DESCRIPTION: json.dumps(about)})
 
 
-def write_safetensors(folder: Path, backbone: Backbone) -> None:
+def write_release(folder: Path, backbone: Backbone) -> None:
     """Write model.safetensors, which `load_backbone` reads, and config.json into a folder."""
-    torch_files = needed_package("safetensors.torch", "to write safetensors", "safetensors")
-    weights = {key: on_cpu(tensor).contiguous() for key, tensor in backbone.state_dict().items()}
     about = description(backbone)
-    settings = {key: about[key] for key in SETTINGS}
-    settings |= {"crc32": content_checksum(weights, settings), "keys": list(weights)}
-    metadata = {"format": "pt", FORMAT: json.dumps(settings)}  # "pt" is what transformers look for
-    with named_errors(folder / WEIGHTS):
-        torch_files.save_file(weights, folder / WEIGHTS, metadata)
+    names = {key: about[key] for key in ("network", "num_features", "network_args", "input_order")}
+    save_backbone(folder / WEIGHTS, backbone, **names)
     write_json(folder / CONFIG, about)
 
 

@@ -77,6 +77,12 @@ def can_be_adapted(module: nn.Module) -> bool:
     return isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.groups == 1)
 
 
+def merged_name(name: str) -> str:
+    """Of a parameter or a state_dict key: the one that has its place in the network without adapters."""
+    layer, inside, _ = name.partition(INSIDE)
+    return f"{layer}.weight" if inside else name
+
+
 @torch.no_grad()
 def merged_state_dict(backbone: nn.Module) -> dict[str, Tensor]:
     """The state_dict of the same network without adapters, their products being in the weights."""

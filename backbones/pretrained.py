@@ -4,7 +4,9 @@ What is frozen gets no gradient, and its modules stay in evaluation mode: BatchN
 statistics, which do not move, and dropout and masks rest.
 """
 
+import json
 import logging
+import shlex
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
@@ -62,11 +64,11 @@ def fill(backbone: Backbone, cfg) -> None:
     source = load_backbone(cfg.pretrained, input_order=cfg.input_order)
     wrong = misfits(backbone.state_dict(), source.state_dict()) or other_heads(backbone, source)
     if wrong:
-        settings = f"network={source.network} embedding_size={source.num_features}"
-        settings += f" network_args={source.network_args}" if source.network_args else ""
+        settings = [f"network={source.network}", f"embedding_size={source.num_features}"]
+        settings += [f"network_args={json.dumps(source.network_args)}"] if source.network_args else []
         raise ValueError(
             f"pretrained={cfg.pretrained} is another network than network={cfg.network!r} with "
-            f"embedding_size={cfg.embedding_size} ({wrong[0]}): set {settings}"
+            f"embedding_size={cfg.embedding_size} ({wrong[0]}): set {shlex.join(settings)}"  # for a shell
         )
     backbone.load_state_dict(source.state_dict())
     backbone.input_order = source.input_order

@@ -38,7 +38,8 @@ class Settings:
     """The settings in the order in which they are printed. Where None is allowed, it says what None means."""
 
     # ---- run ----
-    # Folder of the run's files: log, metrics, checkpoints, model. None: work_dirs/<name of the config>.
+    # Folder of the run's files: log, metrics, checkpoints, model. None: work_dirs/<name of the config>
+    # of this repository, wherever it is called from.
     output: str | None = None
     # Continue from the newest checkpoint in `output`; an error where there is none. "auto": start where there
     # is none, for torchrun's --max-restarts and for schedulers that start a stopped job again.

@@ -9,6 +9,7 @@ import numpy as np
 
 from eval.calibration import Calibration
 from eval.calibration_report import as_numbers
+from eval.models import made_otherwise
 from utils.files import write_json
 
 FORMAT = "lqface calibration"
@@ -53,12 +54,8 @@ def read_calibration(path: Path, made_with: Mapping) -> dict:
             raise ValueError
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is no file of tools/calibrate.py") from error
-    for what, theirs in content["made_with"].items():
-        if what != "file" and theirs != made_with.get(what):
-            raise ValueError(
-                f"{path} was made with {what} {theirs}, not {made_with.get(what)}: its thresholds do not "
-                "hold here, calibrate again"
-            )
+    if differs := made_otherwise(content["made_with"], made_with):
+        raise ValueError(f"{path} {differs}: its thresholds do not hold here, calibrate again")
     return content
 
 

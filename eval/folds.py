@@ -15,7 +15,8 @@ def fold_of_each(num_items: int, num_folds: int) -> np.ndarray:
     """
     if not 2 <= num_folds <= num_items:
         raise ValueError(
-            f"{num_items} items cannot be split into {num_folds} folds: allowed are 2 to {num_items} folds"
+            f"{num_items} items cannot be split into {num_folds} folds: it takes two folds or more, and as "
+            "many items"
         )
     size, longer = divmod(num_items, num_folds)
     return np.repeat(np.arange(num_folds), [size + (fold < longer) for fold in range(num_folds)])

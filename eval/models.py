@@ -2,7 +2,7 @@
 
 import argparse
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from torch import nn
@@ -11,13 +11,13 @@ from backbones import Backbone, load_backbone
 from backbones.onnx_model import OnnxModel
 
 WEIGHTS_FILE = "model.safetensors"  # in a folder of tools/export.py
-WEIGHTS = "weights of this project, insightface, AdaFace, CVLface or LVFace, told by content; or NAME.onnx"
+WEIGHTS = "weights of this project, insightface, AdaFace, CVLface or LVFace, told by content"
 
 
-def add_model_arguments(parser: argparse.ArgumentParser, several: bool = False) -> None:
-    """`--model` and what may have to be said of it."""
-    add = parser.add_argument
-    add("--model", type=Path, required=True, nargs="+" if several else None, help=WEIGHTS)
+def add_model_arguments(parser: argparse.ArgumentParser, several: bool = False, onnx: bool = True) -> None:
+    """`--model` and what may have to be said of it; `onnx`: whether it may be an ONNX file."""
+    add, kinds = parser.add_argument, f"{WEIGHTS}; or NAME.onnx" if onnx else WEIGHTS
+    add("--model", type=Path, required=True, nargs="+" if several else None, help=kinds)
     add("--network", help="name of the network, where the file does not say it")
     add("--input-order", choices=("RGB", "BGR"), help="its colour order, where the file does not say it")
 
@@ -94,6 +94,22 @@ def file_hash(path: Path) -> str:
             while chunk := file.read(1 << 22):
                 digest.update(chunk)
     return digest.hexdigest()
+
+
+def made_otherwise(theirs: Mapping, ours: Mapping) -> str:
+    """How what a file was made with differs from what is used here, in words; "" where it does not.
+
+    Args:
+        theirs, ours: what embeddings depend on: file, sha256, mirror ….
+    """
+    for what, value in theirs.items():
+        here = ours.get(what)
+        if what == "sha256" and value != here:
+            hashes = f"sha256 {str(value)[:8]}…, here {str(here)[:8]}…"
+            return f"is of another model, {theirs.get('file')} ({hashes})"
+        if what not in ("file", "sha256") and value != here:
+            return f"was made with {what} {value}, not {here}"
+    return ""
 
 
 def load_network(args: argparse.Namespace) -> Backbone:

@@ -28,6 +28,7 @@ class Distillation:
         input_order: not used here: what the teacher's file may need to be read.
 
     Attributes:
+        seen: what the student saw of the last images.
         last_terms: {"distillation": mean of 1 − cos of the last batch}, for the log; {} without a teacher.
     """
 
@@ -45,15 +46,17 @@ class Distillation:
         require(len(sides) > 0 and all(4 <= s < 112 for s in sides), "sides", list(sides), "in [4, 112) each")
         self.teacher, self.weight, self.low_res, self.sides = teacher, weight, low_res, tuple(sides)
         self.turned = teacher is not None and teacher.input_order != student_order
+        self.seen: Tensor | None = None
         self.last_terms: dict[str, Tensor] = {}
 
     def view(self, images: Tensor) -> Tensor:
         """What the student sees of the images `(b, 3, h, w)`; which are small is torch's draw on the CPU."""
+        self.seen = images
         if self.teacher is None or not self.low_res:
             return images
         places = (torch.rand(len(images)) < self.low_res).nonzero().flatten()
         sizes = torch.randint(len(self.sides), (len(places),))
-        view = images.clone()
+        self.seen = view = images.clone()
         for i, side in enumerate(self.sides):
             chosen = places[sizes == i].to(images.device)
             if len(chosen):

@@ -11,6 +11,7 @@ import pytest
 import skimage
 from PIL import Image
 
+from helpers.onnx_files import write_yunet
 from tools import align as script
 from tools.alignment import photograph, yunet
 from tools.alignment.faces import Face, around, choose
@@ -125,6 +126,14 @@ def test_a_real_face_is_found_in_every_orientation_colour_space_and_depth(
     assert sheet.shape == (6 * 248, 3 * 372, 3)
 
 
+@pytest.mark.parametrize("count", [1, 24, 25, 53, 1000])
+def test_the_contact_sheet_shows_as_many_as_it_has_room_for(count):
+    shown = script.on_sheet(count)
+    assert len(shown) == min(24, count)
+    assert shown <= set(range(count))
+    assert max(shown) >= 0.95 * (count - 1)
+
+
 def test_processes_write_what_one_does(folder, tmp_path, monkeypatch, capsys):
     for workers in (0, 2):
         images = folder / "exif"
@@ -141,7 +150,9 @@ def test_what_is_no_face_or_no_picture_is_listed_and_counted(tmp_path, monkeypat
     for name, content in (files | {"d.png": whole[:5000], "e.txt": b"text"}).items():
         (images / name).write_bytes(content)
     printed = run(monkeypatch, capsys, "--images", images, "--out", out, "--workers", 0)
-    assert printed == f"{out}: 4 photographs; 1 aligned faces; 1 without a face; 2 unreadable\n"
+    counts = "1 without a face (no_face.txt); 2 unreadable (unreadable.txt)"
+    left_out = "left out: 1 .txt, which are no photographs that OpenCV decodes\n"
+    assert printed == f"{out}: 4 photographs; 1 aligned faces; {counts}\n{left_out}"
     assert (out / "no_face.txt").read_text() == "b.png\n"
     lines = (out / "unreadable.txt").read_text().splitlines()
     assert lines[0] == "c.jpg: its 10 bytes are no whole image that OpenCV can decode"
@@ -266,37 +277,30 @@ def test_a_large_photograph_is_searched_small_and_aligned_from_all_of_its_pixels
     assert apart_at_112(face.points, (RECORDED + 0.5) * scale - 0.5) < 2
 
 
-class StubYuNet:
-    """OpenCV's detector, with the rows that it documents."""
-
-    def __init__(self):
-        row = np.array([180, 60, 90, 115, *RECORDED.ravel(), 0.93], np.float32)
-        self.rows = np.stack([row, row * 0.1])
-
-    def setInputSize(self, size):
-        self.size = size
-
-    def detect(self, image):
-        assert self.size == image.shape[1::-1]
-        assert image[0, 0].tolist() == [3, 2, 1]  # BGR
-        return 1, self.rows
-
-
-def test_yunet_s_rows_become_faces_in_the_order_of_the_template(tmp_path, monkeypatch):
-    path, stub = tmp_path / "yunet.onnx", StubYuNet()
+def test_opencv_runs_a_yunet_file_and_its_rows_are_in_the_order_of_the_template(tmp_path, monkeypatch, capfd):
+    path, images = tmp_path / "yunet.onnx", tmp_path / "images"
     with pytest.raises(FileNotFoundError, match="no detector"):
         yunet.YuNet(path)
     path.write_bytes(b"no network")
     with pytest.raises(ValueError, match=r"yunet\.onnx is no YuNet that OpenCV can read"):
         yunet.YuNet(path)
-    monkeypatch.setattr(yunet.cv2.FaceDetectorYN, "create", lambda *_: stub)
-    image = np.empty((300, 400, 3), np.uint8)
-    image[:] = (1, 2, 3)
-    (face,) = yunet.YuNet(path)(image, min_face=40)  # the second is smaller
-    assert np.array_equal(face.points, RECORDED)
-    assert (face.box, round(face.score, 2)) == ((180, 60, 90, 115), 0.93)
-    stub.rows = None
-    assert yunet.YuNet(path)(image, min_face=40) == []
+    corner, size = np.array([200, 96]), (90, 115)
+    write_yunet(path, size, RECORDED - corner)
+    image = np.zeros((300, 400, 3), np.uint8)  # no multiple of 32, which OpenCV pads to
+    image[96:104, 200:208] = (255, 0, 0)
+    capfd.readouterr()
+    (face,) = yunet.YuNet(path)(image, min_face=40)
+    assert face.points == pytest.approx(RECORDED, abs=1e-3)
+    assert face.box == pytest.approx((200 - 45, 96 - 57.5, *size), abs=1e-3)
+    assert face.score == pytest.approx(1, abs=1e-3)
+    assert yunet.YuNet(path)(image, min_face=91) == []
+    assert yunet.YuNet(path)(image[..., ::-1], min_face=40) == []
+    assert capfd.readouterr().err == "", "OpenCV's own affairs"
+    images.mkdir()
+    cv2.imwrite(str(images / "a.png"), image[..., ::-1])
+    words = ["--images", images, "--out", tmp_path / "out", "--detector", path, "--workers", 0]
+    assert "1 photographs; 1 aligned faces\n" in run(monkeypatch, capfd, *words)
+    assert points(rows(tmp_path / "out")[0]) == pytest.approx(RECORDED, abs=1e-3)
 
 
 def test_of_boxes_that_overlap_the_best_remains():

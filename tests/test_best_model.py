@@ -15,14 +15,15 @@ def verified(best: BestModel, score: float, name: str = "lfw") -> bool:
 
 
 def resumed(before: BestModel, **changes) -> BestModel:
-    after = BestModel(**{"keep": True, "patience": 2} | changes)
+    after = BestModel(before.path.parent, **{"keep": True, "patience": 2} | changes)
     after.load_state_dict(before.state_dict())
     return after
 
 
 @pytest.fixture
-def best() -> BestModel:
-    best = BestModel(keep=True, patience=2)
+def best(tmp_path) -> BestModel:
+    best = BestModel(tmp_path, keep=True, patience=2)
+    best.path.write_bytes(b"the best model")
     assert verified(best, 0.9)
     assert not verified(best, 0.9), "of equal scores the earlier one stays the best"
     return best
@@ -41,7 +42,16 @@ def test_a_score_of_other_sets_does_not_count(best):
     assert verified(after, 0.6, "ijbc")
 
 
-def test_a_run_that_kept_no_best_model_begins_with_the_next_one():
-    before = BestModel(keep=False, patience=2)
+def test_a_run_that_kept_no_best_model_begins_with_the_next_one(tmp_path):
+    before = BestModel(tmp_path, keep=False, patience=2)
+    before.path.write_bytes(b"of an earlier run")
     verified(before, 0.9)
     assert verified(resumed(before), 0.5)
+
+
+def test_a_best_model_that_was_deleted_is_written_again(best):
+    best.path.unlink()
+    after = resumed(best)
+    assert after.not_better == 1, "patience does not begin again"
+    assert verified(after, 0.5)
+    assert not verified(after, 0.5)

@@ -25,8 +25,9 @@ FACES = np.random.default_rng(3).integers(0, 256, (5, 112, 112, 3), dtype=np.uin
 def with_statistics(name: str, order: str = "RGB") -> torch.nn.Module:
     """A small network in evaluation mode whose BatchNorm is no identity, so that a wrong folding shows."""
     network = small(name).train()
-    for _ in range(3):
-        network(images(8) + 0.3)
+    with torch.no_grad():
+        for _ in range(3):
+            network(images(4) + 0.3)
     network.input_order = order
     return network.eval()
 

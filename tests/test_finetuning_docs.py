@@ -2,12 +2,15 @@
 
 import re
 import shlex
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 from backbones import get_model, save_backbone
 from configs.base import Settings
+from eval import verification
 from helpers.train_runs import train, write_faces
 from utils.run_info import ROOT
 from utils.settings import INIT_HEADS
@@ -20,16 +23,21 @@ SMALL += "num_workers=0 precision=fp32 tensorboard=false report=false num_classe
 
 
 @pytest.fixture(scope="module")
-def outcomes(tmp_path_factory) -> dict[str, tuple[int, str]]:
-    """Each command with its files replaced by small ones: (exit code, output)."""
+def folder(tmp_path_factory) -> Path:
+    """Faces and the weights of a network."""
     folder = tmp_path_factory.mktemp("docs")
-    faces = write_faces(folder / "faces")
+    write_faces(folder / "faces")
     torch.manual_seed(3)
     network = get_model("vit_t", num_features=16, **NETWORK)
     network(torch.rand(16, 3, 112, 112))
-    weights = folder / "weights.pt"
-    save_backbone(weights, network, network="vit_t", num_features=16, network_args=NETWORK)
-    lines = []
+    save_backbone(folder / "weights.pt", network, network="vit_t", num_features=16, network_args=NETWORK)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def outcomes(folder) -> dict[str, tuple[int, str]]:
+    """Each command of training with its files replaced by small ones: (exit code, output)."""
+    lines, faces, weights = [], folder / "faces", folder / "weights.pt"
     for i, command in enumerate(COMMANDS):
         preset, *settings = shlex.split(command.replace("data/mine/pairs.bin", f"{faces}/pairs.bin"))
         kept = [s for s in settings if not s.startswith(("rec=", "network=", "pretrained=", "teacher="))]
@@ -44,6 +52,16 @@ def test_a_command_trains(command, outcomes):
     code, output = outcomes[command]
     assert code == 0, output
     assert "step 6/6" in output
+
+
+def test_the_evaluation_before_training_runs(folder, monkeypatch, capsys):
+    (command,) = set(re.findall(r"^    python (.+)$", TEXT, re.M)) - {f"train_v2.py {c}" for c in COMMANDS}
+    script, *words = shlex.split(command)
+    assert script == "eval/verification.py"
+    files = {"released.pth": folder / "weights.pt", "data/mine/pairs.bin": folder / "faces/pairs.bin"}
+    monkeypatch.setattr(sys, "argv", [script, *(str(files.get(word, word)) for word in words)])
+    verification.main()
+    assert "| pairs" in capsys.readouterr().out
 
 
 def test_the_presets_of_the_page_exist_and_each_has_its_command():

@@ -1,6 +1,7 @@
 """The network of a run: filled with weights in their own colour order, frozen in parts, or one clear line."""
 
 import re
+import shlex
 
 import numpy as np
 import pytest
@@ -67,10 +68,9 @@ def test_weights_of_another_network_are_refused_with_the_settings_that_fit(weigh
     with pytest.raises(ValueError, match="is another network than network='r18'") as error:
         build_backbone(load("network=r18", f"pretrained={path}"))
     fitting = re.search(r"set (network=.*)$", str(error.value))[1]
-    network, size, args = re.fullmatch(
-        r"(network=\S+) (embedding_size=\S+) (network_args=.*)", fitting
-    ).groups()
-    assert build_backbone(load(network, size, args, f"pretrained={path}")).input_order == "RGB"
+    words = shlex.split(fitting)  # as a shell does with what is pasted into it
+    assert [word.partition("=")[0] for word in words] == ["network", "embedding_size", "network_args"]
+    assert build_backbone(load(*words, f"pretrained={path}")).input_order == "RGB"
 
 
 def test_training_settings_of_the_network_need_not_be_those_of_the_file(weights):

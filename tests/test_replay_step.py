@@ -19,7 +19,9 @@ def batch(tmp_path):
     save_backbone(tmp_path / "model.pt", small("mbf"), **MBF)
     path = tmp_path / "skipped_step_7_rank_0.pt"
     content = {"images": images(4), "labels": torch.arange(4), "gradient": torch.ones(4, 32), "names": []}
-    torch.save(content | {"step": 7, "precision": "fp32"}, path)
+    learning = [name for name, _ in small("mbf").named_parameters()]
+    how = {"step": 7, "precision": "fp32", "resting": [], "learning": learning}
+    torch.save(content | how, path)
     return path
 
 
@@ -29,9 +31,13 @@ def printed(monkeypatch, capsys, *arguments) -> list[str]:
     return capsys.readouterr().out.splitlines()
 
 
-def faulty_layers(lines: list[str], column: int = 3) -> list[str]:
+def rows_of(lines: list[str]) -> list[list[str]]:
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
-    return [row[0] for row in rows[1:] if row[column]]
+    return rows[1:]
+
+
+def faulty_layers(lines: list[str], column: int = 3) -> list[str]:
+    return [row[0] for row in rows_of(lines) if row[column]]
 
 
 def test_a_finite_batch_has_a_row_for_each_layer_and_no_fault(batch, monkeypatch, capsys):
@@ -68,6 +74,27 @@ def test_images_that_are_not_finite_are_named(batch, monkeypatch, capsys):
     lines = printed(monkeypatch, capsys, batch)
     assert lines[0] == "step 7, 4 images, not finite: c"
     assert faulty_layers(lines)[0] == "layers.0.layers.0"
+
+
+def test_what_was_frozen_or_at_rest_in_the_run_is_so_again(batch, monkeypatch, capsys):
+    network, content = small("mbf"), torch.load(batch, weights_only=True)
+    learning = [name for name in content["learning"] if not name.startswith("layers.0")]
+    norms = [name for name, part in network.named_modules() if isinstance(part, torch.nn.BatchNorm2d)]
+    torch.save(content | {"resting": norms, "learning": learning}, batch)
+    frozen = rows_of(printed(monkeypatch, capsys, batch))
+    no_gradient = [row[0] for row in frozen if row[4] == "–"]
+    assert no_gradient == [row[0] for row in frozen if row[0].startswith("layers.0")] != []
+
+    everything = [name for name, _ in network.named_modules()]
+    torch.save(content | {"resting": everything, "learning": []}, batch)
+    resting = rows_of(printed(monkeypatch, capsys, batch))
+    assert {row[4] for row in resting} == {"–"}
+    with torch.no_grad():
+        expected = network.eval()(content["images"]).abs().max().item()
+    assert resting[-1][2] == f"{expected:.3g}"
+    torch.save(content, batch)
+    in_training = rows_of(printed(monkeypatch, capsys, batch))
+    assert resting[-1][2] != in_training[-1][2]
 
 
 def test_another_file_and_a_missing_network_are_said(batch, monkeypatch, capsys):

@@ -370,6 +370,23 @@ def test_in_float16_the_scale_of_the_loss_is_named_where_the_batch_is_finite_wit
     assert "Something random" in explain_skips(3, networks, batch, "fp32", tmp_path)
 
 
+def test_a_layer_that_does_not_learn_in_the_step_is_not_its_cause(tmp_path):
+    """In the warm-up of the head the backbone runs in evaluation mode and without gradients."""
+    training = Training()
+    training.backbone[2].register_full_backward_hook(lambda _, grad_in, grad_out: (grad_in[0] * math.nan,))
+    images = torch.ones(6, 3, 2, 2)  # equal rows: their variance is 0, the running one is 1
+    batch = images, torch.arange(6), []
+    given = training.backbone, training.head, *batch[:2], "fp32"
+    assert "the gradient of 1.bias" in find_cause(*given)[0].what
+    training.backbone.eval()
+    with torch.no_grad():
+        assert find_cause(*given)[0] is None
+        training.head.loss.per_sample = lambda own, others, norms: own * math.inf
+        explain_skips(7, given[:2], batch, "fp32", tmp_path)
+    saved = torch.load(tmp_path / "skipped_step_7_rank_0.pt", weights_only=True)
+    assert (saved["resting"], saved["learning"]) == (["", "0", "1", "2", "3"], [])
+
+
 def explained_with_synchronised_norms(folder) -> str:
     training = Training()
     convert_sync_batch_norm(training.backbone)

@@ -1,8 +1,11 @@
 """embed, verify, search, calibrate: from aligned faces to a decision, with another model's files refused."""
 
 import csv
+import io
 import json
 import sys
+from contextlib import redirect_stdout
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -106,7 +109,10 @@ def test_embeddings_are_kept_with_their_images_and_serve_as_a_gallery(made, tmp_
     assert [row["rank"] for row in rows] == ["1", "2", "3"]
     assert (rows[0]["probe"], rows[0]["match"], rows[0]["cosine"]) == (str(probe), str(probe), "1.0000")
     for wrong, message in (
-        (["--model", made / "other.pt", *arguments[2:]], "was made with sha256 .*: embed again"),
+        (
+            ["--model", made / "other.pt", *arguments[2:]],
+            r"is of another model, .*model\.pt \(sha256 .*, here .*\): embed again",
+        ),
         ([*arguments, "--no-mirror"], "was made with mirror True, not False: embed again"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -132,9 +138,16 @@ def calibrated(made, tmp_path, monkeypatch, *words):
     return out
 
 
-def test_a_decision_follows_from_people_s_own_photographs(made, tmp_path, monkeypatch, capsys):
-    path = calibrated(made, tmp_path, monkeypatch, "--people", made / "people")
-    printed = capsys.readouterr().out
+@pytest.fixture(scope="module")
+def of_people(made) -> tuple[Path, str]:
+    """The calibration with all people, and what was printed."""
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()) as printed:
+        path = calibrated(made, made, patch, "--people", made / "people")
+    return path, printed.getvalue()
+
+
+def test_a_decision_follows_from_people_s_own_photographs(made, of_people, monkeypatch, capsys):
+    path, printed = of_people
     assert printed.startswith("594 pairs of different people from 36 images\n")  # 36 · 35 / 2 less 12 · 3
     content = json.loads(path.read_text())
     unit = embed(load_model(made / "model.pt"), people(made)).unit
@@ -164,8 +177,8 @@ def test_a_decision_follows_from_people_s_own_photographs(made, tmp_path, monkey
     assert capsys.readouterr().out.splitlines()[-1].startswith("no decision without --calibration")
 
 
-def test_a_search_names_only_those_above_the_threshold(made, tmp_path, monkeypatch, capsys):
-    path = calibrated(made, tmp_path, monkeypatch, "--people", made / "people")
+def test_a_search_names_only_those_above_the_threshold(made, of_people, tmp_path, monkeypatch, capsys):
+    path, _ = of_people
     least = json.loads(path.read_text())["thresholds"][1]["cosine"]
     out = tmp_path / "m.csv"
     arguments = ["--model", made / "model.pt", "--gallery", *people(made)[::3], "--probes"]
@@ -199,8 +212,8 @@ def test_strangers_and_lists_of_pairs_calibrate_too(made, tmp_path, monkeypatch,
     assert [row["far"] for row in content["thresholds"]] == FARS.tolist()
 
 
-def test_mistakes_are_one_clear_line(made, tmp_path, monkeypatch):
-    path = calibrated(made, tmp_path, monkeypatch, "--people", made / "people")
+def test_mistakes_are_one_clear_line(made, of_people, tmp_path, monkeypatch):
+    path, _ = of_people
     (tmp_path / "text.json").write_text("{}")
     (tmp_path / "text.npz").write_text("no archive")
     big = tmp_path / "big.jpg"

@@ -34,22 +34,32 @@ from utils.command_line import run_script
 from utils.files import whole_folder
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
-SHEET = 24  # photographs on the contact sheet
+SHEET = 24  # photographs on the contact sheet, at most
+NO_FACE, UNREADABLE = "no_face.txt", "unreadable.txt"
 
 
-def find_photographs(folder: Path) -> list[str]:
-    """Paths of all photographs below a folder, relative to it, in order.
+def find_photographs(folder: Path) -> tuple[list[str], Counter]:
+    """Paths of all photographs below a folder, relative to it, in order; and what other files there are.
 
+    Returns:
+        The paths, and how many other files have each suffix, such as ".heic".
     Raises:
         FileNotFoundError: no such folder, or none in it.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder {str(folder)!r}")
-    paths = (path for path in sorted(folder.rglob("*")) if path.suffix.lower() in SUFFIXES and path.is_file())
-    names = [path.relative_to(folder).as_posix() for path in paths if not path.name.startswith(".")]
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith(".")]
+    names = [path.relative_to(folder).as_posix() for path in paths if path.suffix.lower() in SUFFIXES]
+    others = Counter(path.suffix.lower() for path in paths if path.suffix.lower() not in SUFFIXES)
     if not names:
-        raise FileNotFoundError(f"{folder} holds no photographs ({', '.join(SUFFIXES)} in any case)")
-    return names
+        there = f", but {counted(others)}" if others else ""
+        raise FileNotFoundError(f"{folder} holds no photographs ({', '.join(SUFFIXES)} in any case){there}")
+    return names, others
+
+
+def counted(suffixes: Counter) -> str:
+    """Files by suffix, in words: "12 .heic, 1 without suffix"."""
+    return ", ".join(f"{count:,} {suffix or 'without suffix'}" for suffix, count in suffixes.most_common())
 
 
 def stems(names: Sequence[str]) -> list[str]:
@@ -90,6 +100,12 @@ def outcomes(options: Options, jobs: list[tuple[str, str, bool]], workers: int) 
         pool.shutdown(cancel_futures=True)
 
 
+def on_sheet(count: int) -> set[int]:
+    """Which of so many photographs the contact sheet shows: all, or SHEET of them from first to last."""
+    shown = min(SHEET, count)
+    return {index * count // shown for index in range(shown)}
+
+
 def write_notes(out: Path, done: Sequence[Outcome]) -> None:
     """The lists in OUT."""
     write_landmarks(
@@ -98,7 +114,7 @@ def write_notes(out: Path, done: Sequence[Outcome]) -> None:
     )
     without = [outcome.name for outcome in done if not outcome.error and not outcome.found]
     unreadable = [f"{outcome.name}: {outcome.error}" for outcome in done if outcome.error]
-    for name, lines in (("no_face.txt", without), ("unreadable.txt", unreadable)):
+    for name, lines in ((NO_FACE, without), (UNREADABLE, unreadable)):
         if lines:
             (out / name).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
@@ -112,8 +128,9 @@ def summary(out: Path, done: Sequence[Outcome], faces: str) -> str:
     taken = "all taken" if faces == "all" else f"the {'most ' * (faces == 'central')}{faces} taken"
     parts = [f"{len(done):,} photographs", f"{aligned:,} aligned faces"]
     parts += [f"{several:,} with several faces, {taken}"] if several else []
-    parts += [f"{none:,} without a face{f', {centred:,} of them cropped' * bool(centred)}"] if none else []
-    parts += [f"{unreadable:,} unreadable"] if unreadable else []
+    cropped = f", {centred:,} of them cropped" if centred else ""
+    parts += [f"{none:,} without a face{cropped} ({NO_FACE})"] if none else []
+    parts += [f"{unreadable:,} unreadable ({UNREADABLE})"] if unreadable else []
     return f"{out}: {'; '.join(parts)}"
 
 
@@ -150,13 +167,13 @@ def main() -> None:
         args.images, args.out, args.detector, args.landmarks, args.faces, args.min_face, args.crops, centre,
         f".{args.format}",
     )  # fmt: skip
-    names = find_photographs(args.images)
+    names, others = find_photographs(args.images)
     if args.out.resolve().is_relative_to(args.images.resolve()):
         raise ValueError(
             f"--out {args.out} lies in --images: the next run would take its faces for photographs"
         )
     Aligner(options)  # what it lacks is an error before anything is written
-    chosen = set(range(0, len(names), -(-len(names) // SHEET)))
+    chosen = on_sheet(len(names))
     jobs = [(name, stem, index in chosen) for index, (name, stem) in enumerate(zip(names, stems(names)))]
     with whole_folder(args.out) as folder:
         inside = replace(options, out=folder)
@@ -169,6 +186,8 @@ def main() -> None:
     if pictures:  # beside OUT, in which all images are faces
         write_image(args.out.with_name(f"{args.out.name}.contact_sheet.png"), contact_sheet(pictures))
     print(summary(args.out, done, args.faces))
+    if others:
+        print(f"left out: {counted(others)}, which are no photographs that OpenCV decodes")
     if not any(outcome.aligned for outcome in done):
         print("nothing was aligned: is --min-face too large, are these photographs of people?")
 

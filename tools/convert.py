@@ -25,7 +25,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    add_model_arguments(parser)
+    add_model_arguments(parser, onnx=False)
     parser.add_argument("--to", required=True, choices=tuple(ORDERS), help="whose file to write")
     parser.add_argument("--out", type=Path, required=True, help="the file to write")
     args = parser.parse_args()

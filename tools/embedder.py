@@ -12,7 +12,14 @@ import torch
 from eval.calibration_file import Threshold, read_calibration, threshold_at
 from eval.embedding import Embeddings, embed, load_model
 from eval.features import check_settings
-from eval.models import add_model_arguments, add_normalise, check_precision, file_hash, input_of
+from eval.models import (
+    add_model_arguments,
+    add_normalise,
+    check_precision,
+    file_hash,
+    input_of,
+    made_otherwise,
+)
 from eval.readers.faces import AlignedFaces
 from utils.faces import IMAGE_SUFFIXES
 from utils.files import whole_file
@@ -145,7 +152,6 @@ def read_embeddings(path: Path, made_with: dict) -> Named:
         raise ValueError(f"{path} is no file of tools/embed.py, or a damaged one ({error})") from error
     if not (np.isfinite(named[1]).all() and np.isfinite(named[2]).all()):
         raise ValueError(f"{path} holds embeddings that are not finite: embed again, with --precision fp32")
-    for what, value in theirs.items():
-        if what != "file" and value != made_with.get(what):
-            raise ValueError(f"{path} was made with {what} {value}, not {made_with.get(what)}: embed again")
+    if differs := made_otherwise(theirs, made_with):
+        raise ValueError(f"{path} {differs}: embed again")
     return named

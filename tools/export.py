@@ -31,7 +31,7 @@ from backbones.export import (
     example,
     quiet,
     write_onnx,
-    write_safetensors,
+    write_release,
     write_torchscript,
 )
 from eval.models import add_model_arguments, load_network
@@ -98,7 +98,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add_model_arguments(parser)
+    add_model_arguments(parser, onnx=False)
     add("--out", type=Path, required=True, help="NAME.onnx, NAME.torchscript, or a folder")
     add("--pixels", choices=("RGB", "BGR"), help="take bytes in this order: normalisation inside the graph")
     add("--batch", type=int, help="ONNX: images of each call; default: any number")
@@ -116,7 +116,7 @@ def main() -> None:
         return
     card = model_card(args.out.name, backbone, args.results)
     with whole_folder(args.out) as folder:
-        write_safetensors(folder, backbone)
+        write_release(folder, backbone)
         (folder / "README.md").write_text(card, encoding="utf-8")
     print(f"{args.out}: {', '.join(sorted(file.name for file in args.out.iterdir()))}")
 

@@ -5,12 +5,14 @@
 
 The network is the run's model.pt, which was saved before the steps that were skipped. For each layer: the
 largest magnitude of its output and of the gradient of its output, and how many of their numbers are not
-finite. The backward pass starts from the gradient of the embeddings, which training has saved with the batch:
+finite. What was frozen or in evaluation mode in the run is so here: a layer to which no gradient came has
+none. The backward pass starts from the gradient of the embeddings, which training has saved with the batch:
 loss and class centres are not computed again.
 """
 
 import argparse
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -28,12 +30,12 @@ from utils.precision import PRECISIONS, autocast
 
 def read_batch(path: Path) -> dict:
     """A saved batch: images `(b, 3, 112, 112)`, gradient of the embeddings `(b, D)`, names of the records (or
-    positions), precision of the run and step."""
+    positions), precision of the run and step, `training.diagnosis.mode_of` the network."""
     try:
         batch = torch.load(path, map_location="cpu", weights_only=True)
         batch["images"], batch["gradient"] = batch["images"].float(), batch["gradient"].float()
         batch["names"] = batch["names"] or [str(i) for i in range(len(batch["images"]))]
-        batch["precision"], batch["step"]
+        batch["precision"], batch["step"], batch["resting"], batch["learning"]
     except OSError:
         raise
     except Exception as error:  # any bytes may be in the file, for which torch has no class of error
@@ -43,8 +45,16 @@ def read_batch(path: Path) -> dict:
     return batch
 
 
+def set_mode(backbone: nn.Module, resting: Collection[str], learning: Collection[str]) -> None:
+    """Training mode but for the modules `resting`, gradients for the parameters `learning`."""
+    for name, module in backbone.named_modules():
+        module.training = name not in resting
+    for name, parameter in backbone.named_parameters():
+        parameter.requires_grad_(name in learning)
+
+
 def table_of_layers(backbone: nn.Module, images: Tensor, gradient: Tensor, precision: str) -> PrettyTable:
-    """A row for each layer in the order of the forward pass, in training mode.
+    """A row for each layer in the order of the forward pass, in the mode that the network is in.
 
     Args:
         gradient: of the embeddings; the backward pass begins with it.
@@ -60,8 +70,9 @@ def table_of_layers(backbone: nn.Module, images: Tensor, gradient: Tensor, preci
 
     with torch.enable_grad(), each_output(backbone, look), FrozenBatchStatistics(backbone):
         with autocast(images.device, precision):
-            embeddings = backbone.train()(images)
-        embeddings.backward(gradient.to(embeddings.dtype))
+            embeddings = backbone(images)
+        if embeddings.requires_grad:
+            embeddings.backward(gradient.to(embeddings.dtype))
     table = PrettyTable(["layer", "shape", "output", "not finite", "gradient", "not finite "], align="l")
     for name, shape in shapes.items():
         table.add_row([name, shape, *outputs[name], *gradients.get(name, ["–", ""])])
@@ -95,6 +106,7 @@ def main() -> None:
     faulty = ", ".join(batch["names"][i] for i in faulty_images(images))
     print(f"step {batch['step']}, {len(images)} images, not finite: {faulty or 'none'}")
     backbone = load_backbone(model, input_order=args.input_order)
+    set_mode(backbone, batch["resting"], batch["learning"])
     print(table_of_layers(backbone, images, batch["gradient"], precision))
 
 

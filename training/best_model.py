@@ -9,7 +9,7 @@ from torch import nn
 
 from backbones import save_backbone
 from ranks.fail_together import fail_together
-from utils.distributed import rank
+from utils.distributed import gather_objects, rank
 from utils.frozen import to_builtin
 from utils.log_files import LOGGER_NAME
 
@@ -27,18 +27,23 @@ class BestModel:
 
     The score is the mean accuracy over the verification sets. Of equal scores the earlier one stays the best.
 
+    Every rank makes one at the same time.
+
     Args:
+        folder: of the run, for best.pt.
         keep: whether the best model is saved (`keep_best`).
         patience: verifications in a row that are not better, after which the run ends; 0: it does not.
 
     Attributes:
+        path, was_there: of its file, and whether it was there at the start.
         score, step: of the best verification so far; None and 0 before.
         not_better: verifications since.
         sets: names of the verification sets that it is of.
     """
 
-    def __init__(self, keep: bool, patience: int):
-        self.keep, self.patience = keep, patience
+    def __init__(self, folder: Path, keep: bool, patience: int):
+        self.path, self.keep, self.patience = folder / "best.pt", keep, patience
+        self.was_there = gather_objects(self.path.is_file())[0]  # rank 0 writes it
         self.score, self.step, self.not_better = None, 0, 0
         self.sets: list[str] = []
 
@@ -97,5 +102,5 @@ class BestModel:
         if state:
             self.score, self.step, self.not_better = state["score"], state["step"], state["not_better"]
             self.sets = list(state["sets"])
-            if self.keep and not state["keep"]:  # no file has the best model
+            if self.keep and not (state["keep"] and self.was_there):  # no file has it: the next one is kept
                 self.score = None

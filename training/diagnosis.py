@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
+from backbones.lora import merged_name
 from ranks.sync_batch_norm import local_batch_norm
 from utils.batch_norm import FrozenBatchStatistics
 from utils.distributed import gather_objects, rank
@@ -35,7 +36,8 @@ def explain_skips(
     `tools/replay_step.py`.
 
     Args:
-        networks: the bare backbone and the head, as they are now. Nothing of them changes.
+        networks: the bare backbone and the head, as they are now. Nothing of them changes. The backbone runs
+            in the mode that it is in, and without gradients where the caller has turned them off.
         batch: of the last micro-batch, images `(b, 3, 112, 112)` as the backbone got them, labels `(b,)`,
             names of their records.
     """
@@ -58,7 +60,7 @@ def explain_skips(
     file = Path(folder) / f"skipped_step_{step}_rank_{at_rank}.pt"
     if rank() == at_rank:
         content = {"images": images.cpu(), "labels": labels.cpu(), "gradient": gradient.cpu()}
-        content |= {"names": list(names), "step": step, "precision": precision}
+        content |= {"names": list(names), "step": step, "precision": precision, **mode_of(networks[0])}
         with whole_file(file) as partial:
             torch.save(content, partial)
     first_names = ", ".join(names[:NUM_LISTED]) + (", …" if len(names) > NUM_LISTED else "")
@@ -86,12 +88,13 @@ def find_cause(
             layers.append(name)
 
     frozen, alone = FrozenBatchStatistics(backbone), local_batch_norm(backbone)  # else a NaN is on all ranks
-    with each_output(backbone, look), frozen, alone, head.only_input_gradient(), torch.enable_grad():
+    with each_output(backbone, look), frozen, alone, head.only_input_gradient():
         with autocast(images.device, precision):
             embeddings = backbone(images)
-        if not embeddings.requires_grad:  # of a network that is frozen as a whole
-            embeddings.requires_grad_()
-        loss = head(embeddings, labels)
+        with torch.enable_grad():
+            if not embeddings.requires_grad:  # of a network that is frozen as a whole, or rests
+                embeddings.requires_grad_()
+            loss = head(embeddings, labels)
         gradients = torch.autograd.grad(
             loss, [embeddings, *learnt(backbone).values()], allow_unused=True, materialize_grads=True
         )
@@ -113,6 +116,16 @@ def find_cause(
     ]
     causes = [Cause(stage, what, advice) for stage, (is_there, what, advice) in enumerate(found) if is_there]
     return (causes[0] if causes else None), gradients[0]
+
+
+def mode_of(backbone: nn.Module) -> dict[str, list[str]]:
+    """What `tools/replay_step.py` sets in the network of model.pt, which has no adapters and is not frozen.
+
+    "resting": modules in evaluation mode; "learning": parameters that get a gradient.
+    """
+    resting = [name for name, module in backbone.named_modules() if not module.training]
+    learning = learnt(backbone) if torch.is_grad_enabled() else ()
+    return {"resting": resting, "learning": sorted({merged_name(name) for name in learning})}
 
 
 def learnt(module: nn.Module) -> dict[str, nn.Parameter]:

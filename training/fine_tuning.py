@@ -89,7 +89,7 @@ class HeadWarmup:
 
     @contextmanager
     def __call__(self, step: int) -> Iterator[None]:
-        """Around the backbone's forward pass of this step, counted from 0."""
+        """Around the backbone's forward pass of this step, counted from 0; or around a function's call."""
         if step >= self.num_steps:
             yield
             return

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from cv2.utils import logging
 
 from tools.alignment.faces import Face
 
@@ -27,10 +28,14 @@ class YuNet:
     def __init__(self, path: Path):
         if not path.is_file():
             raise FileNotFoundError(f"no detector {str(path)!r}")
+        level = logging.getLogLevel()
+        logging.setLogLevel(logging.LOG_LEVEL_SILENT)  # an error has the reason; the rest is OpenCV's affair
         try:
             self.detector = cv2.FaceDetectorYN.create(str(path), "", (320, 320), LEAST)
         except cv2.error as error:
             raise ValueError(f"{path} is no YuNet that OpenCV can read ({error.err})") from error
+        finally:
+            logging.setLogLevel(level)
 
     def __call__(self, image: np.ndarray, min_face: float) -> list[Face]:
         """The faces in an RGB image `(H, W, 3)` uint8 of at least `min_face` pixels."""
