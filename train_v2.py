@@ -46,6 +46,7 @@ from training.fine_tuning import HeadWarmup, as_rgb, rates_of_layers, set_learni
 from training.identity import RunIdentity, compare_settings
 from training.initial_centres import start_centres
 from training.lr_scheduler import Schedule
+from training.memory import estimate_memory
 from training.optimizer import build_optimizer, make_scaler
 from training.rank_buffers import gather_buffers
 from training.run_folder import RunFolder
@@ -94,6 +95,7 @@ def main() -> None:
     torch.manual_seed(cfg.seed)
     with fail_together():
         backbone, teacher = build_backbone(cfg), load_teacher(cfg, device)
+        memory = estimate_memory(cfg, backbone, dataset.num_classes, global_batch, device)
     backbone.to(device, memory_format=torch.channels_last if cfg.channels_last else torch.contiguous_format)
     prepare_batch_norm(backbone, cfg.sync_bn, loader)
     regularizers = [build_regularizer(name, **hyper) for name, hyper in cfg.regularizers]
@@ -134,7 +136,8 @@ def main() -> None:
     if rank() == 0:
         write_run_info(output, cfg, keep_earlier=first_step > 0, **derived)
     logger.info("%s", cfg)
-    logger.info("%s\n%s", "  ".join(f"{name} {value}" for name, value in derived.items()), head)
+    facts = (f"{name} {value}" for name, value in derived.items())
+    logger.info("%s\n%s\n%s", "  ".join(facts), head, memory)
     counts = dict(total_steps=total_steps, global_batch=global_batch, first_step=first_step)
     log = RunLog(output, rank=rank(), **counts, tensorboard=cfg.tensorboard)
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from utils.log_files import LOGGER_NAME
 
+LOGGER = logging.getLogger(LOGGER_NAME)
 BACKEND = "inductor"
 MAX_SHAPES = 6  # that are compiled, minutes each on a large network; torch itself stops at 8
 
@@ -53,6 +54,7 @@ class CompiledBackbone(nn.Module):
             if len(self._shapes) == MAX_SHAPES:
                 return self.backbone(images)
             self._shapes.add(shape)
+            LOGGER.info("compiling the backbone for batches of %d images", len(images))
         try:
             return self._compiled(images)
         except Exception as error:  # of any kind: of the compiler, of what it calls, of what is not installed
@@ -60,5 +62,5 @@ class CompiledBackbone(nn.Module):
             self._failed = True
             reason = " ".join(str(error).split("\n")[:2])  # after these come advice and stacks
             text = "compile=true: the backbone could not be compiled and runs as it is (%s: %s)"
-            logging.getLogger(LOGGER_NAME).warning(text, type(error).__name__, reason.strip())
+            LOGGER.warning(text, type(error).__name__, reason.strip())
             return embeddings
