@@ -26,7 +26,7 @@ from classifier.step import Step
 from classifier.step_loss import StepLoss
 from classifier.stream import stream
 from losses.base import Batch, MarginLoss, Regularizer
-from utils.distributed import CopyToShards, GatherRows, all_gather_rows, rank, row_counts, world_size
+from utils.distributed import CopyToShards, GatherRows, gather_labels, rank, world_size
 from utils.errors import require
 from utils.precision import PRECISIONS
 from utils.seeds import seed_of
@@ -108,7 +108,7 @@ class PartialFC(nn.Module):
         loss.prepare(max(int(sample_rate * num_classes), 1))
         for regularizer in self.regularizers:
             regularizer.prepare(self.num_local, embedding_size)
-        self.num_samplings = self.step = self.micro_batch = 0
+        self.num_samplings = self.step = self.micro_batch = self._room_for_labels = 0
         self.sampled = torch.arange(self.class_start, self.class_start + self.num_local)
         self.last_terms: dict[str, Tensor] = {}
         self.last_samples: dict[str, Tensor] = {}
@@ -182,8 +182,8 @@ class PartialFC(nn.Module):
             raise ValueError(f"{sizes[0]} embeddings, {sizes[1]} labels: each needs the other")
         if self.weight.dtype in PRECISIONS.values() and self.weight.dtype != torch.float32:
             raise ValueError(f"class centres of {self.weight.dtype}: keep them float32, and set precision")
-        counts = row_counts(sizes[0])
-        labels = all_gather_rows(local_labels.cpu(), counts)
+        counts, labels = gather_labels(local_labels.cpu(), self._room_for_labels)
+        self._room_for_labels = max(self._room_for_labels, *counts)
         self._check(labels, counts)
         with torch.autocast(local_embeddings.device.type, enabled=False):
             half = local_embeddings.dtype in (torch.float16, torch.bfloat16)

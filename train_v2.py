@@ -27,7 +27,7 @@ from pathlib import Path
 
 import torch
 
-from backbones import build_backbone, load_teacher
+from backbones import CompiledBackbone, build_backbone, load_teacher
 from dataset import get_dataloader, get_dataset, to_input
 from eval.kfold import load_set
 from eval.verification_report import summary, verify
@@ -35,6 +35,7 @@ from loading.global_batch import choose_global_batch
 from loading.loader import FaceLoader
 from losses import build_distillation, build_loss, build_perturbation, build_regularizer
 from partial_fc import PartialFC
+from ranks.data_parallel import data_parallel
 from ranks.fail_together import fail_together
 from ranks.preemption import heed_signals, stop
 from ranks.sync_batch_norm import prepare_batch_norm
@@ -47,6 +48,7 @@ from training.hints import hints
 from training.identity import RunIdentity, compare_settings
 from training.initial_centres import start_centres
 from training.lr_scheduler import Schedule
+from training.memory import estimate_memory
 from training.optimizer import build_optimizer, make_scaler
 from training.rank_buffers import gather_buffers
 from training.run_folder import RunFolder
@@ -56,14 +58,7 @@ from training.step_guard import StepGuard
 from training.training_state import TrainingState, find_checkpoint, require_steps_left, saved_batch, seed_step
 from utils.command_line import run_script
 from utils.config import get_config, verification_files
-from utils.distributed import (
-    average_buffers,
-    data_parallel,
-    rank,
-    start_process_group,
-    stop_process_group,
-    world_size,
-)
+from utils.distributed import average_buffers, rank, start_process_group, stop_process_group, world_size
 from utils.logging import RunLog, setup_logging
 from utils.precision import autocast
 from utils.progress import here
@@ -102,6 +97,7 @@ def main() -> None:
     torch.manual_seed(cfg.seed)
     with fail_together():
         backbone, teacher = build_backbone(cfg), load_teacher(cfg, device)
+        memory = estimate_memory(cfg, backbone, dataset.num_classes, global_batch, device)
     backbone.to(device, memory_format=torch.channels_last if cfg.channels_last else torch.contiguous_format)
     prepare_batch_norm(backbone, cfg.sync_bn, loader)
     regularizers = [build_regularizer(name, **hyper) for name, hyper in cfg.regularizers]
@@ -115,14 +111,15 @@ def main() -> None:
         chunk_size=cfg.chunk_size,
         kernels=cfg.kernels,
         filter_gradients=cfg.filter_gradients,
-        precision=cfg.precision,
+        precision=cfg.head_precision or cfg.precision,
         seed=cfg.seed,
     ).to(device)
     head.weight.requires_grad_("head" not in cfg.freeze)
     perturb = None if cfg.aroface is None else build_perturbation(**cfg.aroface)
     distill = build_distillation(teacher, backbone.input_order, **cfg.distillation)
     warmup = HeadWarmup(backbone, round(cfg.head_warmup_epoch * schedule.steps_per_epoch), total_steps)
-    ddp = data_parallel(backbone, device)
+    network = CompiledBackbone(backbone) if cfg.compile else backbone
+    ddp = data_parallel(network, device)
 
     # ---------------------------------------------------------------- optimiser, scaler, resume
     optimizer = build_optimizer(cfg, backbone, head, schedule.base_lr, rates=rates_of_layers(cfg, backbone))
@@ -141,7 +138,8 @@ def main() -> None:
     if rank() == 0:
         write_run_info(output, cfg, keep_earlier=first_step > 0, **derived)
     logger.info("%s", cfg)
-    logger.info("%s\n%s", "  ".join(f"{name} {value}" for name, value in derived.items()), head)
+    facts = (f"{name} {value}" for name, value in derived.items())
+    logger.info("%s\n%s\n%s", "  ".join(facts), head, memory)
     for hint in hints(cfg, device, derived["parameters"]):
         logger.warning("%s", hint)
     counts = dict(total_steps=total_steps, global_batch=global_batch, first_step=first_step)
@@ -193,7 +191,7 @@ def main() -> None:
             images = to_input(images, device, cfg.channels_last, backbone.input_order)
             if perturb:
                 with warmup(step), autocast(device, cfg.precision):
-                    images, labels = perturb(backbone, head, images, labels)
+                    images, labels = perturb(network, head, images, labels)
                 indices = indices[perturb.source]
             with nullcontext() if micro_batch == cfg.gradient_acc else ddp.no_sync():
                 with autocast(device, cfg.precision):

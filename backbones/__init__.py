@@ -1,6 +1,7 @@
 """The networks: `get_model(name)` builds one, `save_backbone` and `load_backbone` write and read its file."""
 
 from .backbone import Backbone, FrozenBatchStatistics
+from .compiled import CompiledBackbone
 from .loading import load_backbone, save_backbone
 from .pretrained import build_backbone, load_teacher
 from .registry import MODEL_NAMES, get_model
@@ -8,6 +9,7 @@ from .registry import MODEL_NAMES, get_model
 __all__ = [
     "MODEL_NAMES",
     "Backbone",
+    "CompiledBackbone",
     "FrozenBatchStatistics",
     "build_backbone",
     "get_model",

@@ -1,16 +1,18 @@
 """What ARoFace adds to a training step: ours, and the original's way, against the plain step.
 
-    python benchmarks/aroface.py [--networks demo r18] [--precisions fp32 bf16] [--batch 64] [--classes 10000]
+    python benchmarks/aroface.py [--networks demo r18] [--precisions fp32 bf16] [--batch 64] [--compile]
 
 `demo` is the network of configs/demo with its 500 classes; the others have 512 dimensions and --classes. The
 original's way perturbs the whole batch, with the gradients of all weights, and uses the same share of it.
 First, in float64, both ways warp a whole batch and have to give the same images. Then the three kinds of step
 alternate in one process, so that other work on the machine slows all of them down. `of_plain` is the time
 divided by that of the plain step in the same round: its median over the rounds; low and high are quartiles.
+Without a GPU it is processor time, which other work lengthens less.
 """
 
 import argparse
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,7 +22,7 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from backbones import MODEL_NAMES, get_model
+from backbones import MODEL_NAMES, CompiledBackbone, get_model
 from benchmarks.common import device, in_own_process, median_ms, report, timed
 from dataset import to_input
 from losses import build_loss
@@ -93,9 +95,12 @@ def check_equal() -> None:
     assert difference < 1e-6, f"the two ways warp differently, by up to {difference:.1e}"
 
 
-def make_step(network: str, precision: str, batch: int, num_classes: int) -> Callable:
+def make_step(
+    network: str, precision: str, batch: int, num_classes: int, is_compiled: bool = False
+) -> Callable:
     """step(perturb): fetch, perturb, forward, head, backward, clip, optimiser, as in train_v2.py."""
     backbone, head = make_network(network, num_classes, precision)
+    way = CompiledBackbone(backbone) if is_compiled else backbone
     cfg = get_config("synthetic")
     optimizer = build_optimizer(cfg, backbone, head, lr=0.01)
     scaler = make_scaler(precision, device())
@@ -105,9 +110,9 @@ def make_step(network: str, precision: str, batch: int, num_classes: int) -> Cal
         images, labels = to_input(faces, device(), channels_last=True), identities
         if perturb:
             with autocast(device(), precision):
-                images, labels = perturb(backbone, head, images, labels)
+                images, labels = perturb(way, head, images, labels)
         with autocast(device(), precision):
-            embeddings = backbone(images)
+            embeddings = way(images)
         scaler.scale(head(embeddings, labels)).backward()
         scaler.unscale_(optimizer)
         nn.utils.clip_grad_norm_(backbone.parameters(), 5.0)
@@ -118,14 +123,25 @@ def make_step(network: str, precision: str, batch: int, num_classes: int) -> Cal
     return step
 
 
+def seconds_of(step: Callable, perturb: AlignmentPerturbation | None) -> float:
+    """Of one step: by the clock on a GPU, else of the processor."""
+    start = time.process_time()
+    by_clock = timed(step, perturb)[1]
+    return by_clock if torch.cuda.is_available() else time.process_time() - start
+
+
 def measure(
-    network: str, precision: str, batch: int, num_classes: int, ratio: float, repeat: int
+    network: str, precision: str, sizes: tuple[int, int], ratio: float, repeat: int, is_compiled: bool
 ) -> dict[str, list[float]]:
-    """Seconds of a step of each way, in each of `repeat` rounds after one round to warm up."""
+    """Seconds of a step of each way, in each of `repeat` rounds after one round to warm up.
+
+    Args:
+        sizes: images in a batch, classes.
+    """
     start_process_group()  # the loss scaler of fp16 needs a group, even of one rank
-    step = make_step(network, precision, batch, num_classes)
+    step = make_step(network, precision, *sizes, is_compiled)
     perturb = {name: way and way(ratio=ratio) for name, way in WAYS.items()}
-    rounds = [{name: timed(step, perturb[name])[1] for name in WAYS} for _ in range(repeat + 1)][1:]
+    rounds = [{name: seconds_of(step, perturb[name]) for name in WAYS} for _ in range(repeat + 1)][1:]
     return {name: [seconds[name] for seconds in rounds] for name in WAYS}
 
 
@@ -140,6 +156,7 @@ def main() -> None:
     parser.add_argument("--classes", type=int, default=10_000)
     parser.add_argument("--ratio", type=float, default=0.75)
     parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--compile", action="store_true")
     args = parser.parse_args()
 
     check_equal()
@@ -147,8 +164,8 @@ def main() -> None:
     for network in args.networks:
         num_classes = DEMO_CLASSES if network == "demo" else args.classes
         for precision in args.precisions:
-            sizes = (args.batch, num_classes, args.ratio, args.repeat)
-            seconds = in_own_process(measure, network, precision, *sizes)
+            how = (args.batch, num_classes), args.ratio, args.repeat, args.compile
+            seconds = in_own_process(measure, network, precision, *how)
             for way, times in seconds.items():
                 ratios = [own / plain for own, plain in zip(times, seconds["plain"])]
                 low, middle, high = np.quantile(ratios, (0.25, 0.5, 0.75)).tolist()

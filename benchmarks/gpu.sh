@@ -22,6 +22,8 @@ if [ -n "${SMALL:-}" ]; then
     head=(--classes 2000 --batch 32 --dim 64 --repeat 1)
     step=(--networks mbf --batch 4 --classes 100 --steps 1)
     aroface=(--networks mbf --batch 4 --classes 100 --repeat 1)
+    scaling=(--classes 200 400 600 --batch 4 --dim 16 --repeat 1 --parts shards classes identities)
+    compiled=(--networks mbf --batch 4 --classes 100 --steps 1)
     precisions=(fp32 bf16)
 else
     limit=470 slower=1
@@ -32,6 +34,8 @@ else
     head=(--classes 100000 2000000 --batch 1024 --repeat 5)
     step=(--networks r50 r100 mbf vit_b --batch 128 --classes 100000 --steps 10)
     aroface=(--networks r50 r100 --batch 128 --classes 100000 --repeat 10)
+    scaling=(--classes 100000 1000000 4000000 8000000 --precision bf16 --parts shards classes identities)
+    compiled=(--networks r50 --batch 128 --classes 100000 --steps 10)
     precisions=(fp32 bf16 fp16)
 fi
 
@@ -56,10 +60,13 @@ run kernels 90 "$python" benchmarks/head.py --methods stream kernels --losses co
 [ -n "${SMALL:-}" ] || run kernel_check_million 40 "$python" benchmarks/kernel_check.py --losses --million
 run train_bf16 60 "$python" train_v2.py configs/synthetic precision=bf16 frequent=2 \
     output="$folder/run_bf16" "${train[@]}"
+run compiled 110 "$python" benchmarks/step.py --compile --precisions bf16 "${compiled[@]}"
 run head_bf16 80 "$python" benchmarks/head.py --precision bf16 "${head[@]}"
 run kernel_tiles 90 "$python" benchmarks/kernel_tiles.py "${tiles[@]}"
 run step 100 "$python" benchmarks/step.py --precisions "${precisions[@]:1}" "${step[@]}"
 run aroface 50 "$python" benchmarks/aroface.py --precisions bf16 "${aroface[@]}"
+run aroface_compiled 110 "$python" benchmarks/aroface.py --compile --precisions bf16 "${aroface[@]:0:2}" "${aroface[@]: -6}"
+run scaling 60 "$python" benchmarks/scaling.py "${scaling[@]}"
 run head_fp32 80 "$python" benchmarks/head.py --precision fp32 "${head[@]}"
 [ -n "${SMALL:-}" ] || run train_fp16 60 "$python" train_v2.py configs/synthetic precision=fp16 frequent=2 \
     output="$folder/run_fp16" "${train[@]}"

@@ -2,21 +2,24 @@
 
     python benchmarks/step.py [--networks mbf r50] [--precisions fp32 bf16] [--batch 32] [--classes 10000]
 
-Every row runs in a process of its own. `of_first` is its speed divided by that of the network's first row
-(fp32, contiguous).
+Every row runs in a process of its own. `cpu_ms` is processor time, which other jobs on the machine lengthen
+less. `of_first` is the row's time divided by that of the network's first row of the same precision: processor
+time without a GPU, else time by the clock. `--compile` adds rows of a compiled backbone.
 """
 
 import argparse
+import itertools
 import statistics
 import sys
+import time
 from pathlib import Path
 
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from backbones import MODEL_NAMES, get_model
-from benchmarks.common import MIB, device, in_own_process, peak_memory, report, timed
+from backbones import MODEL_NAMES, CompiledBackbone, get_model
+from benchmarks.common import MIB, device, in_own_process, median_ms, peak_memory, print_row, report, timed
 from dataset import to_input
 from losses import build_loss
 from partial_fc import PartialFC
@@ -26,15 +29,22 @@ from utils.config import get_config
 from utils.distributed import start_process_group
 from utils.precision import PRECISIONS, autocast
 
+LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+
 
 def measure(
-    network: str, precision: str, channels_last: bool, batch: int, num_classes: int, num_steps: int
+    network: str, precision: str, layout: str, is_compiled: bool, sizes: tuple[int, int, int]
 ) -> dict:
-    """Median speed over `num_steps` steps, after two steps to warm up."""
+    """Median speed over some steps, after two steps to warm up.
+
+    Args:
+        sizes: images in a batch, classes, steps.
+    """
+    batch, num_classes, num_steps = sizes
     start_process_group()  # the loss scaler of fp16 needs a group, even of one rank
     torch.manual_seed(0)
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    backbone = get_model(network, num_features=512).to(device(), memory_format=layout)
+    backbone = get_model(network, num_features=512).to(device(), memory_format=LAYOUTS[layout])
+    way = CompiledBackbone(backbone) if is_compiled else backbone
     head = PartialFC(build_loss("arcface"), 512, num_classes, precision=precision).to(device())
     cfg = get_config("synthetic")
     optimizer = build_optimizer(cfg, backbone, head, lr=0.01)
@@ -43,9 +53,9 @@ def measure(
     labels = torch.randint(num_classes, (batch,))
 
     def step() -> None:
-        inputs = to_input(images, device(), channels_last=channels_last)
+        inputs = to_input(images, device(), channels_last=layout == "channels_last")
         with autocast(device(), precision):
-            embeddings = backbone(inputs)
+            embeddings = way(inputs)
         scaler.scale(head(embeddings, labels)).backward()
         scaler.unscale_(optimizer)
         torch.nn.utils.clip_grad_norm_(backbone.parameters(), cfg.grad_clip or 5.0)
@@ -53,8 +63,14 @@ def measure(
         scaler.update()
         optimizer.zero_grad(set_to_none=True)
 
-    seconds = [timed(step)[1] for _ in range(num_steps + 2)][2:]
-    return dict(images_per_s=batch / statistics.median(seconds), peak_mib=peak_memory() / MIB)
+    seconds, of_processor = [], []
+    for _ in range(num_steps + 2):
+        start = time.process_time()
+        seconds.append(timed(step)[1])
+        of_processor.append(time.process_time() - start)
+    speed = batch / statistics.median(seconds[2:])
+    cpu_ms, first_s = median_ms(of_processor[2:]), sum(seconds[:2])
+    return dict(images_per_s=speed, cpu_ms=cpu_ms, first_two_s=first_s, peak_mib=peak_memory() / MIB)
 
 
 def main() -> None:
@@ -66,21 +82,21 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--classes", type=int, default=10_000)
     parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--compile", action="store_true")
     args = parser.parse_args()
 
-    rows = []
-    for network in args.networks:
+    rows, sizes = [], (args.batch, args.classes, args.steps)
+    ways = [("contiguous", False), ("channels_last", False), *([("channels_last", True)] * args.compile)]
+    by_clock = torch.cuda.is_available()
+    for network, precision in itertools.product(args.networks, args.precisions):
         reference = None
-        for precision in args.precisions:
-            for channels_last in (False, True):
-                sizes = (args.batch, args.classes, args.steps)
-                result = in_own_process(measure, network, precision, channels_last, *sizes)
-                reference = reference or result["images_per_s"]
-                layout = "channels_last" if channels_last else "contiguous"
-                speed = result["images_per_s"] / reference
-                rows.append(
-                    dict(network=network, precision=precision, layout=layout, **result, of_first=speed)
-                )
+        for layout, is_compiled in ways:
+            result = in_own_process(measure, network, precision, layout, is_compiled, sizes)
+            time_ms = 1000 * args.batch / result["images_per_s"] if by_clock else result["cpu_ms"]
+            reference = reference or time_ms
+            way = dict(network=network, precision=precision, layout=layout, compiled=is_compiled)
+            rows.append(way | result | dict(of_first=time_ms / reference))
+            print_row("step", rows[-1])
     report("step", rows, vars(args))
 
 

@@ -120,8 +120,12 @@ class Settings:
     grad_checkpointing: bool = False
     # BatchNorm normalises by the batch of all ranks, not by each rank's own; costs two collectives a layer.
     sync_bn: bool = False
-    # Keep images and convolution weights in NHWC order: faster with tensor cores, and on many CPUs.
-    channels_last: bool = False
+    # Keep images and convolution weights in NHWC order. "auto": with networks of convolutions, in half
+    # precision on a GPU, and on CPUs with AVX-512, where it was measured to be faster.
+    channels_last: bool | Literal["auto"] = "auto"
+    # Compile the backbone's training passes (torch.compile), which takes minutes at the start. Where it
+    # fails, there is a warning, and the backbone runs as it is. Measured on a CPU alone, see performance.md.
+    compile: bool = False
 
     # ---- start from trained weights ----
     # File of weights that the backbone starts from, in any layout that the evaluation reads. None: at random.
@@ -222,6 +226,8 @@ class Settings:
     # Number format of the matrix products; weights, margins and the loss stay in fp32. "auto": "bf16" where
     # this machine computes with it, else "fp32". None: "fp16" where fp16 is true, else "fp32".
     precision: Literal["fp32", "bf16", "fp16", "auto"] | None = None
+    # That of the products with the class centres, where it is to be another. None: precision.
+    head_precision: Literal["fp32", "bf16", "fp16", "auto"] | None = None
     # insightface's name for precision="fp16" (true) or "fp32" (false). None: precision decides.
     fp16: bool | None = None
 
@@ -281,12 +287,12 @@ MAY_CHANGE_ON_RESUME = {
     "learning rate": "lr lr_reference_batch warmup_epoch scheduler poly_power milestones lr_decay",
     "learning rate of fine-tuning": "lr_backbone head_warmup_epoch",
     "update": "momentum weight_decay grad_clip",
-    "precision": "precision fp16 filter_gradients",
+    "precision": "precision head_precision fp16 filter_gradients",
     "division of the global batch, which stays as large": "global_batch batch_size gradient_acc",
     "images that cannot be read": "on_bad_record",
 }
 SAME_RESULT_ON_RESUME = {
-    "speed and memory": "num_workers engine chunk_size kernels grad_checkpointing channels_last",
+    "speed and memory": "num_workers engine chunk_size kernels grad_checkpointing channels_last compile",
     "place of the data, whose content stays": "rec num_classes num_image",
     "weights to start from, whose content stays": "pretrained teacher init_head",
     "verification": "val_targets val_root verbose",

@@ -13,8 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ranks.sync_batch_norm import local_batch_norm
-from utils.batch_norm import FrozenBatchStatistics
+from losses.input_gradient import only_input_gradient
 from utils.distributed import rank, row_counts
 from utils.errors import require
 from utils.seeds import seed_of
@@ -54,7 +53,7 @@ def aroface_warp(images: Tensor, matrix: Tensor, *, exact_identity: bool = True)
     height, width = images.shape[2:]
     grid = F.affine_grid(matrix, images.shape, align_corners=False)
     if exact_identity:
-        grid = grid * grid.new_tensor([width / (width + 2), height / (height + 2)])
+        grid = grid * numbers_like(grid, (width / (width + 2), height / (height + 2)))
     padded = F.pad(images, (1, 1, 1, 1), value=-1.0)
     return F.grid_sample(padded, grid, padding_mode="border", align_corners=False)
 
@@ -116,7 +115,7 @@ class AlignmentPerturbation:
         Half precision: under the caller's autocast, as the training pass.
 
         Args:
-            backbone: the bare module, not DDP, whose traffic belongs to the training pass.
+            backbone: not in DDP, whose traffic belongs to the training pass; compiled or not.
             head: PartialFC; a rank that has nothing to warp joins its collectives with no sample.
             images: `(b, 3, H, W)` in [-1, 1].
             labels: `(b,)`, on any device.
@@ -126,9 +125,15 @@ class AlignmentPerturbation:
         if sum(row_counts(count)) == 0:
             return images, labels
         generator = generator_of_rank()
-        places, clean, source = self._choose(len(images), count, generator)
-        images, labels, self.source = images[source], labels[source], source
-        chosen, companions = images[places], images[clean[: max(0, MIN_FORWARD_BATCH - count)]]
+        places, clean, self.source = self._choose(len(images), count, generator)
+        labels = labels[self.source]
+        own_labels = labels[places]
+        # Indices go to the device in one copy that nobody waits for; torch would wait for each of its own.
+        parts = self.source, places, clean[: max(0, MIN_FORWARD_BATCH - count)]
+        on_device = torch.cat(parts).to(images.device, non_blocking=True)
+        source, places, company = on_device.split([len(part) for part in parts])
+        images = images[source]
+        chosen, companions = images[places], images[company]
 
         def embed(parameters: Tensor) -> Tensor:
             if count == 0:
@@ -136,11 +141,10 @@ class AlignmentPerturbation:
             return backbone(torch.cat([self._warp(chosen, parameters), companions]))[:count]
 
         def loss(embeddings: Tensor) -> Tensor:
-            return head(embeddings, labels[places])
+            return head(embeddings, own_labels)
 
         start, eta = self._draw(chosen, generator)
-        frozen, local = FrozenBatchStatistics(backbone), local_batch_norm(backbone)
-        with frozen, local, head.only_input_gradient(), torch.enable_grad():
+        with only_input_gradient(backbone), head.only_input_gradient(), torch.enable_grad():
             parameters = self._climb(embed, loss, start, eta)
         if count:
             images[places] = self._warp(chosen, parameters)
@@ -159,13 +163,15 @@ class AlignmentPerturbation:
 
     def _draw(self, images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Where the parameters of each image start, `(n, 4)`, and the batch's step sizes, `(4,)`."""
-        random = torch.randn(len(images) + 1, 4, generator=generator).to(images, non_blocking=True)
-        eta = random[0, :3] * STEP_STD + random.new_tensor(self.etas)
-        return random[1:] * START_STD + random.new_tensor(IDENTITY), eta[[0, 1, 2, 2]]
+        random = torch.randn(len(images) + 1, 4, generator=generator).to(images.dtype)
+        eta = random[:1, :3] * STEP_STD + random.new_tensor(self.etas)
+        start = random[1:] * START_STD + random.new_tensor(IDENTITY)
+        drawn = torch.cat([start, eta[:, [0, 1, 2, 2]]]).to(images.device, non_blocking=True)
+        return drawn[:-1], drawn[-1]
 
     def _climb(self, embed: Callable, loss: Callable, start: Tensor, eta: Tensor) -> Tensor:
         """The parameters `(n, 4)` after the ascent from `start`."""
-        limits, climbed = start.new_tensor(LIMITS), torch.zeros_like(start)
+        limits, climbed = numbers_like(start, LIMITS), torch.zeros_like(start)
         for _ in range(self.steps):
             parameters = (start + climbed).requires_grad_()
             climbed = climbed + eta * gradient_sign(embed(parameters), loss, parameters)
@@ -176,6 +182,11 @@ class AlignmentPerturbation:
         with torch.autocast(images.device.type, enabled=False):
             matrix = aroface_matrix(*parameters.split([1, 1, 2], 1))
             return aroface_warp(images, matrix, exact_identity=self.exact_identity)
+
+
+def numbers_like(tensor: Tensor, values: tuple[float, ...]) -> Tensor:
+    """`(len(values),)` on the device and of the type of `tensor`; nobody waits for the copy to a GPU."""
+    return torch.tensor(values, dtype=tensor.dtype).to(tensor.device, non_blocking=True)
 
 
 def generator_of_rank() -> torch.Generator:

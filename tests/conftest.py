@@ -7,8 +7,18 @@ os.environ["CUDA_VISIBLE_DEVICES"] = ""
 # Before triton is imported, which happens where a test asks for the GPU kernels: they run on the CPU then.
 os.environ["TRITON_INTERPRET"] = "1"
 
+# A compiler in this process, not a pool of processes that outlive what they were for.
+os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
+
+import pytest
 from hypothesis import settings
 
 # The same examples on every run: a red CI means a change of the code, not of luck. Speed is no claim here.
 settings.register_profile("lqface", derandomize=True, deadline=None, print_blob=True)
 settings.load_profile("lqface")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiler_s_files(tmp_path_factory):
+    """torch.compile keeps what it compiles; here that is with the other files of a run of the tests."""
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(tmp_path_factory.mktemp("compiled"))

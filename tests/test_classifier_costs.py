@@ -57,6 +57,8 @@ def collectives(cases: list[tuple[str, str, bool]]) -> list[tuple[list, list]]:
         head = make(names, engine=engine)
         embeddings = torch.randn(4 + rank(), 6, requires_grad=True)
         with head.only_input_gradient() if adversarial else nullcontext():
+            head(embeddings, torch.arange(4 + rank()))  # how many labels there are is known from then on
+            seen.clear()
             loss = head(embeddings, torch.arange(4 + rank()) + 10 * rank())
             forward = list(seen)
             loss.backward()

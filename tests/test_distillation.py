@@ -7,7 +7,8 @@ from torch import nn
 
 from helpers.ranks import run_ranks
 from losses import build_distillation
-from utils.distributed import data_parallel, rank
+from ranks.data_parallel import data_parallel
+from utils.distributed import rank
 
 
 class Teacher(nn.Module):

@@ -17,6 +17,7 @@ from utils.distributed import (
     all_max,
     average_buffers,
     barrier,
+    gather_labels,
     rank,
     row_counts,
     start_process_group,
@@ -49,6 +50,7 @@ def collectives() -> dict:
         "gathered": gathered.detach(),
         "plain": all_gather_rows(own_rows(rank())),
         "labels": all_gather_rows(torch.full((rank(),), rank())),
+        "labels with their number": [gather_labels(torch.full((rank(),), rank()), n) for n in range(4)],
         "scalars": all_gather_rows(torch.full((2, 0), 1.0)).shape,
         "nothing": all_gather_rows(torch.zeros(0, 4)).shape,
         "rows_grad": rows.grad,
@@ -77,6 +79,13 @@ def test_uneven_rows_are_gathered_in_rank_order_on_every_rank(by_rank):
         assert result["labels"].tolist() == [1, 2, 2]
         assert result["scalars"] == (6, 0)
         assert result["nothing"] == (0, 4)
+
+
+def test_labels_arrive_in_rank_order_whether_or_not_there_is_room_beside_their_number(by_rank):
+    for seen in by_rank:
+        for counts, labels in seen["labels with their number"]:
+            assert counts == list(range(len(by_rank)))
+            assert torch.equal(labels, seen["labels"])
 
 
 def test_gather_returns_to_each_rank_its_own_gradient_times_the_world_size(by_rank):

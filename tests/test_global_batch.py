@@ -15,10 +15,11 @@ from helpers.records import settings
 from loading.global_batch import choose_global_batch, part_of_rank
 from losses import build_loss, build_regularizer
 from partial_fc import PartialFC
+from ranks.data_parallel import data_parallel
 from training import checkpoint
 from training.optimizer import build_optimizer, make_scaler
 from training.training_state import TrainingState, saved_batch
-from utils.distributed import average_buffers, data_parallel, rank, world_size
+from utils.distributed import average_buffers, rank, world_size
 
 NUM_CLASSES = 7
 

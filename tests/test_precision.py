@@ -42,3 +42,26 @@ def test_a_machine_that_does_not_list_its_processor_has_no_flags(monkeypatch):
 
     monkeypatch.setattr(precision, "Path", Missing)
     assert precision.cpu_flags() == set()
+
+
+@pytest.mark.parametrize(
+    ("gpu", "flags", "network", "kind", "expected"),
+    [
+        (True, "", "r50", "bf16", True),
+        (True, "", "r50", "fp16", True),
+        (True, "avx512f", "r50", "fp32", False),
+        (True, "", "vit_b", "bf16", False),
+        (False, "avx2 avx512f", "mbf", "fp32", True),
+        (False, "avx2 avx512f", "ir_50", "bf16", True),
+        (False, "avx2", "mbf", "fp32", False),
+        (False, "avx512f", "vit_t", "fp32", False),
+    ],
+)
+def test_channels_last_is_chosen_where_it_was_measured_to_be_faster(
+    gpu, flags, network, kind, expected, monkeypatch
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(precision, "cpu_flags", lambda: set(flags.split()))
+    overrides = [f"network={network}", f"precision={kind}"]
+    assert get_config("synthetic", [*overrides, "channels_last=auto"]).channels_last is expected
+    assert get_config("synthetic", [*overrides, "channels_last=false"]).channels_last is False

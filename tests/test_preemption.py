@@ -5,9 +5,11 @@ import re
 import signal
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from helpers.ranks import run_ranks
 from helpers.run_ends import assert_same_end, metrics
@@ -16,7 +18,7 @@ from helpers.train_runs import SMALL, write_faces
 from ranks.preemption import EXIT_CODE, MARKER, arrived_signals, heed_signals, stop
 from training.run_folder import RunFolder
 from utils.command_line import EndOfScript
-from utils.distributed import rank, row_counts
+from utils.distributed import gather_labels, rank, row_counts
 from utils.progress import here
 
 # ---------------------------------------------------------------- the flag and its way to the others
@@ -60,13 +62,17 @@ def test_another_thread_knows_of_a_signal_before_the_main_thread_is_back(progres
     assert seen == [signal.SIGTERM]
 
 
-def wish_of_rank_1(folder: Path) -> tuple[list, bool]:
+def counts_of_labels(number: int) -> list[int]:
+    return gather_labels(torch.zeros(number, dtype=torch.int64), room=5)[0]
+
+
+def wish_of_rank_1(folder: Path, counts: Callable) -> tuple[list, bool]:
     """What each of three steps knows; whether the marker was there when this rank left."""
     answers = []
     for step in range(3):
         if step == 1 and rank() == 1:
             here.stop_wanted = "SIGTERM"
-        answers.append((row_counts(4 + rank()), here.stop_agreed))
+        answers.append((counts(4 + rank()), here.stop_agreed))
     if rank() == 0:
         time.sleep(0.5)  # as if it were still writing the model
     try:
@@ -75,8 +81,11 @@ def wish_of_rank_1(folder: Path) -> tuple[list, bool]:
         return answers, (folder / MARKER).exists()
 
 
-def test_the_wish_of_one_rank_reaches_all_in_the_same_step_and_rank_0_writes_before_any_leaves(tmp_path):
-    for answers, was_marked in run_ranks(2, wish_of_rank_1, tmp_path):
+@pytest.mark.parametrize("counts", [row_counts, counts_of_labels])
+def test_the_wish_of_one_rank_reaches_all_in_the_same_step_and_rank_0_writes_before_any_leaves(
+    tmp_path, counts
+):
+    for answers, was_marked in run_ranks(2, wish_of_rank_1, tmp_path, counts):
         assert answers == [([4, 5], False), ([4, 5], True), ([4, 5], True)]
         assert was_marked
 

@@ -226,6 +226,8 @@ def test_a_mistake_in_a_file_names_the_file(tmp_path):
         ("init_head=class_means", "needs trained features: it counts only with pretrained or teacher"),
         ("pretrained=a.pt freeze_bn=true sync_bn=true", "sync_bn=True would be ignored"),
         ("pretrained=a.pt lora={} sync_bn=true", "sync_bn=True would be ignored"),
+        ("compile=true sync_bn=true", "compile=True cannot compile a network with sync_bn=True"),
+        ("compile=true grad_checkpointing=true", "cannot compile a network with grad_checkpointing=True"),
         ("num_image=None", "rec='synthetic' needs num_image"),
         ("val_targets=[lfw]", "rec='synthetic' has no folder to look in: give val_root"),
         ("val_targets=/a/lfw.bin,/b/lfw.bin", "'lfw' is there twice"),

@@ -11,12 +11,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from helpers.ranks import run_ranks
 from losses import build_loss, build_regularizer
 from partial_fc import PartialFC
+from ranks.data_parallel import data_parallel
 from ranks.sync_batch_norm import convert_sync_batch_norm
 from training.diagnosis import explain_skips, find_cause
 from training.optimizer import build_optimizer, make_scaler
 from training.step_guard import StepGuard
 from utils.buffers import FlatBuffers
-from utils.distributed import data_parallel, rank, world_size
+from utils.distributed import rank, world_size
 
 CPU = torch.device("cpu")
 REGULARIZERS = (("ndr", {"ramp": None, "min_k": -1.0}), ("center", {}), ("disc", {}))

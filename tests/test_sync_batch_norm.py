@@ -16,8 +16,9 @@ from helpers.ranks import run_ranks
 from losses import build_loss
 from losses.aroface import AlignmentPerturbation
 from partial_fc import PartialFC
+from ranks.data_parallel import data_parallel
 from ranks.sync_batch_norm import SyncBatchNorm2d, convert_sync_batch_norm, prepare_batch_norm
-from utils.distributed import average_buffers, data_parallel, rank, world_size
+from utils.distributed import average_buffers, rank, world_size
 
 # Images of each rank; a world of W takes the last W numbers, and one rank has them all.
 SIZES = ((4, 4, 4), (1, 3, 2), (2, 0, 5), (1, 1, 1))

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import train_v2
-from backbones import get_model, save_backbone
+from backbones import compiled, get_model, save_backbone
 from helpers.setting_changes import CHANGES_SPEED, CHANGES_TRAINING
 from helpers.train_runs import write_faces
 from utils.distributed import stop_process_group
@@ -35,11 +35,13 @@ def train(arguments: list[str], folder: Path) -> dict[str, torch.Tensor]:
         patch.setattr(sys, "argv", ["train_v2.py", "configs/synthetic", *arguments, f"output={folder}"])
         patch.setattr(train_v2.RunReport, "draw", lambda *_, **__: None)
         patch.setattr(train_v2, "write_run_info", lambda *_, **__: None)
+        patch.setattr(compiled, "BACKEND", "aot_eager")  # tests/test_compiled.py asks the compiler itself
         try:
             train_v2.main()
         finally:
             stop_process_group()
             setup_logging(folder, rank=1)  # closes the log file
+    assert "could not be compiled" not in (folder / "train.log").read_text()
     return torch.load(folder / "model.pt")["state_dict"]
 
 

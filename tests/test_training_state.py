@@ -12,18 +12,12 @@ from helpers.loss_references import VARIANTS
 from helpers.ranks import run_ranks
 from losses import REGULARIZERS, build_loss, build_regularizer
 from partial_fc import PartialFC
+from ranks.data_parallel import data_parallel
 from training.identity import RunIdentity
 from training.lr_scheduler import Schedule
 from training.optimizer import build_optimizer, make_scaler
 from training.training_state import TrainingState, find_checkpoint, saved_batch
-from utils.distributed import (
-    average_buffers,
-    data_parallel,
-    rank,
-    start_process_group,
-    stop_process_group,
-    world_size,
-)
+from utils.distributed import average_buffers, rank, start_process_group, stop_process_group, world_size
 
 SETTINGS = EasyDict(optimizer="sgd", momentum=0.9, weight_decay=5e-4, no_decay_norm_bias=False)
 OVERFLOW_AT = 1  # the step that every rank skips

@@ -7,6 +7,7 @@ Used by train_v2.py alone.
     diagnosis.py       why steps are skipped
     run_folder.py      the output folder: tried out, and locked for the length of the run
     identity.py        settings, data and code of a run, compared between ranks and with a checkpoint
+    memory.py          what a run will need of its device's memory
     optimizer.py       optimisers and the loss scaler; their state as a checkpoint keeps it
     training_state.py  everything that the next step depends on, into a checkpoint and back
     checkpoint.py      checkpoints that do not depend on the number of ranks

@@ -10,16 +10,14 @@ rank carries a gradient that is equal on every rank. Only inside a shard may gra
 
 import os
 import re
-import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.nn.parallel import DistributedDataParallel
 
 from utils.launchers import refuse_lone_task
 from utils.progress import here
@@ -197,6 +195,27 @@ def row_counts(num_rows: int) -> list[int]:
     return counts
 
 
+def gather_labels(labels: Tensor, room: int) -> tuple[list[int], Tensor]:
+    """How many labels each rank brings to a training step, as `row_counts` does, and the labels of all.
+
+    Args:
+        labels: `(b,)`, on the CPU; b may differ between ranks.
+        room: labels that travel with their number, the same on every rank. If no rank has more, one
+            collective is enough; else the labels follow in a second one.
+    Returns:
+        counts in rank order; `(sum of counts,)`.
+    """
+    frame = labels.new_zeros(1, 2 + room)
+    frame[0, 0], frame[0, 1] = len(labels), bool(here.stop_wanted)
+    frame[0, 2 : 2 + len(labels)] = labels[:room]
+    frames = all_gather_rows(frame, [1] * world_size())
+    counts = frames[:, 0].tolist()
+    here.stop_agreed = here.stop_agreed or bool(frames[:, 1].any())
+    if max(counts) > room:
+        return counts, all_gather_rows(labels, counts)
+    return counts, torch.cat([own[2 : 2 + count] for own, count in zip(frames, counts)])
+
+
 def all_gather_rows(tensor: Tensor, counts: list[int] | None = None) -> Tensor:
     """Rows of every rank, in rank order; no gradient.
 
@@ -268,37 +287,11 @@ class SumOverShards(torch.autograd.Function):
         return gradient
 
 
-class NothingToAverage(nn.Module):
-    """Takes the place of DistributedDataParallel, which refuses a model that has nothing to learn."""
-
-    def __init__(self, module: nn.Module):
-        super().__init__()
-        self.module = module
-        self.no_sync = nullcontext
-
-    def forward(self, *inputs):
-        return self.module(*inputs)
-
-
-def data_parallel(model: nn.Module, device: torch.device) -> DistributedDataParallel | NothingToAverage:
-    """The model, its gradients averaged over the ranks; each rank keeps buffers of its own."""
-    if not any(parameter.requires_grad for parameter in model.parameters()):
-        return NothingToAverage(model)
-    # Newer versions of torch call the argument forward_sync_buffers, which older ones do not know.
-    warnings.filterwarnings("ignore", message=".*broadcast_buffers.*")
-    return DistributedDataParallel(
-        model,
-        device_ids=[device] if device.type == "cuda" else None,
-        broadcast_buffers=False,
-        gradient_as_bucket_view=True,
-    )
-
-
 @torch.no_grad()
 def average_buffers(model: nn.Module, weight: float = 1.0) -> None:
     """Average the floating-point buffers (BatchNorm's running statistics) over the ranks, in place.
 
-    In training each rank collects statistics of its own images (`data_parallel`). After this every rank
+    In training each rank collects statistics of its own images. After this every rank
     holds, evaluates and saves the same model, to which all images have contributed.
 
     Args:

@@ -23,6 +23,16 @@ def fast_precision() -> str:
     return "bf16" if CPU_FLAGS & cpu_flags() else "fp32"
 
 
+def channels_last_is_faster(network: str, precision: str) -> bool:
+    """What channels_last="auto" means on this machine; docs/performance.md has the measurements.
+
+    Vision transformers have one convolution, and on a CPU were slower with it.
+    """
+    if network.startswith("vit_"):
+        return False
+    return precision != "fp32" if torch.cuda.is_available() else "avx512f" in cpu_flags()
+
+
 def cpu_flags() -> set[str]:
     """The words of /proc/cpuinfo, the processor's features among them; none where it is not Linux."""
     try:

@@ -11,7 +11,7 @@ from configs import base
 from utils import typed_values
 from utils.errors import nearest
 from utils.frozen import to_builtin
-from utils.precision import fast_precision
+from utils.precision import channels_last_is_faster, fast_precision
 from utils.run_info import ROOT
 
 KINDS = base.Settings.__annotations__
@@ -59,8 +59,11 @@ def derive(values: dict) -> None:
         given = f"fp16={values['fp16']} and precision={values['precision']!r}"
         raise ValueError(f"{given} contradict each other: leave one out")
     values["precision"] = values["precision"] or ("fp16" if values["fp16"] else "fp32")
-    if values["precision"] == "auto":
-        values["precision"] = fast_precision()
+    for key in ("precision", "head_precision"):
+        if values[key] == "auto":
+            values[key] = fast_precision()
+    if values["channels_last"] == "auto":
+        values["channels_last"] = channels_last_is_faster(values["network"], values["precision"])
     values["fp16"] = values["precision"] == "fp16"
     if values["val_root"] is None and values["rec"] and values["rec"] != "synthetic":
         values["val_root"] = values["rec"] if isinstance(values["rec"], str) else values["rec"][0]
@@ -116,6 +119,9 @@ def check_together(values: dict) -> None:
         for key in ("num_classes", "num_image"):
             if values[key] is None:
                 raise ValueError(f"rec='synthetic' needs {key}: there is no data to count")
+    for key in ("sync_bn", "grad_checkpointing"):
+        if values["compile"] and values[key]:
+            raise ValueError(f"compile=True cannot compile a network with {key}=True: leave one out")
     if values["resume"] == "auto" and not values["save_all_states"]:
         raise ValueError(
             "resume='auto' would always start anew, as save_all_states=False keeps no checkpoint: it is "

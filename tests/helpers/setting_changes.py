@@ -36,6 +36,7 @@ CHANGES_TRAINING = [
     "scheduler=multistep milestones=0.1 lr_decay=0.5",
     "warmup_epoch=0.3",
     "precision=bf16",
+    "head_precision=bf16",
     "precision=None fp16=true",
     "input_order=BGR",
     "pretrained=SOURCE",
@@ -59,7 +60,8 @@ CHANGES_SPEED = [
     "kernels=true filter_gradients=true",  # so few classes are one tile, in which some always count
     "num_workers=2",
     "grad_checkpointing=true",
-    "channels_last=true",
+    "channels_last=false",  # REFERENCE's preset turns it on
+    "compile=true",
     "sync_bn=true",  # on one rank; tests/test_sync_batch_norm.py has more
     "on_bad_record=skip",  # without a bad record
     "frequent=1",
