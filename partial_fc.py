@@ -20,13 +20,22 @@ from torch import Tensor, nn
 
 from classifier.centres import initial_centres
 from classifier.dense import dense
+from classifier.fused import ClassUpdate, fused_stream
 from classifier.kernels.choice import check_setting, use_kernels
 from classifier.shard import Shard
 from classifier.step import Step
 from classifier.step_loss import StepLoss
 from classifier.stream import stream
 from losses.base import Batch, MarginLoss, Regularizer
-from utils.distributed import CopyToShards, GatherRows, all_gather_rows, rank, row_counts, world_size
+from utils.distributed import (
+    CopyToShards,
+    GatherRows,
+    SumOverShards,
+    all_gather_rows,
+    rank,
+    row_counts,
+    world_size,
+)
 from utils.errors import require
 from utils.precision import PRECISIONS
 from utils.seeds import seed_of
@@ -54,8 +63,15 @@ class PartialFC(nn.Module):
             right and faster (classifier/kernels/choice.py).
         filter_gradients: with kernels=True, leave out of the backward pass the tiles of samples and classes
             whose probabilities all lie below 2^-12 in bf16, 2^-15 in fp16, 2^-28 in fp32.
-        head_update: "optimizer": gradients go to an optimiser.
+        head_update: "optimizer": gradients go to an optimiser. "fused": the backward pass of a training step
+            moves centres and trained `class_rows` by `update_rule`, and makes no gradient of them.
         seed: of the centres and of the sampling.
+
+    Attributes:
+        update_rule: for "fused", to be set before the first step: training/head_update.py has one. It gets
+            start(skipped) with a number that is 1 where the step is not finite on any rank, else 0; then
+            step_rows(parameter, rows, gradient) for consecutive rows of each parameter. Its `step_loss` `()`
+            has to be finite too.
     """
 
     def __init__(
@@ -81,12 +97,19 @@ class PartialFC(nn.Module):
         require(chunk_size is None or chunk_size >= 1, "chunk_size", chunk_size, ">= 1, or None")
         require(precision in PRECISIONS, "precision", precision, f"one of {tuple(PRECISIONS)}")
         require(kernels == "auto" or isinstance(kernels, bool), "kernels", kernels, "True, False or 'auto'")
-        require(head_update == "optimizer", "head_update", head_update, "'optimizer'")
+        require(head_update in ("optimizer", "fused"), "head_update", head_update, "'optimizer' or 'fused'")
+        is_fused = head_update == "fused"
+        require(not is_fused or engine == "stream", "engine", engine, "'stream' with head_update='fused'")
+        require(not is_fused or sample_rate == 1, "sample_rate", sample_rate, "1 with head_update='fused'")
+        require(
+            not is_fused or kernels is not True, "kernels", True, "'auto' or False with head_update='fused'"
+        )
         self.loss = loss
         self.regularizers = nn.ModuleList(regularizers)
         self.num_classes, self.sample_rate = num_classes, sample_rate
         self.engine, self.chunk_size, self.precision, self.seed = engine, chunk_size, precision, seed
-        self.kernels, self.filter_gradients = kernels, filter_gradients
+        self.kernels, self.filter_gradients, self.head_update = kernels, filter_gradients, head_update
+        self.update_rule = None
 
         share, left = divmod(num_classes, world_size())
         self.class_start = share * rank() + min(rank(), left)
@@ -187,13 +210,17 @@ class PartialFC(nn.Module):
             return self._global_loss(raw, labels)
 
     def _global_loss(self, raw: Tensor, labels: Tensor) -> Tensor:
+        step = self._step(labels, raw)
+        raw, update, own_rows = self._begin_update(raw, step)
         # norm² overflows above sqrt(max): such a row has no direction, its cosines are 0, and inf · 0 is NaN.
         norms = raw.norm(dim=1).clamp_max(torch.finfo(raw.dtype).max ** 0.5)
         embeddings = normalise(raw) if self.loss.normalize else raw
-        step = self._step(labels, raw)
-        engine = dense if self.engine == "dense" else stream
         to_shard = CopyToShards.apply(embeddings)
-        compared = engine(to_shard, norms, step.shard.active_rows(self.weight), step)
+        if update is not None:
+            compared = fused_stream(to_shard, norms, self.weight, step, update)
+        else:
+            engine = dense if self.engine == "dense" else stream
+            compared = engine(to_shard, norms, step.shard.active_rows(self.weight), step)
 
         loss = step.loss.per_sample(compared.own_cos, compared.lse_others, norms).mean()
         self.last_terms = {**self.loss.terms(), "ce": loss.detach()}
@@ -202,18 +229,42 @@ class PartialFC(nn.Module):
             raw = torch.where(inverse_norm(raw) > 0, raw, 0)
             seen = compared.own_centres, compared.max_cos
             batch = Batch(raw, directions, norms, labels.to(raw.device, non_blocking=True), *seen)
-            for name, term in self._regularizer_terms(batch, step.shard):
+            for name, term in self._regularizer_terms(batch, step.shard, own_rows):
                 self.last_terms[name] = term.detach()
                 loss = loss + term
+        if update is not None:
+            update.loss = loss.detach()
         self.micro_batch += self._is_training_step
         return loss
 
-    def _regularizer_terms(self, batch: Batch, shard: Shard) -> Iterator[tuple[str, Tensor]]:
-        """Each regulariser's term, after its memories and its rows of this batch have moved on."""
+    def _begin_update(
+        self, raw: Tensor, step: Step
+    ) -> tuple[Tensor, ClassUpdate | None, dict[nn.Parameter, Tensor]]:
+        """raw, the update of this step (None: there is none), and its rows, see `ClassUpdate.enter`."""
+        if self.head_update != "fused" or not self._is_training_step or not self.weight.requires_grad:
+            return raw, None, {}
+        if self.update_rule is None:
+            raise ValueError("head_update='fused' needs an update_rule: see training/head_update.py")
+        _, *others = self.class_parameters().values()
+        update = ClassUpdate(self.update_rule, step, self.weight, [p for p in others if p.requires_grad])
+        raw, own_rows = update.enter(raw)
+        return raw, update, own_rows
+
+    def _regularizer_terms(
+        self, batch: Batch, shard: Shard, own_rows: dict[nn.Parameter, Tensor]
+    ) -> Iterator[tuple[str, Tensor]]:
+        """Each regulariser's term, after its memories and its rows of this batch have moved on.
+
+        Args:
+            own_rows: by table `(k, D)`, of the tables that this step's update moves.
+        """
         for name, regularizer in zip(self.term_names, self.regularizers):
             table = regularizer.class_rows
-            own_rows = None if table is None else shard.gather_own(shard.active_rows(table))
-            batch = batch._replace(own_rows=own_rows)
+            if table in own_rows:
+                rows = SumOverShards.apply(shard.to_batch(own_rows[table]))
+            else:
+                rows = None if table is None else shard.gather_own(shard.active_rows(table))
+            batch = batch._replace(own_rows=rows)
             if self._is_training_step:
                 regularizer.update_state(batch.detached())
                 if table is not None and not table.requires_grad:
@@ -243,7 +294,8 @@ class PartialFC(nn.Module):
         """What the engine gets for this step."""
         sample = self._sample if self.sample_rate < 1 else None
         classes = range(self.class_start, self.class_start + self.num_local)
-        shard = Shard.of_batch(labels, classes, raw.device, sample, frozen=self._only_input_gradient)
+        frozen = self._only_input_gradient or self.head_update == "fused"
+        shard = Shard.of_batch(labels, classes, raw.device, sample, frozen)
         block_bytes = BLOCK_BYTES["cuda" if raw.is_cuda else "cpu"]
         return Step(
             StepLoss(self.loss, self._draw(raw), self._is_training_step),

@@ -42,6 +42,7 @@ from ranks.watchdog import watch_ranks
 from training.best_model import BestModel, write_backbone
 from training.diagnosis import explain_skips
 from training.fine_tuning import HeadWarmup, as_rgb, rates_of_layers, set_learning_rate
+from training.head_update import make_head_update
 from training.identity import RunIdentity, compare_settings
 from training.initial_centres import start_centres
 from training.lr_scheduler import Schedule
@@ -114,6 +115,7 @@ def main() -> None:
         kernels=cfg.kernels,
         filter_gradients=cfg.filter_gradients,
         precision=cfg.precision,
+        head_update=cfg.head_update,
         seed=cfg.seed,
     ).to(device)
     head.weight.requires_grad_("head" not in cfg.freeze)
@@ -125,6 +127,7 @@ def main() -> None:
     # ---------------------------------------------------------------- optimiser, scaler, resume
     optimizer = build_optimizer(cfg, backbone, head, schedule.base_lr, rates=rates_of_layers(cfg, backbone))
     scaler, best = make_scaler(cfg.precision, device), BestModel(cfg.keep_best, cfg.patience)
+    head.update_rule = make_head_update(cfg, optimizer, head)
     guard = StepGuard(backbone, head, optimizer, scaler, cfg, range(first_step, total_steps))
     counters = dict(guard=guard, bad_records=loader.bad_records, best=best)
     state = TrainingState(backbone, head, optimizer, scaler, identity, **counters)
@@ -193,8 +196,8 @@ def main() -> None:
                         embeddings = ddp(distill.view(images))
                     to_teacher = distill(embeddings, images)
                 loss = (head(embeddings, labels) + to_teacher) / cfg.gradient_acc
+                guard.add(loss)
                 scaler.scale(loss).backward()
-            guard.add(loss)
         guard.end()  # clips and updates; a step with NaN or inf, on any rank, is skipped on all
 
         done = step + 1

@@ -10,6 +10,7 @@ Only partial_fc.py uses them. One step goes through these files:
     own_classes.py    each sample's own class, for `stream`
     dense.py          the reference engine: the logit matrix of this rank, autograd does the rest
     stream.py         the engine for large class counts: chunks of classes, forward and backward
+    fused.py          `stream` that moves the centres in the backward pass
     other_logits.py   the gradient of the other classes' logits, for `stream`
     kept_products.py  where `stream` keeps its products between the two passes
     products.py       matrix products in bf16 and fp16

@@ -167,7 +167,9 @@ def test_an_interrupted_step_leaves_the_parameters_in_their_groups(monkeypatch):
 
 def settings(**changed):
     return EasyDict(
-        {"optimizer": "sgd", "momentum": 0.8, "weight_decay": 0.01, "no_decay_norm_bias": False} | changed
+        dict(optimizer="sgd", momentum=0.8, weight_decay=0.01, no_decay_norm_bias=False)
+        | dict(sampled_update="sparse")
+        | changed
     )
 
 

@@ -25,7 +25,9 @@ from utils.distributed import (
     world_size,
 )
 
-SETTINGS = EasyDict(optimizer="sgd", momentum=0.9, weight_decay=5e-4, no_decay_norm_bias=False)
+SETTINGS = EasyDict(
+    optimizer="sgd", momentum=0.9, weight_decay=5e-4, no_decay_norm_bias=False, sampled_update="sparse"
+)
 OVERFLOW_AT = 1  # the step that every rank skips
 
 
