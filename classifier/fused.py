@@ -81,6 +81,7 @@ class ClassUpdate:
                 of_rows = torch.zeros_like(table[rows])
                 add_rows(of_rows, self.step.shard.columns - rows.start, gradient)
                 self.rule.step_rows(table, rows, of_rows)
+        self.centre_gradients = None
 
 
 class UpdateLast(torch.autograd.Function):
