@@ -19,8 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from classifier.centres import initial_centres
+from classifier.class_update import ClassUpdate, check_fused
 from classifier.dense import dense
-from classifier.fused import ClassUpdate, fused_stream
+from classifier.fused import fused_stream
 from classifier.kernels.choice import check_setting, use_kernels
 from classifier.shard import Shard
 from classifier.step import Step
@@ -30,7 +31,6 @@ from losses.base import Batch, MarginLoss, Regularizer
 from utils.distributed import (
     CopyToShards,
     GatherRows,
-    SumOverShards,
     all_gather_rows,
     rank,
     row_counts,
@@ -98,12 +98,8 @@ class PartialFC(nn.Module):
         require(precision in PRECISIONS, "precision", precision, f"one of {tuple(PRECISIONS)}")
         require(kernels == "auto" or isinstance(kernels, bool), "kernels", kernels, "True, False or 'auto'")
         require(head_update in ("optimizer", "fused"), "head_update", head_update, "'optimizer' or 'fused'")
-        is_fused = head_update == "fused"
-        require(not is_fused or engine == "stream", "engine", engine, "'stream' with head_update='fused'")
-        require(not is_fused or sample_rate == 1, "sample_rate", sample_rate, "1 with head_update='fused'")
-        require(
-            not is_fused or kernels is not True, "kernels", True, "'auto' or False with head_update='fused'"
-        )
+        if head_update == "fused":
+            check_fused(engine, sample_rate, kernels)
         self.loss = loss
         self.regularizers = nn.ModuleList(regularizers)
         self.num_classes, self.sample_rate = num_classes, sample_rate
@@ -211,7 +207,8 @@ class PartialFC(nn.Module):
 
     def _global_loss(self, raw: Tensor, labels: Tensor) -> Tensor:
         step = self._step(labels, raw)
-        raw, update, own_rows = self._begin_update(raw, step)
+        update = self._class_update(step)
+        raw = raw if update is None else update.enter(raw)
         # norm² overflows above sqrt(max): such a row has no direction, its cosines are 0, and inf · 0 is NaN.
         norms = raw.norm(dim=1).clamp_max(torch.finfo(raw.dtype).max ** 0.5)
         embeddings = normalise(raw) if self.loss.normalize else raw
@@ -229,7 +226,7 @@ class PartialFC(nn.Module):
             raw = torch.where(inverse_norm(raw) > 0, raw, 0)
             seen = compared.own_centres, compared.max_cos
             batch = Batch(raw, directions, norms, labels.to(raw.device, non_blocking=True), *seen)
-            for name, term in self._regularizer_terms(batch, step.shard, own_rows):
+            for name, term in self._regularizer_terms(batch, step.shard, update):
                 self.last_terms[name] = term.detach()
                 loss = loss + term
         if update is not None:
@@ -237,34 +234,23 @@ class PartialFC(nn.Module):
         self.micro_batch += self._is_training_step
         return loss
 
-    def _begin_update(
-        self, raw: Tensor, step: Step
-    ) -> tuple[Tensor, ClassUpdate | None, dict[nn.Parameter, Tensor]]:
-        """raw, the update of this step (None: there is none), and its rows, see `ClassUpdate.enter`."""
+    def _class_update(self, step: Step) -> ClassUpdate | None:
+        """What moves the classes in this step's backward pass; None where nothing does."""
         if self.head_update != "fused" or not self._is_training_step or not self.weight.requires_grad:
-            return raw, None, {}
+            return None
         if self.update_rule is None:
             raise ValueError("head_update='fused' needs an update_rule: see training/head_update.py")
         _, *others = self.class_parameters().values()
-        update = ClassUpdate(self.update_rule, step, self.weight, [p for p in others if p.requires_grad])
-        raw, own_rows = update.enter(raw)
-        return raw, update, own_rows
+        return ClassUpdate(self.update_rule, step, self.weight, [p for p in others if p.requires_grad])
 
     def _regularizer_terms(
-        self, batch: Batch, shard: Shard, own_rows: dict[nn.Parameter, Tensor]
+        self, batch: Batch, shard: Shard, update: ClassUpdate | None
     ) -> Iterator[tuple[str, Tensor]]:
-        """Each regulariser's term, after its memories and its rows of this batch have moved on.
-
-        Args:
-            own_rows: by table `(k, D)`, of the tables that this step's update moves.
-        """
+        """Each regulariser's term, after its memories and its rows of this batch have moved on."""
         for name, regularizer in zip(self.term_names, self.regularizers):
             table = regularizer.class_rows
-            if table in own_rows:
-                rows = SumOverShards.apply(shard.to_batch(own_rows[table]))
-            else:
-                rows = None if table is None else shard.gather_own(shard.active_rows(table))
-            batch = batch._replace(own_rows=rows)
+            own_rows = None if table is None else (update or shard).own_rows(table)
+            batch = batch._replace(own_rows=own_rows)
             if self._is_training_step:
                 regularizer.update_state(batch.detached())
                 if table is not None and not table.requires_grad:

@@ -18,9 +18,10 @@ import math
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from classifier.class_update import ClassUpdate, add_rows, slices
 from classifier.kept_products import BatchSlice
 from classifier.other_logits import LinearLogits, MovedLogits
 from classifier.own_classes import compare_own, own_centre_gradients, through_directions
@@ -30,73 +31,6 @@ from classifier.step import Comparison, Step
 from classifier.stream import chunks, product_blocks
 from utils.distributed import all_max, all_reduce
 from utils.unit_vectors import inverse_norm
-
-
-class ClassUpdate:
-    """The update of one step: what it needs of the forward and the backward pass, and the writing pass.
-
-    Args:
-        rule: see `PartialFC.update_rule`.
-        step: of which no tensor of this rank's classes gets a gradient.
-        weight: `(n, D)`, the centres.
-        tables: other per-class parameters that the rule moves.
-
-    Attributes:
-        loss: of the head, to be set after the forward pass.
-    """
-
-    def __init__(self, rule, step: Step, weight: nn.Parameter, tables: list[nn.Parameter]):
-        self.rule, self.step, self.weight, self.tables = rule, step, weight, tables
-        self.loss: Tensor | None = None
-        self.centre_gradients: CentreGradients | None = None  # `FusedClasses.backward` leaves it
-        self.is_over = False
-
-    def enter(self, raw: Tensor) -> tuple[Tensor, dict[nn.Parameter, Tensor]]:
-        """Put the update behind all else that the backward pass does.
-
-        Args:
-            raw: `(B, D)`, the embeddings.
-        Returns:
-            raw, and the row of each sample's class on this rank `(k, D)` in each of the tables: whoever uses
-            these has its gradient computed before the update.
-        """
-        rows = [table.detach()[self.step.shard.columns].requires_grad_() for table in self.tables]
-        raw = raw if raw.requires_grad else raw.detach().requires_grad_()
-        raw, *rows = UpdateLast.apply(self, raw, *rows)
-        return raw, dict(zip(self.tables, rows))
-
-    @torch.no_grad()
-    def run(self, grad_raw: Tensor, grad_rows: list[Tensor]) -> None:
-        """Move this rank's classes, unless something is not finite on any rank."""
-        if self.is_over:
-            raise ValueError("head_update='fused': the centres have moved, a graph has one backward pass")
-        self.is_over = True
-        seen = [grad_raw, *grad_rows, *self.centre_gradients.small()]
-        total = sum(part.norm() for part in seen) + self.loss + self.rule.step_loss
-        self.rule.start(all_max((~total.isfinite()).float()))  # 1 on all ranks or 0 on all
-        for rows, gradient in self.centre_gradients.chunks(self.weight.detach()):
-            self.rule.step_rows(self.weight, rows, gradient)
-        for table, gradient in zip(self.tables, grad_rows):
-            for rows in slices(len(table), self.step.chunk_size):
-                of_rows = torch.zeros_like(table[rows])
-                add_rows(of_rows, self.step.shard.columns - rows.start, gradient)
-                self.rule.step_rows(table, rows, of_rows)
-        self.centre_gradients = None
-
-
-class UpdateLast(torch.autograd.Function):
-    """Identity; its backward pass, which all others come before, runs the update."""
-
-    @staticmethod
-    def forward(ctx, update: ClassUpdate, *tensors: Tensor):
-        ctx.update = update
-        return tuple(tensor.view_as(tensor) for tensor in tensors)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad_raw: Tensor, *grad_rows: Tensor):
-        ctx.update.run(grad_raw, list(grad_rows))
-        return None, grad_raw, *(None for _ in grad_rows)
 
 
 def fused_stream(
@@ -265,17 +199,3 @@ class CentreGradients:
 def whole_batch(embeddings: Tensor, step: Step) -> BatchSlice:
     """The batch as one slice, whose products nobody keeps."""
     return BatchSlice(slice(0, len(embeddings)), embeddings * step.loss.product_scale, None, step.dtype)
-
-
-def slices(size: int, chunk_size: int) -> Iterator[slice]:
-    """Consecutive slices of `size` rows; one that is empty where there are none."""
-    for start in range(0, max(size, 1), chunk_size):
-        yield slice(start, min(start + chunk_size, size))
-
-
-def add_rows(table: Tensor, places: Tensor, rows: Tensor) -> None:
-    """table[places] += rows, in place, where a place lies in the table; waits for no GPU."""
-    if len(table):
-        inside = (places >= 0) & (places < len(table))
-        rows = torch.where(inside[:, None], rows, 0)
-        table.index_add_(0, places.clamp(0, len(table) - 1), rows)

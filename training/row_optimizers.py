@@ -83,12 +83,12 @@ class RowOptimizer:
             dtype: of its momentum (AdamW: of the first moment); None: as it is, or as the parameter.
         """
         state, group = self.state[parameter], self._group_of(parameter)
-        for name in self.state_with_rows if group.get("momentum") != 0 else ():
-            if name not in state:
-                state[name] = torch.zeros_like(parameter)
-        first = self.state_with_rows[0]
-        if dtype is not None and first in state:
-            state[first] = state[first].to(dtype)
+        first, *others = self.state_with_rows
+        for name, kind in {first: dtype, **dict.fromkeys(others)}.items():
+            if name in state and kind is not None:
+                state[name] = state[name].to(kind)
+            elif name not in state and group.get("momentum") != 0:
+                state[name] = torch.zeros_like(parameter, dtype=kind)
         if self.counts_steps and "step" not in state:
             state["step"] = torch.zeros((), device=parameter.device if group.get("fused") else "cpu")
 
