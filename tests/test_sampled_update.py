@@ -1,5 +1,6 @@
 """sampled_update="dense": weight decay and momentum move every centre, as in arcface_torch."""
 
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -93,3 +94,21 @@ def test_the_pass_over_all_rows_goes_in_pieces_and_equals_the_whole_to_the_last_
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert set(optimizers[0].state) == {ours}  # no temporary block is left behind
+
+
+@pytest.mark.parametrize("kind", [SGD, AdamW])
+def test_a_skipped_step_moves_no_row(kind):
+    weight = nn.Parameter(torch.ones(11, 3))
+    optimizer = kind([weight], lr=0.1, weight_decay=0.1, fused=True)
+    optimizer.moves_every_row = True
+    for step, is_skipped in enumerate((True, False, True)):
+        before = {"weight": weight.detach().clone()} | {
+            n: v.clone() for n, v in optimizer.state[weight].items()
+        }
+        rows, values = torch.tensor([[0, 5]]), torch.full((2, 3), math.nan if is_skipped else 1.0)
+        weight.grad = torch.sparse_coo_tensor(rows, values, weight.shape, check_invariants=True)
+        optimizer.found_inf = torch.tensor(float(is_skipped))
+        optimizer.step()
+        after = {"weight": weight.detach(), **optimizer.state[weight]}
+        unmoved = [name for name, value in before.items() if torch.equal(after[name], value)]
+        assert (len(unmoved) == len(before)) == is_skipped, (step, unmoved)

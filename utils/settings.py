@@ -83,10 +83,11 @@ def derive(values: dict) -> None:
         margins |= {"gradient": "straight_through"}
         if values["interclass_filtering_threshold"]:
             margins |= {"interclass_filtering": "zero"}
-    if values["sampled_update"] and values["sample_rate"] == 1:
+    if values["sample_rate"] < 1:
+        is_foreign = values["loss"] is None and values["margin_list"]
+        values["sampled_update"] = values["sampled_update"] or ("dense" if is_foreign else "sparse")
+    elif values["sampled_update"]:
         raise ValueError(f"sampled_update={values['sampled_update']!r} counts only with sample_rate < 1")
-    is_foreign = values["loss"] is None and values["margin_list"] and values["sample_rate"] < 1
-    values["sampled_update"] = values["sampled_update"] or ("dense" if is_foreign else "sparse")
     values["loss"] = loss_of(values)
     if values["loss"] == "combined":
         values["loss_args"] = margins | values["loss_args"]
