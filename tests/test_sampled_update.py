@@ -1,6 +1,5 @@
 """sampled_update="dense": weight decay and momentum move every centre, as in arcface_torch."""
 
-import copy
 import math
 from types import SimpleNamespace
 
