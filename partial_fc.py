@@ -19,7 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from classifier.centres import initial_centres
+from classifier.class_update import ClassUpdate, check_fused
 from classifier.dense import dense
+from classifier.fused import fused_stream
 from classifier.kernels.choice import check_setting, use_kernels
 from classifier.shard import Shard
 from classifier.step import Step
@@ -54,11 +56,18 @@ class PartialFC(nn.Module):
             right and faster (classifier/kernels/choice.py).
         filter_gradients: with kernels=True, leave out of the backward pass the tiles of samples and classes
             whose probabilities all lie below 2^-12 in bf16, 2^-15 in fp16, 2^-28 in fp32.
-        head_update: "optimizer": gradients go to an optimiser.
+        head_update: "optimizer": gradients go to an optimiser. "fused": the backward pass of a training step
+            moves centres and trained `class_rows` by `update_rule`, and makes no gradient of them.
         seed: of the centres and of the sampling.
 
     Attributes of the last step, detached: `last_terms`, the parts of the loss and means over the global
     batch; `last_samples`, "own_cosine" and "norm" of this rank's samples, `(b,)` each; `sampled`, class ids.
+
+    Attributes:
+        update_rule: for "fused", to be set before the first step: training/head_update.py has one. It gets
+            start(skipped) with a number that is 1 where the step is not finite on any rank, else 0; then
+            step_rows(parameter, rows, gradient) for consecutive rows of each parameter. Its `step_loss` `()`
+            has to be finite too.
     """
 
     def __init__(
@@ -84,12 +93,15 @@ class PartialFC(nn.Module):
         require(chunk_size is None or chunk_size >= 1, "chunk_size", chunk_size, ">= 1, or None")
         require(precision in PRECISIONS, "precision", precision, f"one of {tuple(PRECISIONS)}")
         require(kernels == "auto" or isinstance(kernels, bool), "kernels", kernels, "True, False or 'auto'")
-        require(head_update == "optimizer", "head_update", head_update, "'optimizer'")
+        require(head_update in ("optimizer", "fused"), "head_update", head_update, "'optimizer' or 'fused'")
+        if head_update == "fused":
+            check_fused(engine, sample_rate, kernels)
         self.loss = loss
         self.regularizers = nn.ModuleList(regularizers)
         self.num_classes, self.sample_rate = num_classes, sample_rate
         self.engine, self.chunk_size, self.precision, self.seed = engine, chunk_size, precision, seed
-        self.kernels, self.filter_gradients = kernels, filter_gradients
+        self.kernels, self.filter_gradients, self.head_update = kernels, filter_gradients, head_update
+        self.update_rule = None
 
         share, left = divmod(num_classes, world_size())
         self.class_start = share * rank() + min(rank(), left)
@@ -192,13 +204,18 @@ class PartialFC(nn.Module):
             return self._global_loss(raw, labels, slice(start, start + sizes[0]))
 
     def _global_loss(self, raw: Tensor, labels: Tensor, of_this_rank: slice) -> Tensor:
+        step = self._step(labels, raw)
+        update = self._class_update(step)
+        raw = raw if update is None else update.enter(raw)
         # norm² overflows above sqrt(max): such a row has no direction, its cosines are 0, and inf · 0 is NaN.
         norms = raw.norm(dim=1).clamp_max(torch.finfo(raw.dtype).max ** 0.5)
         embeddings = normalise(raw) if self.loss.normalize else raw
-        step = self._step(labels, raw)
-        engine = dense if self.engine == "dense" else stream
         to_shard = CopyToShards.apply(embeddings)
-        compared = engine(to_shard, norms, step.shard.active_rows(self.weight), step)
+        if update is not None:
+            compared = fused_stream(to_shard, norms, self.weight, step, update)
+        else:
+            engine = dense if self.engine == "dense" else stream
+            compared = engine(to_shard, norms, step.shard.active_rows(self.weight), step)
 
         loss = step.loss.per_sample(compared.own_cos, compared.lse_others, norms).mean()
         seen = {"own_cosine": compared.own_cos.detach(), "norm": norms.detach()}
@@ -210,17 +227,30 @@ class PartialFC(nn.Module):
             raw = torch.where(inverse_norm(raw) > 0, raw, 0)
             seen = compared.own_centres, compared.max_cos
             batch = Batch(raw, directions, norms, labels.to(raw.device, non_blocking=True), *seen)
-            for name, term in self._regularizer_terms(batch, step.shard):
+            for name, term in self._regularizer_terms(batch, step.shard, update):
                 self.last_terms[name] = term.detach()
                 loss = loss + term
+        if update is not None:
+            update.loss = loss.detach()
         self.micro_batch += self._is_training_step
         return loss
 
-    def _regularizer_terms(self, batch: Batch, shard: Shard) -> Iterator[tuple[str, Tensor]]:
+    def _class_update(self, step: Step) -> ClassUpdate | None:
+        """What moves the classes in this step's backward pass; None where nothing does."""
+        if self.head_update != "fused" or not self._is_training_step or not self.weight.requires_grad:
+            return None
+        if self.update_rule is None:
+            raise ValueError("head_update='fused' needs an update_rule: see training/head_update.py")
+        _, *others = self.class_parameters().values()
+        return ClassUpdate(self.update_rule, step, self.weight, [p for p in others if p.requires_grad])
+
+    def _regularizer_terms(
+        self, batch: Batch, shard: Shard, update: ClassUpdate | None
+    ) -> Iterator[tuple[str, Tensor]]:
         """Each regulariser's term, after its memories and its rows of this batch have moved on."""
         for name, regularizer in zip(self.term_names, self.regularizers):
             table = regularizer.class_rows
-            own_rows = None if table is None else shard.gather_own(shard.active_rows(table))
+            own_rows = None if table is None else (update or shard).own_rows(table)
             batch = batch._replace(own_rows=own_rows)
             if self._is_training_step:
                 regularizer.update_state(batch.detached())
@@ -251,7 +281,8 @@ class PartialFC(nn.Module):
         """What the engine gets for this step."""
         sample = self._sample if self.sample_rate < 1 else None
         classes = range(self.class_start, self.class_start + self.num_local)
-        shard = Shard.of_batch(labels, classes, raw.device, sample, frozen=self._only_input_gradient)
+        frozen = self._only_input_gradient or self.head_update == "fused"
+        shard = Shard.of_batch(labels, classes, raw.device, sample, frozen)
         block_bytes = BLOCK_BYTES["cuda" if raw.is_cuda else "cpu"]
         return Step(
             StepLoss(self.loss, self._draw(raw), self._is_training_step),

@@ -44,6 +44,7 @@ from reports.mirrors import open_mirrors
 from training.best_model import BestModel, write_backbone
 from training.diagnosis import explain_skips
 from training.fine_tuning import HeadWarmup, as_rgb, rates_of_layers, set_learning_rate
+from training.head_update import make_head_update
 from training.hints import hints
 from training.identity import RunIdentity, compare_settings
 from training.initial_centres import start_centres
@@ -100,21 +101,7 @@ def main() -> None:
         memory = estimate_memory(cfg, backbone, dataset.num_classes, global_batch, device)
     backbone.to(device, memory_format=torch.channels_last if cfg.channels_last else torch.contiguous_format)
     prepare_batch_norm(backbone, cfg.sync_bn, loader)
-    regularizers = [build_regularizer(name, **hyper) for name, hyper in cfg.regularizers]
-    head = PartialFC(
-        build_loss(cfg.loss, **cfg.loss_args),
-        cfg.embedding_size,
-        dataset.num_classes,
-        sample_rate=cfg.sample_rate,
-        regularizers=regularizers,
-        engine=cfg.engine,
-        chunk_size=cfg.chunk_size,
-        kernels=cfg.kernels,
-        filter_gradients=cfg.filter_gradients,
-        precision=cfg.head_precision or cfg.precision,
-        seed=cfg.seed,
-    ).to(device)
-    head.weight.requires_grad_("head" not in cfg.freeze)
+    head = build_head(cfg, dataset.num_classes).to(device)
     perturb = None if cfg.aroface is None else build_perturbation(**cfg.aroface)
     distill = build_distillation(teacher, backbone.input_order, **cfg.distillation)
     warmup = HeadWarmup(backbone, round(cfg.head_warmup_epoch * schedule.steps_per_epoch), total_steps)
@@ -124,6 +111,7 @@ def main() -> None:
     # ---------------------------------------------------------------- optimiser, scaler, resume
     optimizer = build_optimizer(cfg, backbone, head, schedule.base_lr, rates=rates_of_layers(cfg, backbone))
     scaler, best = make_scaler(cfg.precision, device), BestModel(output, cfg.keep_best, cfg.patience)
+    head.update_rule = make_head_update(cfg, optimizer, head)
     guard = StepGuard(backbone, head, optimizer, scaler, cfg, range(first_step, total_steps))
     counters = dict(guard=guard, bad_records=loader.bad_records, best=best)
     state = TrainingState(backbone, head, optimizer, scaler, identity, **counters)
@@ -199,8 +187,8 @@ def main() -> None:
                         embeddings = ddp(distill.view(images))
                     to_teacher = distill(embeddings, images)
                 loss = (head(embeddings, labels) + to_teacher) / cfg.gradient_acc
+                guard.add(loss)
                 scaler.scale(loss).backward()
-            guard.add(loss)
         guard.end()  # clips and updates; a step with NaN or inf, on any rank, is skipped on all
 
         done = step + 1
@@ -247,6 +235,27 @@ def parse_command_line(arguments: list[str]) -> tuple[str, list[str]]:
         print(__doc__.strip())
         sys.exit(0 if arguments else 2)
     return arguments[0], arguments[1:]
+
+
+def build_head(cfg, num_classes: int) -> PartialFC:
+    """The classifier with its loss and regularisers, on the CPU."""
+    regularizers = [build_regularizer(name, **hyper) for name, hyper in cfg.regularizers]
+    head = PartialFC(
+        build_loss(cfg.loss, **cfg.loss_args),
+        cfg.embedding_size,
+        num_classes,
+        sample_rate=cfg.sample_rate,
+        regularizers=regularizers,
+        engine=cfg.engine,
+        chunk_size=cfg.chunk_size,
+        kernels=cfg.kernels,
+        filter_gradients=cfg.filter_gradients,
+        precision=cfg.head_precision or cfg.precision,
+        head_update=cfg.head_update,
+        seed=cfg.seed,
+    )
+    head.weight.requires_grad_("head" not in cfg.freeze)
+    return head
 
 
 def training_steps(

@@ -62,6 +62,7 @@ run train_bf16 60 "$python" train_v2.py configs/synthetic precision=bf16 frequen
     output="$folder/run_bf16" "${train[@]}"
 run compiled 110 "$python" benchmarks/step.py --compile --precisions bf16 "${compiled[@]}"
 run head_bf16 80 "$python" benchmarks/head.py --precision bf16 "${head[@]}"
+run head_update 60 "$python" benchmarks/head.py --methods stream fused --optimizer sgd "${kernels[@]}"
 run kernel_tiles 90 "$python" benchmarks/kernel_tiles.py "${tiles[@]}"
 run step 100 "$python" benchmarks/step.py --precisions "${precisions[@]:1}" "${step[@]}"
 run aroface 50 "$python" benchmarks/aroface.py --precisions bf16 "${aroface[@]}"

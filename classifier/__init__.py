@@ -10,6 +10,8 @@ Only partial_fc.py uses them. One step goes through these files:
     own_classes.py    each sample's own class, for `stream`
     dense.py          the reference engine: the logit matrix of this rank, autograd does the rest
     stream.py         the engine for large class counts: chunks of classes, forward and backward
+    fused.py          `stream` whose classes move in the backward pass
+    class_update.py   that update, when the step is known to be finite
     other_logits.py   the gradient of the other classes' logits, for `stream`
     kept_products.py  where `stream` keeps its products between the two passes
     products.py       matrix products in bf16 and fp16

@@ -66,6 +66,10 @@ class Shard:
         table = table.detach() if self.frozen else table
         return table if self.sampled is None else SampleRows.apply(table, self.sampled)
 
+    def own_rows(self, table: Tensor) -> Tensor:
+        """`(B, D)`: the row of each sample's own class in a per-class tensor, whichever rank holds it."""
+        return self.gather_own(self.active_rows(table))
+
     def to_batch(self, values: Tensor) -> Tensor:
         """`(k, ...)` for the samples whose class is here -> `(B, ...)`, 0 for the others."""
         return values.new_zeros(len(self.own), *values.shape[1:]).index_copy(0, self.rows, values)

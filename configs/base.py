@@ -182,6 +182,10 @@ class Settings:
     # ---- head ----
     # Share of the other classes that take part in a step. 1: all of them.
     sample_rate: Annotated[float, "(0, 1]"] = 1.0
+    # At sample_rate < 1, whether the centres that a step has not sampled stay ("sparse") or are moved by
+    # weight decay and momentum ("dense", as in arcface_torch). None: "sparse", but "dense" in a config of
+    # arcface_torch (margin_list without loss).
+    sampled_update: Literal["sparse", "dense"] | None = None
     # "stream" never holds the matrix of logits; "dense" does, and is the reference.
     engine: Literal["stream", "dense"] = "stream"
     # Classes that "stream" looks at together. None: chosen from the memory at hand.
@@ -192,6 +196,12 @@ class Settings:
     # With kernels=true: leave out of the backward pass the tiles of samples and classes whose probabilities
     # all lie below the precision of the products. Meant to be faster late in training; not exact.
     filter_gradients: bool = False
+    # What moves the class centres: the optimiser, with their whole gradient in memory; or the backward pass
+    # itself, chunk by chunk, which needs no memory for a gradient, and about a third more time.
+    head_update: Literal["optimizer", "fused"] = "optimizer"
+    # With head_update="fused": number format in which the momentum of the centres (AdamW: their first moment)
+    # is kept between steps. "bf16" takes half the memory and rounds it.
+    head_momentum: Literal["fp32", "bf16"] = "fp32"
 
     # ---- optimisation ----
     # Optimiser of backbone and class centres.
@@ -241,8 +251,19 @@ USED_WITH = {
     "chunk_size": ("engine", "stream"),
     "kernels": ("engine", "stream"),
     "filter_gradients": ("kernels", True),
+    "head_momentum": ("head_update", "fused"),
     "interclass_filtering_threshold": ("loss", "combined"),
     "margin_list": ("loss", "combined"),
+}
+
+# With head_update="fused", setting -> what it may be. Sampled centres are copied anyway, `dense` and the
+# kernels make a whole gradient, each micro-batch would move the centres, and fp16 finds an overflow too late.
+WITH_FUSED_UPDATE = {
+    "sample_rate": (1,),
+    "engine": ("stream",),
+    "kernels": ("auto", False),
+    "gradient_acc": (1,),
+    "precision": ("fp32", "bf16"),
 }
 
 # Settings that count only where another one is given: setting -> the other.
@@ -286,13 +307,14 @@ MAY_CHANGE_ON_RESUME = {
     "length": "num_epoch num_steps patience",
     "learning rate": "lr lr_reference_batch warmup_epoch scheduler poly_power milestones lr_decay",
     "learning rate of fine-tuning": "lr_backbone head_warmup_epoch",
-    "update": "momentum weight_decay grad_clip",
+    "update": "momentum weight_decay grad_clip sampled_update head_momentum",
     "precision": "precision head_precision fp16 filter_gradients",
     "division of the global batch, which stays as large": "global_batch batch_size gradient_acc",
     "images that cannot be read": "on_bad_record",
 }
 SAME_RESULT_ON_RESUME = {
-    "speed and memory": "num_workers engine chunk_size kernels grad_checkpointing channels_last compile",
+    "speed": "num_workers kernels channels_last compile",
+    "memory": "engine chunk_size head_update grad_checkpointing",
     "place of the data, whose content stays": "rec num_classes num_image",
     "weights to start from, whose content stays": "pretrained teacher init_head",
     "verification": "val_targets val_root verbose",

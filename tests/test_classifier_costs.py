@@ -13,6 +13,8 @@ from helpers.classifier_page import ENGINES, TEXT, make, table
 from helpers.ranks import run_ranks
 from losses import REGULARIZERS, build_loss
 from partial_fc import PartialFC
+from training.head_update import HeadUpdate
+from training.row_optimizers import SGD
 from utils.distributed import rank
 
 UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
@@ -34,7 +36,8 @@ COLLECTIVES = [name for name in dir(dist) if re.match("all_|broadcast|gather|red
 def collectives(cases: list[tuple[str, str, bool]]) -> list[tuple[list, list]]:
     """Every collective of a step of each (names, engine, adversarial): forward and backward.
 
-    Each is what it does, and the shape and the type of this rank's tensor.
+    Engine "fused" is `stream` with head_update="fused". Each is what it does, and the shape and the type of
+    this rank's tensor.
     """
     seen = []
 
@@ -54,7 +57,7 @@ def collectives(cases: list[tuple[str, str, bool]]) -> list[tuple[list, list]]:
         watch(name)
     counted = []
     for names, engine, adversarial in cases:
-        head = make(names, engine=engine)
+        head = make_any(names, engine)
         embeddings = torch.randn(4 + rank(), 6, requires_grad=True)
         with head.only_input_gradient() if adversarial else nullcontext():
             head(embeddings, torch.arange(4 + rank()))  # how many labels there are is known from then on
@@ -67,15 +70,36 @@ def collectives(cases: list[tuple[str, str, bool]]) -> list[tuple[list, list]]:
     return counted
 
 
+class NoUpdate:
+    """An update rule that moves nothing."""
+
+    step_loss = torch.zeros(())
+
+    def start(self, skipped: torch.Tensor) -> None:
+        """Before the first rows of a step."""
+
+    def step_rows(self, parameter: torch.nn.Parameter, rows: slice, gradient: torch.Tensor) -> None:
+        """For each part of the centres."""
+
+
+def make_any(names: str, engine: str) -> PartialFC:
+    """A head of this engine, or with engine="fused" one whose centres move in the backward pass."""
+    if engine != "fused":
+        return make(names, engine=engine)
+    head = make(names, head_update="fused")
+    head.update_rule = NoUpdate()
+    return head
+
+
 def test_the_tables_of_collectives_are_those_of_the_real_ones():
     documented = {}
     for _, names, forward, *backward in table("kind of loss"):
         for engine, number in zip(ENGINES, backward):
             documented[names.replace("`", ""), engine, False] = [int(forward), int(number)]
     assert set(REGULARIZERS) <= {name for names, *_ in documented for name in names.split(" + ")}
-    everything = "everything + ndr + disc + center", "stream", False
+    everything, fused = (("everything + ndr + disc + center", way, False) for way in ("stream", "fused"))
     adversarial = [("uniface", engine, True) for engine in ENGINES]
-    cases = [*documented, everything, *adversarial]
+    cases = [*documented, everything, fused, *adversarial]
     by_rank = run_ranks(2, collectives, cases)
     real = dict(zip(cases, by_rank[0]))
     assert by_rank[0] == by_rank[1], "ranks that bring 4 and 5 samples make the same calls"
@@ -86,7 +110,10 @@ def test_the_tables_of_collectives_are_those_of_the_real_ones():
     repeated = {"each row statistic": 3, "own_rows of each regulariser": 2}
     kinds = iter(("sum", "sum", "max"))
     expected = {"forward": [], "backward": []}
-    for when, what, kind, tensor, _, _ in table("pass"):
+    for when, what, kind, tensor, needed_by, _ in table("pass"):
+        if needed_by == '`head_update="fused"`':
+            assert real[fused] == (expected["forward"], [*expected["backward"], (kind, (), "float32")])
+            continue
         shape, dtype = read_tensor(tensor, dict(W=2, b=5, B=9, D=6))
         for _ in range(repeated.get(what, 1)):
             expected[when].append((next(kinds) if kind == "sum or max" else kind, shape, dtype))
@@ -127,21 +154,29 @@ def formula(cell: str, sizes: dict[str, int]) -> float:
 def peak_of_step(loss: str, engine: str, sizes: dict[str, int]) -> float:
     """Numbers of 4 bytes, beyond the centres' gradient, at the worst moment of a step."""
     batch, dim, classes = sizes["B"], sizes["D"], sizes["n"]
-    head = PartialFC(build_loss(loss), dim, classes, engine=engine, chunk_size=sizes["chunk"])
+    if is_fused := engine == "fused":
+        how = dict(head_update="fused")
+    else:
+        how = dict(engine=engine)
+    head = PartialFC(build_loss(loss), dim, classes, chunk_size=sizes["chunk"], **how)
+    if is_fused:
+        optimizer = SGD(head.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1, fused=True)
+        head.update_rule = HeadUpdate(optimizer, head.class_parameters())
+        optimizer.start_state(head.weight)
     embeddings = torch.randn(batch, dim, requires_grad=True)
     labels = torch.randint(classes, (batch,))
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         head(embeddings, labels).backward()
     events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
     held = torch.tensor([e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())]).cumsum(0)
-    return held.max().item() / 4 - dim * classes
+    return held.max().item() / 4 - (0 if is_fused else dim * classes)
 
 
 @pytest.mark.parametrize(("engine", "loss", "beyond"), [row[:3] for row in table("engine")])
 @pytest.mark.parametrize("chunk", [512, 4096])
 def test_the_memory_of_a_step_is_what_the_formula_says(engine, loss, beyond, chunk):
     sizes = dict(B=256, D=128, n=8192, chunk=chunk)
-    measured = peak_of_step(re.search("`(.*?)`", loss)[1], engine.strip("`"), sizes)
+    measured = peak_of_step(*(re.search("`(.*?)`", cell)[1] for cell in (loss, engine)), sizes)
     assert measured == pytest.approx(formula(beyond, sizes), rel=0.05)
 
 
@@ -176,6 +211,8 @@ def test_the_example_of_memory_is_the_formula_s(row):
         ("npcface", 32, False, 3 + 2 * 3 / 4),
         ("cosface", 8, True, 3),
         ("npcface", 8, True, 4),
+        *(("cosface", size, "fused", 4) for size in (8, 32)),
+        *((loss, 32, "fused", 5) for loss in ("npcface", "uniface")),
     ],
 )
 def test_a_step_takes_as_many_products_as_the_page_says(loss, size, adversarial, expected):
@@ -187,8 +224,10 @@ def test_a_step_takes_as_many_products_as_the_page_says(loss, size, adversarial,
                 work.append(args[0].numel() * args[1].shape[1])
             return function(*args, **(kwargs or {}))
 
-    head = PartialFC(build_loss(loss), 8, 20, chunk_size=7)
+    is_fused = adversarial == "fused"
+    head = PartialFC(build_loss(loss), 8, 20, chunk_size=7, head_update="fused" if is_fused else "optimizer")
+    head.update_rule = NoUpdate()
     embeddings = torch.randn(size, 8, requires_grad=True)
-    with Count(), head.only_input_gradient() if adversarial else nullcontext():
+    with Count(), head.only_input_gradient() if adversarial is True else nullcontext():
         head(embeddings, torch.arange(size) % 20).backward()
     assert sum(work) / (size * 8 * 20) == pytest.approx(expected)

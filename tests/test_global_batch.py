@@ -121,6 +121,7 @@ class Run:
         cfg = settings(
             rec="synthetic", num_classes=NUM_CLASSES, num_image=45, gradient_acc=self.gradient_acc,
             optimizer="sgd", momentum=0.9, weight_decay=5e-4, no_decay_norm_bias=False,
+            sampled_update="sparse",
         )  # fmt: skip
         sizes = dict(rank=rank(), world_size=world_size(), global_batch=self.global_batch)
         loader = get_dataloader(cfg, get_dataset(cfg), **sizes)

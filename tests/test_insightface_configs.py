@@ -33,6 +33,10 @@ def test_insightface_config_of_wf42m_means_the_same_training(tmp_path):
     }
     assert (cfg.optimizer, cfg.lr, cfg.weight_decay, cfg.gradient_acc) == ("adamw", 0.001, 0.1, 2)
     assert (cfg.sample_rate, cfg.warmup_epoch, cfg.network) == (0.2, 4, "vit_b_dp005_mask_005")
+    assert cfg.sampled_update == "dense"  # its decay and momentum move every centre
+    assert get_config(write_job(tmp_path, WF42M_PFC02), ["sampled_update=sparse"]).sampled_update == "sparse"
+    assert load("sample_rate=0.1").sampled_update == "sparse"
+    assert load("sample_rate=1").sampled_update is None
     assert "wandb_key" not in cfg
 
 

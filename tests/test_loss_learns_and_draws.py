@@ -16,7 +16,9 @@ from training.optimizer import build_optimizer, make_scaler
 from training.training_state import TrainingState
 
 ENGINES = ("dense", "stream")
-CONFIG = SimpleNamespace(optimizer="sgd", momentum=0.9, weight_decay=0.1, no_decay_norm_bias=True)
+CONFIG = SimpleNamespace(
+    optimizer="sgd", momentum=0.9, weight_decay=0.1, no_decay_norm_bias=True, sampled_update="sparse"
+)
 
 
 def batch(size: int = 12, num_classes: int = 20):

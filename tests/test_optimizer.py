@@ -96,6 +96,29 @@ def test_sampled_rows_move_as_a_dense_parameter_of_those_rows(kind):
 
 
 @both
+@pytest.mark.parametrize("rows", [None, [1, 3, 6]])  # a dense gradient; sampled rows
+def test_the_fused_form_is_the_plain_one_also_if_its_first_step_is_skipped(kind, rows):
+    """The first momentum is 0 · momentum + gradient there, as without dampening it is the gradient here."""
+    ours, reference = centres(), centres()
+    optimizers = SPARSE[kind]([ours], fused=True), SPARSE[kind]([reference], fused=False)
+    for step in range(4):
+        gradient = sparse(rows or range(NUM_ROWS), seed=step)
+        before = copy.deepcopy(row_state(optimizers[0], ours))
+        ours.grad = gradient if rows else gradient.to_dense()
+        optimizers[0].found_inf = torch.tensor(float(step in (0, 2)))
+        optimizers[0].step()
+        if step in (0, 2):
+            after = row_state(optimizers[0], ours)
+            assert all(torch.equal(after[name], value) for name, value in before.items())
+            assert all(value.isfinite().all() for value in after.values())
+            continue
+        reference.grad = ours.grad.clone()
+        optimizers[1].step()
+    torch.testing.assert_close(ours, reference)
+    torch.testing.assert_close(row_state(optimizers[0], ours), row_state(optimizers[1], reference))
+
+
+@both
 def test_accumulated_gradients_with_common_rows_add_up(kind):
     ours, reference = centres(), centres()
     optimizers = SPARSE[kind]([ours]), SPARSE[kind]([reference])
@@ -167,7 +190,9 @@ def test_an_interrupted_step_leaves_the_parameters_in_their_groups(monkeypatch):
 
 def settings(**changed):
     return EasyDict(
-        {"optimizer": "sgd", "momentum": 0.8, "weight_decay": 0.01, "no_decay_norm_bias": False} | changed
+        dict(optimizer="sgd", momentum=0.8, weight_decay=0.01, no_decay_norm_bias=False)
+        | dict(sampled_update="sparse")
+        | changed
     )
 
 

@@ -25,7 +25,9 @@ KINDS = ("loss", "backbone", "centres", "sampled centres", "parameter of the los
 
 
 def settings(**changed) -> SimpleNamespace:
-    defaults = dict(optimizer="sgd", momentum=0.9, weight_decay=0.1, no_decay_norm_bias=False)
+    defaults = dict(
+        optimizer="sgd", momentum=0.9, weight_decay=0.1, no_decay_norm_bias=False, sampled_update="sparse"
+    )
     return SimpleNamespace(**defaults | dict(grad_clip=1.0, max_skipped_steps=3) | changed)
 
 

@@ -19,7 +19,9 @@ from training.optimizer import build_optimizer, make_scaler
 from training.training_state import TrainingState, find_checkpoint, saved_batch
 from utils.distributed import average_buffers, rank, start_process_group, stop_process_group, world_size
 
-SETTINGS = EasyDict(optimizer="sgd", momentum=0.9, weight_decay=5e-4, no_decay_norm_bias=False)
+SETTINGS = EasyDict(
+    optimizer="sgd", momentum=0.9, weight_decay=5e-4, no_decay_norm_bias=False, sampled_update="sparse"
+)
 OVERFLOW_AT = 1  # the step that every rank skips
 
 

@@ -2,7 +2,7 @@
 
 One optimiser, so that a step happens for both or for neither. At sample_rate < 1 the gradient of the class
 centres is sparse over the sampled rows. torch's SGD and AdamW cannot take it with momentum and weight decay;
-here they do, and a row that was not sampled keeps its weight and its state bit for bit.
+those of `row_optimizers.py` do.
 """
 
 from collections.abc import Mapping
@@ -10,86 +10,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from training.row_optimizers import SGD, AdamW, has_rows_of
 from utils.errors import nearest
-
-
-class SparseRows:
-    """Mix-in before a `torch.optim` class: its own step, applied to the rows that have a gradient.
-
-    A parameter with a sparse gradient is replaced, for the duration of one step, by a dense block of its
-    sampled rows with their share of the state: weight decay, momentum and moments are those of the torch
-    optimiser. State without rows (AdamW's step count) belongs to the whole parameter: a row that is sampled
-    rarely has moments of few steps, but their bias is corrected as for all steps.
-
-    Cost: a copy of the sampled rows and of their state, there and back.
-    """
-
-    @torch.no_grad()
-    def step(self, closure=None):
-        whole = [group["params"] for group in self.param_groups]
-        blocks: list[tuple[Tensor, Tensor, Tensor]] = []
-        try:
-            for group in self.param_groups:
-                group["params"] = [self._gather(parameter, blocks) for parameter in group["params"]]
-            result = super().step(closure)
-        finally:
-            for group, parameters in zip(self.param_groups, whole):
-                group["params"] = parameters
-            states = [self.state.pop(block, {}) for _, _, block in blocks]
-        for (parameter, rows, block), state in zip(blocks, states):
-            self._scatter(parameter, rows, block, state)
-        return result
-
-    def _gather(self, parameter: Tensor, blocks: list[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
-        if parameter.grad is None or not parameter.grad.is_sparse:
-            return parameter
-        gradient = parameter.grad.coalesce()  # accumulated micro-batches name a row more than once
-        rows = gradient.indices()[0]
-        block = parameter.index_select(0, rows)
-        block.grad = gradient.values()
-        if parameter in self.state:
-            self.state[block] = {
-                name: value.index_select(0, rows) if has_rows_of(value, parameter) else value
-                for name, value in self.state[parameter].items()
-            }
-        blocks.append((parameter, rows, block))
-        return block
-
-    def _scatter(self, parameter: Tensor, rows: Tensor, block: Tensor, state: dict) -> None:
-        parameter.index_copy_(0, rows, block)
-        for name, value in state.items():
-            if has_rows_of(value, block):
-                if name not in self.state[parameter]:
-                    self.state[parameter][name] = torch.zeros_like(parameter)
-                self.state[parameter][name].index_copy_(0, rows, value)
-            else:
-                self.state[parameter][name] = value
-
-
-class SGD(SparseRows, torch.optim.SGD):
-    """`torch.optim.SGD` that also takes sparse rows, and whose fused form can skip its first step too."""
-
-    def step(self, closure=None):
-        for group in self.param_groups:
-            if group.get("fused") and group["momentum"]:
-                for parameter in group["params"]:
-                    # torch would make it without a value, which a first step that is skipped leaves so.
-                    if parameter.grad is not None and "momentum_buffer" not in self.state[parameter]:
-                        self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-        return super().step(closure)
-
-    numbers_per_weight = 1  # that it remembers
-
-
-class AdamW(SparseRows, torch.optim.AdamW):
-    """`torch.optim.AdamW` that also takes sparse rows."""
-
-    numbers_per_weight = 2
-
-
-def has_rows_of(value: object, parameter: Tensor) -> bool:
-    """Whether this piece of an optimiser's state holds one row for each row of its parameter."""
-    return isinstance(value, Tensor) and value.shape == parameter.shape
 
 
 def build_optimizer(
@@ -97,7 +19,7 @@ def build_optimizer(
     backbone: nn.Module,
     head: nn.Module,
     lr: float,
-    fused: bool | None = None,
+    fused: bool = True,
     rates: Mapping[nn.Parameter, tuple[int, float]] | None = None,
 ) -> torch.optim.Optimizer:
     """The optimiser of everything that learns, in groups named "backbone", "head", "loss" and "no_decay".
@@ -105,15 +27,16 @@ def build_optimizer(
     Parameters of the loss itself (`head.loss`: a bias, a margin) are a group of their own and never decayed.
 
     Args:
-        cfg: optimizer ("sgd" | "adamw"), momentum (AdamW: its first beta), weight_decay, no_decay_norm_bias.
+        cfg: optimizer ("sgd" | "adamw"), momentum (AdamW: its first beta), weight_decay, no_decay_norm_bias,
+            sampled_update ("dense": momentum and decay move centres that are not sampled too).
             With the last, norms' weights and all biases (every parameter of at most one dimension) are not
             decayed; insightface decays everything.
         lr: of the first step.
         rates: of the backbone's parameters, see `fine_tuning.rates_of_layers`. Those of each level are a
             group of their own; its "lr_factor" is what the learning rate is multiplied by. None: one level,
             factor 1.
-        fused: one kernel for many parameters, which can be told on the device to skip a step. None: where the
-            parameters are on a GPU.
+        fused: one kernel for many parameters, which can be told on the device to skip a step, and copies
+            nothing; False: operation by operation.
     Raises:
         ValueError: an unknown optimizer, or nothing that learns.
     """
@@ -144,13 +67,16 @@ def build_optimizer(
     ]
     if not param_groups:
         raise ValueError("freeze leaves nothing that learns, neither in the backbone nor in the head")
-    fused = head.weight.is_cuda if fused is None else fused
     if cfg.optimizer == "sgd":
-        return SGD(param_groups, lr=lr, momentum=cfg.momentum, fused=fused)
-    if cfg.optimizer == "adamw":
-        return AdamW(param_groups, lr=lr, betas=(cfg.momentum, 0.999), fused=fused)
-    allowed = ("sgd", "adamw")
-    raise ValueError(f"optimizer {cfg.optimizer!r}: allowed are {allowed}{nearest(cfg.optimizer, allowed)}")
+        optimizer = SGD(param_groups, lr=lr, momentum=cfg.momentum, fused=fused)
+    elif cfg.optimizer == "adamw":
+        optimizer = AdamW(param_groups, lr=lr, betas=(cfg.momentum, 0.999), fused=fused)
+    else:
+        allowed = ("sgd", "adamw")
+        near = nearest(cfg.optimizer, allowed)
+        raise ValueError(f"optimizer {cfg.optimizer!r}: allowed are {allowed}{near}")
+    optimizer.moves_every_row = cfg.sampled_update == "dense"
+    return optimizer
 
 
 def split_optimizer_state(

@@ -22,11 +22,16 @@ class StepGuard:
     """Ends a step: looks for numbers that are not finite, clips, and updates or skips.
 
         guard.begin()
-        ... forward and backward passes; guard.add(loss) after each ...
+        ... forward and backward passes; guard.add(loss) between the two ...
         guard.end()
 
+    With head_update="fused" the centres move in the backward pass, if the loss and the gradient of the
+    embeddings are finite on all ranks. If the backbone's gradient is not, which only comes out afterwards,
+    all but the centres (and trained class_rows) is skipped.
+
     Args:
-        head: PartialFC, which can put back the rows that a regulariser replaces by a formula.
+        head: PartialFC, which can put back the rows that a regulariser replaces by a formula; its
+            update_rule, where it has one, is told the loss of the step and asked whether it has skipped.
         optimizer: of both networks; fused where they are on a GPU (`build_optimizer` sees to it).
         scaler: of the loss, for float16.
         cfg: grad_clip, the largest norm of the backbone's gradient (0: any), and max_skipped_steps.
@@ -34,6 +39,7 @@ class StepGuard:
 
     Attributes:
         num_skipped: `()`, steps skipped so far, on the device.
+        num_skipped_late: `()`, those among them in which the centres had already moved.
         in_a_row: `()`, how many of the last steps were skipped without a break, on the device.
     """
 
@@ -54,15 +60,18 @@ class StepGuard:
         self.state = FlatBuffers(nn.ModuleList([backbone, head]))
         zero = torch.zeros((), device=head.weight.device)
         self.num_skipped, self.in_a_row, self.loss_sum, self.num_summed = (zero.clone() for _ in range(4))
+        self.num_skipped_late, self.update_rule = zero.clone(), head.update_rule
 
     def begin(self) -> None:
         """Before the first forward pass of a step."""
         self.state.remember()
         self.head.remember_class_rows()
         self.step_loss = torch.zeros_like(self.loss_sum)
+        if self.update_rule is not None:
+            self.update_rule.begin(self.step_loss)
 
     def add(self, loss: Tensor) -> None:
-        """What a micro-batch adds to the loss of the step."""
+        """What a micro-batch adds to the loss of the step; before its backward pass."""
         self.step_loss += loss.detach()
 
     @torch.no_grad()
@@ -72,6 +81,9 @@ class StepGuard:
         norm, norm_of_head = (get_total_norm(gradients(part)) for part in (self.backbone, self.head))
         is_finite = torch.isfinite(norm + norm_of_head + self.step_loss)
         skipped = all_max((~is_finite).float())  # 1 on all ranks or 0 on all
+        if self.update_rule is not None:
+            self.num_skipped_late += skipped * (1 - self.update_rule.skipped)
+            skipped = torch.maximum(skipped, self.update_rule.skipped)
         if self.grad_clip:
             clip_grads_with_norm_(self.backbone.parameters(), self.grad_clip, norm)
         self._update(skipped)
@@ -101,12 +113,14 @@ class StepGuard:
 
         Returns:
             loss: the mean of the steps since the last call that were not skipped, NaN without any; skipped:
-            the number of skipped steps so far; with a scaler loss_scale, which halves with each skipped step.
+            the number of skipped steps so far; with head_update="fused" skipped_late, of num_skipped_late;
+            with a scaler loss_scale, which halves with each skipped step.
         """
         mean = (self.loss_sum / self.num_summed).item()
         self.loss_sum.zero_(), self.num_summed.zero_()
         scale = {"loss_scale": self.scaler.get_scale()} if self.scaler.is_enabled() else {}
-        return {"loss": mean, "skipped": int(self.num_skipped), **scale}
+        late = {} if self.update_rule is None else {"skipped_late": int(self.num_skipped_late)}
+        return {"loss": mean, "skipped": int(self.num_skipped), **late, **scale}
 
     def is_time_to_save(self, due: bool) -> bool:
         """Whether to save after this step; waits for the GPU where it may be.
@@ -121,11 +135,12 @@ class StepGuard:
 
     def state_dict(self) -> dict[str, Any]:
         """What a run goes on counting from; equal on every rank."""
-        numbers = {"num_skipped": self.num_skipped, "in_a_row": self.in_a_row}
-        return numbers | {"is_save_postponed": self.is_save_postponed}
+        names = ("num_skipped", "num_skipped_late", "in_a_row")
+        return {name: getattr(self, name) for name in names} | {"is_save_postponed": self.is_save_postponed}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.num_skipped.copy_(state["num_skipped"]), self.in_a_row.copy_(state["in_a_row"])
+        self.num_skipped_late.copy_(state.get("num_skipped_late", self.num_skipped_late))
         self.is_save_postponed = state["is_save_postponed"]
 
     def stop_if_stuck(self, explain: Callable[[], str]) -> None:

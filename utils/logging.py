@@ -142,8 +142,8 @@ class RunLog:
         self._record("train", step, numbers | {"memory_mib": memory} | scalars)
         text = f"step {step}/{self.total_steps}  epoch {epoch:.1f}  loss {loss:.3f}  lr {_rate(lr)}  "
         text += f"{_speed(speed)}  wait {data_wait:.0%}  ETA {remaining}  mem {memory / 1024:.1f} GiB"
-        if scalars.get("skipped"):
-            text += f"  skipped {scalars['skipped']}"
+        counts = {name: scalars[name] for name in ("skipped", "skipped_late") if scalars.get(name)}
+        text += "".join(f"  {name} {count}" for name, count in counts.items())
         self.logger.info(text, extra={"shown_by_bar": self.bar is not None})
         if self.bar is not None:
             self.bar.n = step

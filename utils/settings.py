@@ -86,6 +86,11 @@ def derive(values: dict) -> None:
         margins |= {"gradient": "straight_through"}
         if values["interclass_filtering_threshold"]:
             margins |= {"interclass_filtering": "zero"}
+    if values["sample_rate"] < 1:
+        is_foreign = values["loss"] is None and values["margin_list"]
+        values["sampled_update"] = values["sampled_update"] or ("dense" if is_foreign else "sparse")
+    elif values["sampled_update"]:
+        raise ValueError(f"sampled_update={values['sampled_update']!r} counts only with sample_rate < 1")
     values["loss"] = loss_of(values)
     if values["loss"] == "combined":
         values["loss_args"] = margins | values["loss_args"]
@@ -143,6 +148,10 @@ def check_together(values: dict) -> None:
                 f"{key}={values[key]!r} would be ignored: it counts only with {other}={needed!r}, not with "
                 f"{values[other]!r}; allowed is its default {DEFAULTS[key]!r}"
             )
+    for key, allowed in base.WITH_FUSED_UPDATE.items() if values["head_update"] == "fused" else ():
+        if values[key] not in allowed:
+            given, words = f"{key}={values[key]!r}", " or ".join(map(repr, allowed))
+            raise ValueError(f"{given} does not go with head_update='fused': allowed is {words}")
     _check_fine_tuning(values)
     if values["global_batch"] and values["global_batch"] % values["gradient_acc"]:
         raise ValueError(
@@ -169,6 +178,8 @@ def _check_fine_tuning(values: dict) -> None:
         raise ValueError(f"freeze={parts} would keep random weights: it counts only with pretrained")
     if head_stays and start == "random":
         raise ValueError("freeze=['head'] would keep random class centres: it counts only with init_head")
+    if head_stays and values["head_update"] == "fused":
+        raise ValueError("head_update='fused' would be ignored: freeze=['head'] keeps the class centres")
     if head_stays and values["head_warmup_epoch"]:
         raise ValueError(
             "head_warmup_epoch lets the class centres learn alone, but freeze=['head'] keeps them"

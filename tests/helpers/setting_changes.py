@@ -23,6 +23,8 @@ CHANGES_TRAINING = [
     "aroface={}",
     "aroface={ratio:0.5}",
     "sample_rate=0.3",
+    "sample_rate=0.3 sampled_update=dense",
+    "head_update=fused head_momentum=bf16",
     "optimizer=adamw",
     "lr=0.06",
     "lr_reference_batch=8",
@@ -58,6 +60,7 @@ CHANGES_SPEED = [
     "chunk_size=2",
     "kernels=true",  # in Triton's interpreter
     "kernels=true filter_gradients=true",  # so few classes are one tile, in which some always count
+    "head_update=fused",
     "num_workers=2",
     "grad_checkpointing=true",
     "channels_last=false",  # REFERENCE's preset turns it on
