@@ -42,6 +42,18 @@ def test_a_folder_and_a_list_of_pairs_become_a_set(faces, name, text):
     assert issame.tolist() == [True, False]
 
 
+@pytest.mark.parametrize(("more", "alternates"), [((), True), (("--keep-order",), False)])
+def test_a_list_that_is_sorted_by_kind_is_interleaved_unless_its_order_is_to_stay(faces, more, alternates):
+    rows = ["Ann/Ann_0001.png,Ann/Ann_0002.png,1"] * 10 + ["Ann/Ann_0002.png,Bob_B/Bob_B_0001.png,0"] * 10
+    (faces / "pairs.csv").write_text("\n".join(rows) + "\n")
+    done = make_bin(faces, "pairs.csv", *more)
+    assert ("its pairs were interleaved" if alternates else "warning: folds hold one kind") in done.stdout
+    images, issame = load_bin(faces / "x.bin")
+    assert issame.tolist() == [True, False] * 10 if alternates else [True] * 10 + [False] * 10
+    second = images[1::2, 0, 0]
+    assert [pixel.tolist() == [20, 0, 0] for pixel in second] == issame.tolist()  # images go with their pair
+
+
 def test_a_crop_is_cut_out_of_larger_images(faces):
     for number in (1, 2):
         image = np.zeros((250, 250, 3), np.uint8)
