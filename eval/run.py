@@ -20,7 +20,7 @@ deleted at any time; `--no-cache` neither reads nor writes it.
 import argparse
 import hashlib
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +35,7 @@ from eval.models import (
     input_of,
     load_model,
 )
-from eval.readers.errors import NUM_SHOWN, ListedError
+from eval.readers.errors import names_in_file
 from eval.report import Report
 from ranks.watchdog import watch_ranks
 from utils.distributed import broadcast, rank, start_process_group, stop_process_group, world_size
@@ -83,19 +83,8 @@ def list_faults_in_file(args: argparse.Namespace, protocol: str) -> Iterator[Non
 
     Without an error, the file of an earlier one is removed. Every rank does this, with equal content.
     """
-    path = Path(f"{output_folder(args, protocol)}.faulty.txt")
-    try:
+    with names_in_file(Path(f"{output_folder(args, protocol)}.faulty.txt")):
         yield
-    except ListedError as fault:
-        if len(fault.names) > NUM_SHOWN:
-            with suppress(OSError):  # a file that cannot be written must not hide the error itself
-                path.parent.mkdir(parents=True, exist_ok=True)
-                with whole_file(path) as partial:
-                    partial.write_text("".join(f"{name}\n" for name in fault.names), encoding="utf-8")
-                fault.file = path
-        raise
-    with suppress(OSError):
-        path.unlink(missing_ok=True)
 
 
 class Evaluation:

@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "training": "backbones configs dataset ranks utils",
     "classifier": "losses utils",
     "partial_fc": "classifier losses utils",
-    "eval": "backbones dataset ranks utils",
+    "eval": "backbones dataset loading ranks utils",
 }
 SCRIPTS = dict.fromkeys(["tools", "benchmarks", "train_v2"], " ".join(MAY_IMPORT))
 MAY_IMPORT |= SCRIPTS

@@ -11,7 +11,8 @@ import torch
 
 from dataset import FolderDataset, MergedDataset, RecordDataset, SyntheticDataset, get_dataset, to_input
 from helpers.records import GOLDENS, picture, png, settings, write_rec, write_rec_with_header
-from utils import record_layout
+from loading import record_layout
+from loading.image_files import IMAGE_SUFFIXES
 from utils.recordio import RecordError
 
 FACTS = json.loads((GOLDENS / "recordio.json").read_text())
@@ -162,6 +163,66 @@ def test_a_folder_gives_a_class_for_each_subfolder_with_images(tmp_path):
     assert np.array_equal(dataset.read(1)[0], picture(1))
 
 
+@pytest.mark.parametrize("suffix", [s for s in IMAGE_SUFFIXES if s not in (".jfif", ".pgm")])
+def test_every_suffix_that_counts_is_of_a_format_that_is_read(suffix, tmp_path):
+    encoded = cv2.imencode(suffix, picture(0))[1].tobytes()
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"1{suffix.upper()}").write_bytes(encoded)
+    assert FolderDataset(tmp_path)[1][1] == 1
+
+
+def test_what_is_left_out_is_counted_and_what_a_system_leaves_is_not(tmp_path):
+    write_folder(tmp_path)
+    for name in ("a/._x.jpg", "a/Thumbs.db", "a/.DS_Store", "a/x.heic", "b/y.HEIC", "b/none"):
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "a" / "backup.jpg").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "1.webp").write_bytes(png(picture(0)))
+    (tmp_path / "d").symlink_to(tmp_path / "elsewhere")
+    dataset = FolderDataset(tmp_path)
+    assert dataset.identities == ["a", "b", "d", "elsewhere"]
+    assert len(dataset) == 5
+    assert dataset.left_out == [
+        "4 files that are no images by their suffix (2 .heic, 1 no suffix, 1 .txt)",
+        f"1 images beside the identities' folders, directly in {tmp_path}",
+        "1 folders inside identities' folders",
+        "1 folders without an image",
+    ]
+    assert "left out: 4 files" in get_dataset(settings(rec=str(tmp_path))).warnings[0]
+
+
+def test_one_identity_alone_is_refused(tmp_path):
+    write_folder(tmp_path)
+    shutil.rmtree(tmp_path / "b")
+    for num_classes in (None, 5):
+        with pytest.raises(ValueError, match="has one identity only: there is nobody to tell it from"):
+            get_dataset(settings(rec=str(tmp_path), num_classes=num_classes))
+
+
+@pytest.mark.parametrize(
+    ("labels", "warning"),
+    [
+        ([0, 1, 2], None),
+        ([1, 2, 3], "1 of 4 classes have no image: its labels begin at 1, not at 0"),
+        (list(range(1, 150)), "1 of 150 classes have no image: its labels begin at 1, not at 0"),
+        ([0, 7, 3], "5 of 8 classes have no image"),
+    ],
+)
+def test_classes_without_images_are_warned_of(labels, warning, tmp_path):
+    write_rec(tmp_path, labels, dict.fromkeys(range(len(labels)), b"x"))
+    found = RecordDataset(tmp_path).warnings
+    assert [text.removeprefix(f"{tmp_path}/train.rec: ") for text in found] == ([warning] if warning else [])
+
+
+def test_labels_that_leave_out_most_of_their_range_are_refused_unless_it_is_declared(tmp_path):
+    write_rec(tmp_path, [0, 40, 99])
+    with pytest.raises(RecordError, match=r"go up to 99, but only 3 of them occur: .*num_classes=100"):
+        RecordDataset(tmp_path)
+    dataset = RecordDataset(tmp_path, num_classes=100)
+    assert (dataset.num_classes, len(dataset.warnings)) == (100, 1)
+
+
 def test_a_folder_names_the_file_that_cannot_be_used(tmp_path):
     dataset = FolderDataset(write_folder(tmp_path))
     (tmp_path / "b" / "1.png").write_bytes(b"damaged")
@@ -279,6 +340,6 @@ def test_content_tells_data_apart_without_reading_an_image(tmp_path, monkeypatch
         file.write(bytes(4))
     assert content(unreadable) == {"images": first["images"]}
 
-    monkeypatch.setattr("utils.record_layout.SCAN_LIMIT", 3)
-    monkeypatch.setattr("utils.record_layout.NUM_LABELS", 2)
+    monkeypatch.setattr("loading.record_layout.SCAN_LIMIT", 3)
+    monkeypatch.setattr("loading.record_layout.NUM_LABELS", 2)
     assert RecordDataset(tmp_path / "a").content()["labels"][0].tolist() == [0, 3]

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from dataset import FolderDataset, RecordDataset
+from eval.readers.errors import ListedError
 from helpers.records import picture, png, write_rec
 from tools.inspect_rec import contact_sheet
 from tools.make_rec import make_rec
-from utils.recordio import RecordError
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -45,11 +45,29 @@ def test_a_packed_folder_holds_the_same_files_in_the_same_order(folder, tmp_path
     assert [packed.reader.read(key)[0].tolist() for key in (6, 7, 8)] == [[1, 3], [3, 5], [5, 6]]
 
 
-def test_packing_refuses_a_bad_image_and_leaves_nothing(folder, tmp_path):
-    (folder / "bob" / "2.png").write_bytes(b"damaged")
-    with pytest.raises(RecordError, match=rf"{folder}/bob/2\.png: its 7 bytes are no whole image"):
+def test_packing_names_every_bad_image_and_leaves_nothing(folder, tmp_path):
+    for name in ("bob/2.png", "ann/1.png"):
+        (folder / name).write_bytes(b"damaged")
+    with pytest.raises(ListedError, match=r"--skip-bad leaves them out.*ann/1\.png: its 7 bytes.*bob/2\.png"):
         make_rec(folder, tmp_path / "rec")
     assert list((tmp_path / "rec").iterdir()) == []
+
+
+def test_bad_images_are_left_out_on_request_and_labels_have_no_gap(folder, tmp_path):
+    for name in ("ann/1.png", "ann/2.png", "bob/2.png"):
+        (folder / name).write_bytes(b"damaged")
+    done = make_rec(folder, tmp_path / "rec", skip_bad=True)
+    assert done[0] == "2 images of 2 identities"
+    assert done[1].startswith("left out: 3 bad images: ")
+    packed = RecordDataset(tmp_path / "rec")
+    assert [packed[i][1] for i in range(len(packed))] == [0, 1]
+    assert (tmp_path / "rec" / "identities.txt").read_text() == "0\tbob\n1\teve\n"
+
+
+def test_a_name_with_control_characters_stays_on_its_line(folder, tmp_path):
+    (folder / "ann").rename(folder / "a\n1\tb\\")
+    make_rec(folder, tmp_path / "rec")
+    assert (tmp_path / "rec" / "identities.txt").read_text() == "0\ta\\n1\\tb\\\\\n1\tbob\n2\teve\n"
 
 
 def test_packing_overwrites_nothing(folder, tmp_path):

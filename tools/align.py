@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tqdm import tqdm
 
+from loading.image_files import IMAGE_SUFFIXES, images_below
 from tools.alignment.faces import CHOICES
 from tools.alignment.landmark_files import write_landmarks
 from tools.alignment.photograph import Aligner, Options, Outcome, align_one, start_worker, write_image
@@ -33,7 +34,6 @@ from tools.alignment.sheet import contact_sheet
 from utils.command_line import run_script
 from utils.files import whole_folder
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 SHEET = 24  # photographs on the contact sheet
 
 
@@ -45,10 +45,9 @@ def find_photographs(folder: Path) -> list[str]:
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder {str(folder)!r}")
-    paths = (path for path in sorted(folder.rglob("*")) if path.suffix.lower() in SUFFIXES and path.is_file())
-    names = [path.relative_to(folder).as_posix() for path in paths if not path.name.startswith(".")]
+    names = [path.relative_to(folder).as_posix() for path in images_below(folder)]
     if not names:
-        raise FileNotFoundError(f"{folder} holds no photographs ({', '.join(SUFFIXES)} in any case)")
+        raise FileNotFoundError(f"{folder} holds no photographs ({', '.join(IMAGE_SUFFIXES)} in any case)")
     return names
 
 

@@ -14,7 +14,7 @@ from eval.embedding import Embeddings, embed, load_model
 from eval.features import check_settings
 from eval.models import add_model_arguments, add_normalise, check_precision, file_hash, input_of
 from eval.readers.faces import AlignedFaces
-from utils.faces import IMAGE_SUFFIXES
+from loading.image_files import IMAGE_SUFFIXES, images_below
 from utils.files import whole_file
 from utils.precision import PRECISIONS
 
@@ -113,7 +113,7 @@ def find_images(sources: Iterable[Path]) -> list[Path]:
         if not source.is_dir():
             found[source] = None
             continue
-        inside = sorted(p for p in source.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+        inside = images_below(source)
         if not inside:
             raise FileNotFoundError(f"{source} holds no images ({', '.join(IMAGE_SUFFIXES)} in any case)")
         found |= dict.fromkeys(inside)

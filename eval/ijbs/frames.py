@@ -13,7 +13,7 @@ import numpy as np
 from eval.ijbs.data import Sighting
 from eval.readers.errors import MissingFilesError
 from eval.readers.tables import read_rows
-from utils.faces import IMAGE_SUFFIXES
+from loading.image_files import is_image
 
 
 @dataclass(frozen=True)
@@ -66,10 +66,7 @@ def found_frames(root: Path) -> list[tuple[str, str]]:
     """Every image in the folders of `root` that have a number for a name: "" for the place, and name."""
     folders = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and entry.name.isdecimal())
     return [
-        ("", f"{folder}/{name}")
-        for folder in folders
-        for name in os.listdir(root / folder)
-        if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
+        ("", f"{folder}/{name}") for folder in folders for name in os.listdir(root / folder) if is_image(name)
     ]
 
 

@@ -3,7 +3,7 @@
 import csv
 from pathlib import Path
 
-from utils.faces import IMAGE_SUFFIXES
+from loading.image_files import IMAGE_SUFFIXES
 
 Pair = tuple[Path, Path, bool]
 TRUTH = {"1": True, "true": True, "0": False, "false": False}

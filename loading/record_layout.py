@@ -16,6 +16,7 @@ from utils.recordio import IndexedRecordReader, RecordError
 # (and each again when its image is read); otherwise all are read, which takes seconds per million.
 SCAN_LIMIT = 1_000_000
 NUM_PROBES = 1024
+MAX_EMPTY, WARN_EMPTY = 0.9, 0.01  # shares of classes without an image
 NUM_LABELS = 1 << 16  # that tell data apart where there are too many to read them all
 
 
@@ -45,26 +46,51 @@ def image_keys(reader: IndexedRecordReader) -> tuple[np.ndarray, int]:
 
 def count_classes(
     reader: IndexedRecordReader, keys: np.ndarray, num_identities: int, declared: int | None, source: str
-) -> int:
-    """`declared`, if given, else the largest label plus one.
+) -> tuple[int, list[str]]:
+    """The number of classes: `declared`, if given, else the largest label plus one; and what to warn of.
 
     Args:
         keys, num_identities: what `image_keys` returned.
         declared, source: the number of classes and where it is written; None where it is not.
     Raises:
-        RecordError: a label is not an integer in the class range.
+        RecordError: a label is not an integer in the class range, or labels leave out most of it, though
+            nobody has declared it.
     """
-    if num_identities and _identities_are_labels(reader, len(keys), num_identities):
+    if num_identities and (present := _identities_with_images(reader, len(keys), num_identities)):
         if declared is not None and num_identities > declared:
             raise RecordError(
                 f"{reader.rec_path} has {num_identities} identities, but {source} says {declared} classes"
             )
-        return declared or num_identities
-    if declared is not None and len(keys) > SCAN_LIMIT:
+        num_classes = declared or num_identities
+        return num_classes, gaps(reader.rec_path, present, num_classes)
+    all_read = declared is None or len(keys) <= SCAN_LIMIT
+    if not all_read:
         keys = keys[np.linspace(0, len(keys) - 1, NUM_PROBES).astype(np.int64)]
     labels = reader.first_labels(keys)
     check_labels(reader, keys, labels, declared, source)
-    return declared or int(labels.max()) + 1
+    num_classes = declared or int(labels.max()) + 1
+    if not all_read:
+        return num_classes, []
+    classes = np.unique(labels).astype(np.int64)
+    if declared is None and len(classes) < (1 - MAX_EMPTY) * num_classes:
+        raise RecordError(
+            f"{reader.rec_path}: its labels go up to {num_classes - 1:,}, but only {len(classes):,} of them "
+            f"occur: number the people from 0 without gaps, or declare num_classes={num_classes} if the rest "
+            "is to stay empty"
+        )
+    return num_classes, gaps(reader.rec_path, len(classes), num_classes, int(classes[0]))
+
+
+def gaps(source: object, present: int, num_classes: int, first: int = 0) -> list[str]:
+    """What to warn of, where `present` of the classes have images and `first` is the first that has.
+
+    Args:
+        source: the data, as a user calls them.
+    """
+    empty = num_classes - present
+    shifted = f": its labels begin at {first}, not at 0" if first else ""
+    found = f"{source}: {empty:,} of {num_classes:,} classes have no image{shifted}"
+    return [found] if first or empty > WARN_EMPTY * num_classes else []
 
 
 def check_labels(
@@ -105,8 +131,11 @@ def read_property(path: Path) -> int | None:
     return int(number)
 
 
-def _identities_are_labels(reader: IndexedRecordReader, num_images: int, num_identities: int) -> bool:
-    """Whether identity i is label i, as insightface numbers them: looks at one image each of a sample."""
+def _identities_with_images(reader: IndexedRecordReader, num_images: int, num_identities: int) -> int:
+    """How many identities have images, by a sample; 0 where identity i is not label i, as insightface's are.
+
+    Looks at one image of each identity of the sample.
+    """
     # Numbers above 2^24 were rounded to a float32: compare with rounded ones, and look at the middle image.
     chosen = np.unique(np.linspace(0, num_identities - 1, NUM_PROBES).astype(np.int64))
     ranges = [reader.read(num_images + 1 + i)[0] for i in chosen]
@@ -117,5 +146,7 @@ def _identities_are_labels(reader: IndexedRecordReader, num_images: int, num_ide
                 f"within 1…{num_images + 1}, but holds {found.tolist()}"
             )
     first, end = np.array(ranges, np.int64).T
+    share = np.mean(first < end)
     chosen, middle = chosen[first < end], ((first + end) // 2)[first < end]
-    return np.array_equal(reader.first_labels(np.minimum(middle, num_images)), chosen)
+    same = np.array_equal(reader.first_labels(np.minimum(middle, num_images)), chosen)
+    return round(share * num_identities) if same else 0
