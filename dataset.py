@@ -21,7 +21,15 @@ from loading.augment import Augmentation
 from loading.global_batch import choose_global_batch
 from loading.image_files import IMAGE_SUFFIXES, read_identity_folders
 from loading.loader import DistributedSampler, FaceLoader
-from loading.record_layout import check_labels, content, count_classes, gaps, image_keys, read_property
+from loading.record_layout import (
+    check_labels,
+    content,
+    count_classes,
+    find_record,
+    gaps,
+    image_keys,
+    read_property,
+)
 from utils.faces import ALIGNED, SIZE, decode_rgb
 from utils.recordio import IndexedRecordReader, RecordError
 
@@ -75,6 +83,8 @@ class FaceDataset(Dataset):
 class RecordDataset(FaceDataset):
     """`train.rec` and `train.idx` in a folder, with or without insightface's header; `property` is optional.
 
+    `root` may also be a .rec file, or a folder that holds one of another name; see `find_record`.
+
     Images come in the order of the `.idx`. The class range is what `property` declares, else `num_classes`,
     else the largest label plus one.
 
@@ -84,10 +94,11 @@ class RecordDataset(FaceDataset):
     """
 
     def __init__(self, root: str | Path, num_classes: int | None = None):
-        self.root = Path(root)
+        record = find_record(Path(root)) or Path(root, "train.rec")
+        self.root = record.parent
         if not self.root.is_dir():
             raise FileNotFoundError(f"{self.root}: no such folder")
-        self.reader = IndexedRecordReader(self.root / "train.idx", self.root / "train.rec")
+        self.reader = IndexedRecordReader(record.with_suffix(".idx"), record)
         self.keys, num_identities = image_keys(self.reader)
         declared, source = read_property(self.root / "property"), "property"
         if declared is None:
@@ -261,9 +272,7 @@ def get_dataset(cfg) -> FaceDataset:
 
 
 def _open_folder(root: Path, num_classes: int | None) -> FaceDataset:
-    if (root / "train.rec").exists() or (root / "train.idx").exists():
-        return RecordDataset(root, num_classes)
-    return FolderDataset(root)
+    return RecordDataset(root, num_classes) if find_record(root) else FolderDataset(root)
 
 
 def get_dataloader(

@@ -85,7 +85,7 @@ def main() -> None:
     with fail_together():
         logger = setup_logging(output, rank())
         dataset = get_dataset(cfg)
-        for text in dataset.warnings:
+        for text in (*cfg.warnings, *dataset.warnings):
             logger.info("warning: %s", text)  # of rank 0 alone
         saved = saved_batch(output / "checkpoints", first_step)
         global_batch = choose_global_batch(cfg, world_size(), saved)

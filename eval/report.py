@@ -54,7 +54,7 @@ PAGE = """<!DOCTYPE html>
 
 
 class Report:
-    """Collects tables, notes, pictures and numbers, in order; `write` then writes and prints all of them.
+    """Collects tables, notes, pictures and numbers, in order; `write` then prints and writes all of them.
 
     Args:
         title: of the page, such as the name of the protocol.
@@ -96,7 +96,8 @@ class Report:
         self.body.append(f"<figure>{title}{image}</figure>")
 
     def write(self, out: str | Path) -> None:
-        """Write results.json, the pictures and report.html to the folder `out`, and print the tables."""
+        """Print the tables; then write results.json, the pictures and report.html to the folder `out`."""
+        print("\n\n".join(self.text), flush=True)  # first: a disk that is full by now cannot take them away
         out = Path(out)
         about = {"git": git_state(), "versions": versions(), "hardware": hardware()}
         own = {"title": self.title, "settings": self.settings, "pictures": list(self.pictures)}
@@ -113,9 +114,17 @@ class Report:
         details = ["<details><summary>Code, versions, hardware</summary>", *rest, "</details>"]
         body = "\n".join([*self.body, settings, *details])
         with whole_file(out / "report.html") as partial:
-            partial.write_text(PAGE.format(title=escape(self.title), body=body), encoding="utf-8")
-        print("\n\n".join(self.text))
+            page = PAGE.format(title=escape(self.title), body=body)
+            partial.write_text(page, encoding="utf-8", errors="backslashreplace")
         print(f"written to {out}")
+
+
+def title_of(out: Path) -> str | None:
+    """The title of the report in a folder; None where there is none, or no whole one."""
+    try:
+        return str(json.loads((out / "results.json").read_text(encoding="utf-8"))["title"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
 
 
 def pictures_of_earlier(out: Path) -> set[str]:

@@ -36,10 +36,11 @@ from eval.models import (
     load_model,
 )
 from eval.readers.errors import names_in_file
-from eval.report import Report
+from eval.report import Report, title_of
 from ranks.watchdog import watch_ranks
 from utils.distributed import broadcast, rank, start_process_group, stop_process_group, world_size
-from utils.files import whole_file
+from utils.errors import one_line
+from utils.files import try_writing, whole_file
 from utils.precision import PRECISIONS
 from utils.progress import here
 
@@ -101,6 +102,13 @@ class Evaluation:
         check_settings(args.batch_size, args.precision)
         if self.out.exists() and not self.out.is_dir():
             raise ValueError(f"--out {self.out} is a file, expected a folder")
+        if (title_there := title_of(self.out)) not in (None, title):
+            raise ValueError(
+                f"--out {self.out} holds the results of {title_there}, which those of {title} would replace: "
+                "name another folder"
+            )
+        if self.is_main:
+            try_writing(self.out)  # not after hours of work
         said = {"input_order": args.input_order, "normalise": args.normalise, "device": str(device)}
         self.backbones = [load_model(path, args.network, **said) for path in self.models]
         for backbone in self.backbones:
@@ -154,7 +162,10 @@ class Evaluation:
             progress=self.models[model].name,
         )
         if caching:
-            write_features(path, plain, flip)
+            try:
+                write_features(path, plain, flip)
+            except OSError as fault:  # the features are here: the evaluation goes on without the file
+                self.report.note(f"Warning: features were not kept: {one_line(fault)}")
         return plain, flip
 
     def cache_file(self, faces: Sequence, model: int) -> Path:

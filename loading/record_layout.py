@@ -2,7 +2,8 @@
 
 insightface puts a header first: key 0 with the labels [N+1, N+1+C] and no payload. Then keys 1…N are images
 and keys N+1…N+C are identities, each with the range [first, last+1) of its images' keys and no payload.
-Without that header every record is an image, whatever its labels look like.
+Without that header every record is an image, whatever its labels look like. As arcface_torch, a header is
+taken whose identities are missing, which subsets keep, or that has a payload which is no image.
 """
 
 from bisect import bisect_left
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from utils.faces import decode_rgb
 from utils.recordio import IndexedRecordReader, RecordError
 
 # Where the number of classes is known beforehand, the labels of larger files are checked on an even sample
@@ -18,6 +20,31 @@ SCAN_LIMIT = 1_000_000
 NUM_PROBES = 1024
 MAX_EMPTY, WARN_EMPTY = 0.9, 0.01  # shares of classes without an image
 NUM_LABELS = 1 << 16  # that tell data apart where there are too many to read them all
+
+
+def find_record(root: Path) -> Path | None:
+    """The `.rec` file that is meant by a folder or a file; None where the folder has none.
+
+    train.rec comes first; a folder without it may have one `.rec` of any name, as im2rec writes it.
+
+    Raises:
+        RecordError: several, or one without its `.idx`.
+    """
+    if root.suffix in (".rec", ".idx") and not root.is_dir():
+        found = [root.with_suffix(".rec")]
+    elif (root / "train.rec").exists() or (root / "train.idx").exists():
+        return root / "train.rec"  # the reader says which of the two is missing
+    else:
+        found = sorted(root.glob("*.rec"))
+    if len(found) > 1:
+        names = ", ".join(path.name for path in found)
+        raise RecordError(f"{root} holds {names}: name one of them, as rec={found[0]}")
+    if found and not found[0].with_suffix(".idx").exists():
+        raise RecordError(
+            f"{found[0]} has no {found[0].with_suffix('.idx').name} beside it, which says where its records "
+            "start: im2rec writes it too, and MXNet's rec2idx.py makes it"
+        )
+    return found[0] if found else None
 
 
 def image_keys(reader: IndexedRecordReader) -> tuple[np.ndarray, int]:
@@ -29,11 +56,15 @@ def image_keys(reader: IndexedRecordReader) -> tuple[np.ndarray, int]:
     if reader.keys.min() != 0:
         return reader.keys, 0
     header, payload = reader.read(0)
-    if len(header) != 2 or payload:
+    if len(header) != 2 or (payload and _is_image(payload)):
         return reader.keys, 0
     # The header's numbers are float32, exact up to 2^24 only; so N is where records without payload begin.
     last = int(reader.keys.max())
     num_images = bisect_left(range(1, last + 1), True, key=lambda key: not reader.read(key)[1])
+    if last == num_images and header[0] == np.float32(num_images + 1) and last == len(reader) - 1:
+        return reader.keys[
+            reader.keys > 0
+        ], 0  # the identities' records are not there: it is a subset's header
     if last != len(reader) - 1 or not np.array_equal(header, np.float32([num_images + 1, last + 1])):
         raise RecordError(
             f"{reader.rec_path}: its header announces {header[0] - 1:.0f} images and keys up to "
@@ -42,6 +73,15 @@ def image_keys(reader: IndexedRecordReader) -> tuple[np.ndarray, int]:
     if num_images == 0:
         raise RecordError(f"{reader.rec_path} holds no image")
     return reader.keys[(reader.keys >= 1) & (reader.keys <= num_images)], last - num_images
+
+
+def _is_image(payload: bytes) -> bool:
+    """Whether a record with two labels and a payload is an image, not a header with something in it."""
+    try:
+        decode_rgb(payload)
+    except ValueError:
+        return False
+    return True
 
 
 def count_classes(
@@ -124,7 +164,7 @@ def read_property(path: Path) -> int | None:
     """The number of classes in a file `property`, None where there is no such file."""
     if not path.is_file():
         return None
-    line = path.read_text(errors="replace").partition("\n")[0].strip()
+    line = path.read_text(encoding="utf-8-sig", errors="replace").partition("\n")[0].strip()
     number, *size = (field.strip() for field in line.split(","))
     if not number.isdecimal() or int(number) < 1 or size != ["112", "112"]:
         raise RecordError(f"{path}: expected '<number of classes>,112,112', got {line[:80]!r}")

@@ -13,7 +13,7 @@ from dataset import FolderDataset, MergedDataset, RecordDataset, SyntheticDatase
 from helpers.records import GOLDENS, picture, png, settings, write_rec, write_rec_with_header
 from loading import record_layout
 from loading.image_files import IMAGE_SUFFIXES
-from utils.recordio import RecordError
+from utils.recordio import IndexedRecordWriter, RecordError
 
 FACTS = json.loads((GOLDENS / "recordio.json").read_text())
 
@@ -78,6 +78,17 @@ def test_the_header_is_checked_against_the_index(tmp_path):
         RecordDataset(tmp_path)
 
 
+@pytest.mark.parametrize(("announced", "payload"), [((4, 9), b""), ((4, 4), b""), ((4, 9), b"no image")])
+def test_a_header_without_its_identity_records_or_with_a_payload_is_one(announced, payload, tmp_path):
+    with IndexedRecordWriter(tmp_path / "train.idx", tmp_path / "train.rec") as records:
+        records.write(0, announced, payload)
+        for key, label in enumerate([0, 2, 1], start=1):
+            records.write(key, label, png(picture(key)))
+    dataset = RecordDataset(tmp_path)
+    assert (len(dataset), dataset.num_classes, labels_of(dataset)) == (3, 3, [0, 2, 1])
+    assert np.array_equal(dataset.read(0)[0], picture(1))
+
+
 def test_an_identity_record_that_points_elsewhere_is_refused(tmp_path):
     with pytest.raises(RecordError, match=r"record 5 should hold .* within 1…4, but holds \[3\.0, 9\.0\]"):
         RecordDataset(write_rec_with_header(tmp_path, [0, 0, 1], [(1, 3), (3, 9)]))
@@ -98,6 +109,12 @@ def test_property_declares_the_class_range(tmp_path):
     (tmp_path / "property").write_text("3,112,112")
     with pytest.raises(RecordError, match=r"record 1 has label 3; allowed: 0…2 \(property\)"):
         RecordDataset(tmp_path)
+
+
+def test_a_property_with_the_mark_of_windows_editors_is_read(tmp_path):
+    write_rec(tmp_path, [0, 3])
+    (tmp_path / "property").write_text("\ufeff6,112,112\r\n", encoding="utf-8")
+    assert RecordDataset(tmp_path).num_classes == 6
 
 
 @pytest.mark.parametrize("text", ["", "six,112,112", "6", "0,112,112", "6,224,224"])
@@ -190,6 +207,19 @@ def test_what_is_left_out_is_counted_and_what_a_system_leaves_is_not(tmp_path):
         "1 folders without an image",
     ]
     assert "left out: 4 files" in get_dataset(settings(rec=str(tmp_path))).warnings[0]
+
+
+def test_a_rec_of_another_name_is_found_and_may_be_named_itself(tmp_path):
+    folder = write_rec(tmp_path / "named", [0, 1])
+    for suffix in (".rec", ".idx"):
+        (folder / f"train{suffix}").rename(folder / f"mydata{suffix}")
+    for rec in (folder, folder / "mydata.rec"):
+        assert len(get_dataset(settings(rec=str(rec)))) == 2
+    shutil.copy(folder / "mydata.rec", folder / "other.rec")
+    with pytest.raises(RecordError, match=r"holds mydata\.rec, other\.rec: name one of them"):
+        get_dataset(settings(rec=str(folder)))
+    with pytest.raises(RecordError, match=r"other\.rec has no other\.idx beside it"):
+        get_dataset(settings(rec=str(folder / "other.rec")))
 
 
 def test_one_identity_alone_is_refused(tmp_path):

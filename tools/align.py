@@ -32,6 +32,7 @@ from tools.alignment.landmark_files import write_landmarks
 from tools.alignment.photograph import Aligner, Options, Outcome, align_one, start_worker, write_image
 from tools.alignment.sheet import contact_sheet
 from utils.command_line import run_script
+from utils.errors import printable
 from utils.files import whole_folder
 
 SHEET = 24  # photographs on the contact sheet
@@ -99,7 +100,8 @@ def write_notes(out: Path, done: Sequence[Outcome]) -> None:
     unreadable = [f"{outcome.name}: {outcome.error}" for outcome in done if outcome.error]
     for name, lines in (("no_face.txt", without), ("unreadable.txt", unreadable)):
         if lines:
-            (out / name).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+            text = "".join(f"{printable(line)}\n" for line in lines)
+            (out / name).write_text(text, encoding="utf-8")
 
 
 def summary(out: Path, done: Sequence[Outcome], faces: str) -> str:

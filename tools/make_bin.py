@@ -31,6 +31,7 @@ from eval.readers.bin_sets import save_bin
 from eval.readers.pair_lists import Pair, read_pairs
 from utils.command_line import run_script
 from utils.faces import ALIGNED, SIZE, decode_rgb
+from utils.files import try_writing
 
 JPEG_QUALITY = 95
 NUM_FOLDS = 10  # of eval/verification.py
@@ -93,6 +94,7 @@ def main() -> None:
     )
     add("--keep-order", action="store_true", help="of the list, even if it is sorted by kind")
     args = parser.parse_args()
+    try_writing(args.out)
     pairs = read_pairs(args.pairs, args.images)
     is_sorted = sorted_by_kind(pairs)
     if is_sorted and not args.keep_order:

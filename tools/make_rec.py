@@ -19,8 +19,10 @@ from tqdm import tqdm
 
 from dataset import FolderDataset
 from eval.readers.errors import ListedError, names_in_file
+from tools.record_files import pack, require_free
 from utils.command_line import run_script
-from utils.recordio import IndexedRecordWriter, RecordError
+from utils.errors import printable
+from utils.recordio import RecordError
 
 
 def make_rec(images: Path, out: Path, skip_bad: bool = False) -> list[str]:
@@ -33,28 +35,16 @@ def make_rec(images: Path, out: Path, skip_bad: bool = False) -> list[str]:
         RecordError: none is left.
     """
     faces = FolderDataset(images)
-    names = ("train.rec", "train.idx", "property", "identities.txt")
-    for path in (out / name for name in names):
-        if path.exists():
-            raise FileExistsError(f"{path} exists already: remove it, or choose another --out")
-    out.mkdir(parents=True, exist_ok=True)
+    require_free(out)
     good, faults = check(faces)
     if faults and not skip_bad:
         raise ListedError(f"{images}: images that cannot be used (--skip-bad leaves them out):", faults)
     if not good:
         raise RecordError(f"{images}: none of its {len(faces)} images can be used: {faults[0]}")
     present, labels = np.unique(faces.labels()[good], return_inverse=True)
-    with IndexedRecordWriter(out / "train.idx", out / "train.rec") as records:
-        # Keys: 0 the header, 1…N the images, N+1…N+C the ranges [first, last + 1) of the identities' keys.
-        records.write(0, (len(good) + 1, len(good) + 1 + len(present)), b"")
-        for key, (index, label) in enumerate(zip(good, labels), start=1):
-            records.write(key, label, faces.path(index).read_bytes())
-        ends = 1 + np.cumsum(np.bincount(labels))
-        for label, (first, end) in enumerate(zip([1, *ends[:-1]], ends)):
-            records.write(len(good) + 1 + label, (first, end), b"")
-        (out / "property").write_text(f"{len(present)},112,112\n")
-        lines = (f"{label}\t{on_one_line(faces.identities[i])}\n" for label, i in enumerate(present))
-        (out / "identities.txt").write_text("".join(lines), encoding="utf-8")
+    pack(out, labels, len(present), lambda i: faces.path(good[i]).read_bytes())
+    lines = (f"{label}\t{printable(faces.identities[i])}\n" for label, i in enumerate(present))
+    (out / "identities.txt").write_text("".join(lines), encoding="utf-8")
     left_out = [*faces.left_out, *([f"{len(faults)} bad images: {'; '.join(faults)}"] if faults else [])]
     return [f"{len(good)} images of {len(present)} identities", *(f"left out: {text}" for text in left_out)]
 
@@ -69,11 +59,6 @@ def check(faces: FolderDataset) -> tuple[list[int], list[str]]:
         except RecordError as fault:
             faults.append(str(fault))
     return good, faults
-
-
-def on_one_line(name: str) -> str:
-    """The name, with a backslash and what is not printed written as Python writes it."""
-    return "".join(c if c.isprintable() and c != "\\" else ascii(c)[1:-1] for c in name)
 
 
 def main() -> None:

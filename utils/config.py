@@ -1,13 +1,15 @@
 """Loads a config: configs/base.py, a job config over it, `key=value` over both; checked, then frozen.
 
-Four files work together, each on the one before:
+Five files work together, each on the one before:
 
     typed_values.py    one value and one annotation: does it fit, and how is it read from text?
     settings.py        the settings of configs/base.py: what each may be, what follows, what goes together
+    foreign_configs.py what files of arcface_torch and ARoFace say, in our words
     frozen.py          the dict that cannot be changed, in which a loaded config is handed out
     config.py          finds and runs the file, puts the three layers over one another: `get_config`
 """
 
+import logging
 import os
 import runpy
 import sys
@@ -21,13 +23,22 @@ from typing import Any
 from configs import base
 from utils import typed_values
 from utils.errors import nearest
+from utils.foreign_configs import is_foreign, translate
 from utils.frozen import FrozenDict, to_builtin
+from utils.log_files import LOGGER_NAME
 from utils.run_info import ROOT
-from utils.settings import DEFAULTS, KINDS, absolute, check_together, checked, derive, loss_of
+from utils.settings import DEFAULTS, KINDS, absolute, check_together, checked, derive, loss_of, unused
 
 
 class FrozenConfig(FrozenDict):
-    """All settings of a run. Printed as a table; `*` marks what differs from configs/base.py."""
+    """All settings of a run. Printed as a table; `*` marks what differs from configs/base.py.
+
+    `warnings`: what a user should know of them. `may_lack_sets`: verification sets that a file of another
+    project names may be missing, as there.
+    """
+
+    warnings: tuple[str, ...] = ()
+    may_lack_sets: bool = False
 
     def __str__(self) -> str:
         defaults = DEFAULTS | {"name": self.name, "rec": self.rec}
@@ -55,7 +66,12 @@ def get_config(name_or_path: str | os.PathLike, overrides: Iterable[str] = ()) -
     """
     path = find_config(name_or_path)
     values = {key: checked(key, value) for key, value in DEFAULTS.items()}
-    for key, value in to_builtin(_run(path)).items():
+    content, warnings = to_builtin(_run(path)), []
+    foreign = path.parent != ROOT / "configs" and is_foreign(content)
+    if foreign:
+        content, warnings = translate(content)
+    given = set(content)
+    for key, value in content.items():
         try:
             values[key] = absolute(key, checked(key, value), ROOT)
         except ValueError as error:
@@ -63,6 +79,8 @@ def get_config(name_or_path: str | os.PathLike, overrides: Iterable[str] = ()) -
     owners = tuple(f"{owner}=" for owner in base.BELONGS_TO)
     for override in sorted(overrides, key=lambda text: not text.startswith(owners)):  # these first
         key, value = _parse(override, values)
+        given.add(key)
+        foreign = foreign and key != "val_targets"
         if key in base.BELONGS_TO and value != (loss_of(values) if key == "loss" else values[key]):
             for other in base.BELONGS_TO[key]:
                 values[other] = to_builtin(DEFAULTS[other])
@@ -75,7 +93,9 @@ def get_config(name_or_path: str | os.PathLike, overrides: Iterable[str] = ()) -
     values = {"name": path.stem} | {key: values[key] for key in KINDS}
     derive(values)
     check_together(values)
-    return FrozenConfig(values)
+    cfg = FrozenConfig(values)
+    vars(cfg).update(warnings=(*warnings, *unused(values, given)), may_lack_sets=foreign)
+    return cfg
 
 
 def find_config(name_or_path: str | os.PathLike) -> Path:
@@ -96,8 +116,10 @@ def find_config(name_or_path: str | os.PathLike) -> Path:
     )
 
 
-def verification_files(cfg: Mapping) -> dict[str, Path]:
+def verification_files(cfg: FrozenConfig) -> dict[str, Path]:
     """The verification sets of a loaded config: name -> file.
+
+    Where they may be missing (`FrozenConfig.may_lack_sets`), those that are get a warning.
 
     Raises:
         FileNotFoundError: one is missing; the message has the nearest name in its folder.
@@ -106,8 +128,11 @@ def verification_files(cfg: Mapping) -> dict[str, Path]:
     for name, file in files.items():
         if not file.is_file():
             near = nearest(name, [other.stem for other in file.parent.glob("*.bin")])
-            raise FileNotFoundError(f"val_targets: {str(file)!r} does not exist{near}")
-    return files
+            missing = f"val_targets: {str(file)!r} does not exist{near}"
+            if not cfg.may_lack_sets:
+                raise FileNotFoundError(missing)
+            logging.getLogger(LOGGER_NAME).info("warning: %s; it is left out", missing)
+    return {name: file for name, file in files.items() if file.is_file()}
 
 
 def _run(path: Path) -> Mapping:
