@@ -25,6 +25,7 @@ from utils.recordio import (
     RecordError,
 )
 
+MAX_LABEL = 1 << 31
 FILES = ("train.rec", "train.idx", "property", "identities.txt")
 
 
@@ -152,6 +153,6 @@ def _parsed(content: bytes) -> tuple[int, bytes]:
     if flag:
         label = float(np.frombuffer(content, "<f4", flag, CONTENT_HEAD.size)[0])
     payload = content[CONTENT_HEAD.size + 4 * flag :]
-    if payload and not (label >= 0 and label == int(label)):
+    if payload and not (0 <= label < MAX_LABEL and label == int(label)):
         raise RecordError("labels that are no integer from 0")
     return int(label) if payload else 0, payload
