@@ -112,6 +112,7 @@ def test_lists_as_windows_and_excel_save_them_are_read(faces, name, data):
             r"pairs\.csv is no text in UTF-8 .*it is UTF-16",
         ),
         ("pairs.txt", "Zoë 1 2".encode("latin-1"), r"pairs\.txt is no text in UTF-8"),
+        ("pairs.csv", b"a" * 200_000, r"pairs\.csv: field larger than field limit"),
         ("pairs.csv", b"../Ann/1.png,b.png,1", r"line 1: '\.\./Ann/1\.png' does not lie below"),
         ("pairs.csv", b"a.png,/etc/b.png,1", r"line 1: '/etc/b\.png' does not lie below"),
         ("pairs.txt", b"../Ann 1 2", r"line 1: .* does not lie below"),

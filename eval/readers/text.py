@@ -1,5 +1,6 @@
 """Text files that people write by hand: UTF-8, with or without the mark that Windows editors put in front."""
 
+import csv
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +11,7 @@ UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # how Excel's "Unicode text" begins
 
 @contextmanager
 def text_of(path: str | Path) -> Iterator[None]:
-    """What is no UTF-8 inside becomes a ValueError that names the file and says what to do."""
+    """What is no UTF-8, or no csv, inside becomes a ValueError that names the file and says what to do."""
     try:
         yield
     except UnicodeDecodeError as fault:
@@ -20,6 +21,8 @@ def text_of(path: str | Path) -> Iterator[None]:
         raise ValueError(
             f"{path} is no text in UTF-8 ({fault.reason} at byte {fault.start}){remedy}"
         ) from None
+    except csv.Error as fault:
+        raise ValueError(f"{path}: {fault}") from None
 
 
 def read_text(path: str | Path) -> str:
