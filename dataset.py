@@ -19,9 +19,18 @@ from torch.utils.data import Dataset
 
 from loading.augment import Augmentation
 from loading.global_batch import choose_global_batch
+from loading.image_files import IMAGE_SUFFIXES, read_identity_folders
 from loading.loader import DistributedSampler, FaceLoader
-from utils.faces import ALIGNED, IMAGE_SUFFIXES, SIZE, decode_rgb
-from utils.record_layout import check_labels, content, count_classes, image_keys, read_property
+from loading.record_layout import (
+    check_labels,
+    content,
+    count_classes,
+    find_record,
+    gaps,
+    image_keys,
+    read_property,
+)
+from utils.faces import ALIGNED, SIZE, decode_rgb
 from utils.recordio import IndexedRecordReader, RecordError
 
 
@@ -43,10 +52,14 @@ def decode(encoded: bytes, name: str) -> np.ndarray:
 
 
 class FaceDataset(Dataset):
-    """What all datasets share. A subclass sets `root`, `num_classes`, has `read`, `name_of`, `__len__`."""
+    """What all datasets share. A subclass sets `root`, `num_classes`, has `read`, `name_of`, `__len__`.
+
+    `warnings` has a line for each thing that a user should know of the data.
+    """
 
     root: Path | None
     num_classes: int
+    warnings: list[str] = []
 
     def read(self, index: int) -> tuple[np.ndarray, int]:
         """Image `(112, 112, 3)` uint8 RGB and label of one sample; RecordError where it cannot be used."""
@@ -70,6 +83,8 @@ class FaceDataset(Dataset):
 class RecordDataset(FaceDataset):
     """`train.rec` and `train.idx` in a folder, with or without insightface's header; `property` is optional.
 
+    `root` may also be a .rec file, or a folder that holds one of another name; see `find_record`.
+
     Images come in the order of the `.idx`. The class range is what `property` declares, else `num_classes`,
     else the largest label plus one.
 
@@ -79,15 +94,18 @@ class RecordDataset(FaceDataset):
     """
 
     def __init__(self, root: str | Path, num_classes: int | None = None):
-        self.root = Path(root)
+        record = find_record(Path(root)) or Path(root, "train.rec")
+        self.root = record.parent
         if not self.root.is_dir():
             raise FileNotFoundError(f"{self.root}: no such folder")
-        self.reader = IndexedRecordReader(self.root / "train.idx", self.root / "train.rec")
+        self.reader = IndexedRecordReader(record.with_suffix(".idx"), record)
         self.keys, num_identities = image_keys(self.reader)
         declared, source = read_property(self.root / "property"), "property"
         if declared is None:
             declared, source = num_classes, "num_classes"
-        self.num_classes = count_classes(self.reader, self.keys, num_identities, declared, source)
+        self.num_classes, self.warnings = count_classes(
+            self.reader, self.keys, num_identities, declared, source
+        )
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -113,7 +131,7 @@ class RecordDataset(FaceDataset):
 class FolderDataset(FaceDataset):
     """One sub-folder of images per identity. Labels number the names in sorted order: `.identities`.
 
-    Hidden folders and those without an image count for nothing.
+    Which files count, and what is left out: see `loading.image_files`. `.left_out` says it in words.
 
     Raises:
         FileNotFoundError: no such folder, or no image one level below it.
@@ -123,18 +141,14 @@ class FolderDataset(FaceDataset):
         self.root = Path(root)
         if not self.root.is_dir():
             raise FileNotFoundError(f"{self.root}: no such folder")
-        self.identities, paths, labels = [], [], []
-        for identity in sorted(entry.name for entry in os.scandir(self.root) if entry.is_dir()):
-            names = sorted(n for n in os.listdir(self.root / identity) if n.lower().endswith(IMAGE_SUFFIXES))
-            if names and not identity.startswith("."):
-                paths += [os.fsencode(os.path.join(identity, name)) for name in names]
-                labels += [len(self.identities)] * len(names)
-                self.identities.append(identity)
+        self.identities, paths, labels, self.left_out = read_identity_folders(self.root)
         if not paths:
+            rest = f" (it has {', '.join(self.left_out)})" if self.left_out else ""
             raise FileNotFoundError(
                 f"{self.root}: neither train.rec nor images; expected train.rec and train.idx, "
-                f"or {self.root.name}/<identity>/*.jpg, .jpeg or .png"
+                f"or {self.root.name}/<identity>/*{', *'.join(IMAGE_SUFFIXES)}{rest}"
             )
+        self.warnings = [f"{self.root}: left out: {', '.join(self.left_out)}"] if self.left_out else []
         # Arrays, not lists: forked workers share the memory of an array. Reading a list changes the reference
         # counts of its items, and so each worker would end up with a copy.
         self._paths, self._labels = np.array(paths), np.array(labels)
@@ -194,6 +208,7 @@ class MergedDataset(FaceDataset):
         self._starts = list(accumulate((len(dataset) for dataset in datasets), initial=0))
         self._first_labels = list(accumulate((dataset.num_classes for dataset in datasets), initial=0))
         self.num_classes = self._first_labels[-1]
+        self.warnings = [text for dataset in datasets for text in dataset.warnings]
 
     def __len__(self) -> int:
         return self._starts[-1]
@@ -227,7 +242,7 @@ def get_dataset(cfg) -> FaceDataset:
 
     Raises:
         FileNotFoundError, RecordError: see the datasets.
-        ValueError: the data has more classes than `cfg.num_classes`, or not `cfg.num_image` images.
+        ValueError: the data has more classes than `cfg.num_classes`, only one, or not `cfg.num_image` images.
     """
     if cfg.rec == "synthetic":
         if not cfg.num_classes or not cfg.num_image:
@@ -239,11 +254,17 @@ def get_dataset(cfg) -> FaceDataset:
     alone = len(roots) == 1
     parts = [_open_folder(Path(root), cfg.num_classes if alone else None) for root in roots]
     dataset = parts[0] if alone else MergedDataset(parts)
+    if dataset.num_classes < 2:
+        raise ValueError(
+            f"{cfg.rec} has one identity only: there is nobody to tell it from, the loss would be 0"
+        )
     if cfg.num_classes is not None:
         if dataset.num_classes > cfg.num_classes:
             raise ValueError(
                 f"{cfg.rec} has {dataset.num_classes} classes, more than num_classes={cfg.num_classes}"
             )
+        if not alone or isinstance(dataset, FolderDataset):  # else it has warned itself
+            dataset.warnings = dataset.warnings + gaps(cfg.rec, dataset.num_classes, cfg.num_classes)
         dataset.num_classes = cfg.num_classes
     if cfg.num_image is not None and len(dataset) != cfg.num_image:
         raise ValueError(f"{cfg.rec} has {len(dataset)} images, but num_image={cfg.num_image}")
@@ -251,9 +272,7 @@ def get_dataset(cfg) -> FaceDataset:
 
 
 def _open_folder(root: Path, num_classes: int | None) -> FaceDataset:
-    if (root / "train.rec").exists() or (root / "train.idx").exists():
-        return RecordDataset(root, num_classes)
-    return FolderDataset(root)
+    return RecordDataset(root, num_classes) if find_record(root) else FolderDataset(root)
 
 
 def get_dataloader(

@@ -47,7 +47,7 @@ class PartialFC(nn.Module):
 
     Args:
         loss: makes a loss of the cosines; part of this module, equal on every rank in buffers and parameters.
-        sample_rate: share of this rank's classes that take part in a step, in (0, 1].
+        sample_rate: share of this rank's classes that take part in a step, in [0, 1]; 0: the batch's own.
         regularizers: further terms on the embeddings.
         engine: "stream" or "dense".
         chunk_size: classes per chunk of `stream`; None: a few MiB per block on a CPU, 256 MiB on a GPU.
@@ -88,7 +88,7 @@ class PartialFC(nn.Module):
     ):
         super().__init__()
         require(num_classes >= 1, "num_classes", num_classes, ">= 1")
-        require(0 < sample_rate <= 1, "sample_rate", sample_rate, "in (0, 1]")
+        require(0 <= sample_rate <= 1, "sample_rate", sample_rate, "in [0, 1]")
         require(engine in ("stream", "dense"), "engine", engine, "'stream' or 'dense'")
         require(chunk_size is None or chunk_size >= 1, "chunk_size", chunk_size, ">= 1, or None")
         require(precision in PRECISIONS, "precision", precision, f"one of {tuple(PRECISIONS)}")

@@ -83,6 +83,8 @@ def main() -> None:
     with fail_together():
         logger = setup_logging(output, rank())
         dataset = get_dataset(cfg)
+        for text in (*cfg.warnings, *dataset.warnings):
+            logger.info("warning: %s", text)  # of rank 0 alone
         saved = saved_batch(output / "checkpoints", first_step)
         global_batch = choose_global_batch(cfg, world_size(), saved)
         loader = get_dataloader(cfg, dataset, rank=rank(), world_size=world_size(), global_batch=global_batch)

@@ -125,7 +125,7 @@ def _order_in_yaml(path: Path) -> str | None:
     """color_space of CVLface's model.yaml, a flat list of `key: value`, beside the weights or one below."""
     for folder in (path.parent, path.parent / "pretrained_model"):
         try:
-            text = (folder / "model.yaml").read_text()
+            text = (folder / "model.yaml").read_text(encoding="utf-8-sig", errors="replace")
         except (OSError, ValueError):
             continue
         if found := re.search(r"^color_space:\s*['\"]?(\w+)", text, re.M):

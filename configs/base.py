@@ -72,8 +72,8 @@ class Settings:
     report: bool = True
 
     # ---- data ----
-    # Folder with train.rec and train.idx, or with one sub-folder of images per identity; a list of such
-    # folders, whose identities are put one after another; or "synthetic": random images. It has to be given.
+    # Folder with train.rec and train.idx (or a .rec file), or with one sub-folder of images per identity; a
+    # list of such, put one after another; or "synthetic": random images. It has to be given.
     rec: str | list[str] | None = None
     # Number of identities. None: counted in the data. Given: an upper limit. "synthetic" needs it.
     num_classes: Count | None = None
@@ -83,7 +83,7 @@ class Settings:
     num_epoch: Count = 20
     # Optimiser steps in all, instead of num_epoch. None: num_epoch decides.
     num_steps: Count | None = None
-    # Verification sets: names, looked up as <val_root>/<name>.bin, or paths of .bin files.
+    # Verification sets: names (with or without .bin), looked up in val_root, or paths of .bin files.
     val_targets: list[str] = []
     # Folder of the verification sets. None: the (first) folder of rec.
     val_root: str | None = None
@@ -180,8 +180,8 @@ class Settings:
     aroface: dict | None = None
 
     # ---- head ----
-    # Share of the other classes that take part in a step. 1: all of them.
-    sample_rate: Annotated[float, "(0, 1]"] = 1.0
+    # Share of the other classes that take part in a step. 1: all of them. 0: only those of the batch itself.
+    sample_rate: Probability = 1.0
     # At sample_rate < 1, whether the centres that a step has not sampled stay ("sparse") or are moved by
     # weight decay and momentum ("dense", as in arcface_torch). None: "sparse", but "dense" in a config of
     # arcface_torch (margin_list without loss).

@@ -56,7 +56,8 @@ NOTES = [
     """± half the 95 % interval over subjects drawn with replacement. too few pairs: fewer than 1 / FAR are of
     different people, so that no threshold has this rate.""",
 ]
-Results = Mapping[str, tuple[Verification, Identification]]  # convention, as printed -> 1:1, 1:N
+# Convention, as printed -> 1:1, 1:N (None where its lists are not there).
+Results = Mapping[str, tuple[Verification, Identification | None]]
 
 
 def evaluate_benchmark(
@@ -76,12 +77,13 @@ def evaluate_benchmark(
     results = {}
     for name, convention in conventions.items():
         templates = build_templates(ijb, plain, flip, convention)
-        results[name] = verify(ijb, templates, run.args.seed), identify(ijb, templates, run.args.seed)
+        many = identify(ijb, templates, run.args.seed) if ijb.probes else None
+        results[name] = verify(ijb, templates, run.args.seed), many
     report_tables(run.report, ijb, results)
-    run.report.numbers(
-        ijb.name,
-        {name: {"1:1": numbers_of(one), "1:N": numbers_of(many)} for name, (one, many) in results.items()},
-    )
+    numbers = {name: {"1:1": numbers_of(one)} for name, (one, _) in results.items()}
+    for name, (_, many) in results.items():
+        numbers[name] |= {"1:N": numbers_of(many)} if many else {}
+    run.report.numbers(ijb.name, numbers)
     report_curves(run.report, ijb.name, results)
     return {f"{ijb.name} {name}": one.calibration for name, (one, _) in results.items()}
 
@@ -96,12 +98,15 @@ def report_tables(report: Report, ijb: IJB, results: Results) -> None:
         tars = [rate if enough else "too few pairs" for rate, enough in rates]
         report.keep_outcomes(one.outcomes, f"{ijb.name} {name} 1:1")
         verification.add_row([name, *tars, f"{100 * one.auc:.4f}"])
-        for definition, of in (("legacy", many.legacy), ("probe", many.probe)):
+        for definition, of in (("legacy", many.legacy), ("probe", many.probe)) if many else ():
             report.keep_outcomes(of.outcomes, f"{ijb.name} {name} 1:N {definition}")
             shares = chain(in_percent(of.rank, of.rank_interval), in_percent(of.tpir, of.tpir_interval))
             identification.add_row([name, definition, *shares])
     report.table(verification, f"{ijb.name} 1:1, TAR % at FAR, of {len(ijb.same):,} pairs")
-    report.table(identification, f"{ijb.name} 1:N, of {len(ijb.probes.templates):,} probes")
+    if ijb.probes:
+        report.table(identification, f"{ijb.name} 1:N, of {len(ijb.probes.templates):,} probes")
+    else:
+        report.note(f"{ijb.name} 1:N is left out: its lists {ijb.name.lower()}_1N_*.csv are not there.")
 
 
 def report_curves(report: Report, benchmark: str, results: Results) -> None:
@@ -110,6 +115,8 @@ def report_curves(report: Report, benchmark: str, results: Results) -> None:
     rocs = {name: one.curve for name, (one, _) in results.items()}
     report.picture(f"{stem}_roc", roc_figure(rocs, one_to_one), f"{benchmark}, accepted pairs")
     report.picture(f"{stem}_det", det_figure(rocs, one_to_one), f"{benchmark}, both errors")
+    if any(many is None for _, many in results.values()):
+        return
     open_sets = {name: many.curve for name, (_, many) in results.items()}
     figure = det_figure(open_sets, f"{one_to_many}, probe", "FPIR", "1 − TPIR")
     caption = f"{benchmark}, open-set identification, mean of both galleries"

@@ -39,21 +39,29 @@ from eval.readers.errors import first_few
 from eval.readers.faces import AlignedFaces
 from eval.report import Report, in_percent
 from eval.run import Evaluation, arguments, evaluation, list_faults_in_file
+from eval.templates import is_dead
 from utils.command_line import run_script
 
 PART = 100_000  # frames whose features are in memory at a time: at D = 512 0.4 GB, both views
 
 
-def sums_of_sightings(run: Evaluation, ijbs: IJBS, frames: Frames, faces: list[AlignedFaces]) -> np.ndarray:
-    """Run the network, part by part; sums of features over the frames of each sighting, `(S, D)`."""
-    sums, start = 0, 0
+def sums_of_sightings(
+    run: Evaluation, ijbs: IJBS, frames: Frames, faces: list[AlignedFaces]
+) -> tuple[np.ndarray, bool]:
+    """Run the network, part by part; sums of features over the frames of each sighting, `(S, D)`.
+
+    And whether the network is dead: see `templates.is_dead`.
+    """
+    sums, start, firsts = 0, 0, []
     for part in faces:
         plain, flip = run.features(part, mirror=run.args.flip)
         features = plain + flip if run.args.flip else plain
         sighting = frames.sighting[start : start + len(part)]
         sums = sums + sum_sightings(features, sighting, len(ijbs.sightings))
+        firsts.append(features[0] if is_dead(features) else None)
         start += len(part)
-    return sums
+    dead = all(first is not None and np.array_equal(first, firsts[0]) for first in firsts)
+    return sums, dead
 
 
 def report_rates(report: Report, ijbs: IJBS, results: list[IJBSResult], empty: np.ndarray) -> None:
@@ -88,6 +96,26 @@ def report_rates(report: Report, ijbs: IJBS, results: list[IJBSResult], empty: n
     report.table(table, "IJB-S; no face: probes + gallery templates without one, which score 0")
 
 
+def report_oddities(report: Report, ijbs: IJBS, num_empty: int) -> None:
+    """What of the lists and frames makes numbers of the public code others than these."""
+    if num_empty:
+        report.note(
+            f"{num_empty} templates have no face and score 0 with everything, which finds nobody. AdaFace's "
+            "code leaves such ties to an unstable sort: published ranks hold some lucky hits."
+        )
+    for name, files in ijbs.twice.items():
+        report.note(
+            f"{name} lists files twice: {first_few(files)}. Each is one probe here, two in AdaFace's code."
+        )
+    for name, files in ijbs.several.items():
+        report.note(
+            f"{name} lists images of several people: {first_few(files)}. Each of them is a probe here, the "
+            "first alone in AdaFace's code."
+        )
+    report.numbers("listed_twice", ijbs.twice)
+    report.numbers("of_several_people", ijbs.several)
+
+
 def report_left_out(report: Report, unknown: Mapping[str, list[str]]) -> None:
     """The files of the lists of probes in which nobody is known."""
     for name, files in unknown.items():
@@ -119,10 +147,10 @@ def main() -> None:
         faces = [AlignedFaces(frames.paths[start : start + PART]) for start in starts]
 
     with evaluation(args, "ijbs", "IJB-S") as run:
-        sums = sums_of_sightings(run, ijbs, frames, faces)
+        sums, dead = sums_of_sightings(run, ijbs, frames, faces)
         if not run.is_main:
             return
-        features = templates_of_sightings(sums, ijbs.parts, ijbs.starts)
+        features = templates_of_sightings(sums, ijbs.parts, ijbs.starts, dead)
         results = [evaluate(features, ijbs.subjects, protocol, args.seed) for protocol in ijbs.protocols]
 
         report = run.report
@@ -143,6 +171,7 @@ def main() -> None:
         names = [protocol.name for protocol in ijbs.protocols]
         report_calibrations(report, dict(zip(names, calibrations)), "protocol")
         report_left_out(report, ijbs.unknown)
+        report_oddities(report, ijbs, int(empty.sum()))
         report_curves(report, names, results)
         run.write_report()
 

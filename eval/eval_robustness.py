@@ -38,7 +38,14 @@ from prettytable import PrettyTable
 
 from eval.calibration import Calibration
 from eval.calibration_report import report_calibrations
-from eval.robustness.curves import FAR, Correlation, Curve, Curves, correlation_between, robustness_curve
+from eval.robustness.curves import (
+    FAR,
+    Correlation,
+    Curves,
+    correlation_between,
+    order_warnings,
+    robustness_curve,
+)
 from eval.robustness.pairs import choose_pairs
 from eval.robustness.perturbations import PERTURBATIONS, parse_choices
 from eval.robustness.pictures import norm_figure, robustness_figure
@@ -166,25 +173,6 @@ def warnings(curves: Curves, between: Mapping[str, Correlation]) -> list[str]:
     return said
 
 
-def numbers(curve: Curve) -> dict:
-    """What results.json keeps of a curve."""
-    return {
-        "amounts": curve.amounts,
-        "accuracy": curve.accuracy,
-        "std": curve.std,
-        "standard_error": curve.standard_error,
-        "accuracy_at_clean_threshold": curve.fixed_accuracy,
-        "tar_at_far": curve.tar,
-        "median_norm": np.median(curve.norms, axis=1),
-        **of_correlation(curve.correlation),
-    }
-
-
-def of_correlation(correlation: Correlation) -> dict:
-    """What results.json keeps of a correlation."""
-    return {"norm_quality_correlation": correlation.rho, "norm_quality_interval": correlation.half_width}
-
-
 def write_report(run: Evaluation, curves: Curves, num_pairs: Mapping[str, int]) -> None:
     """Tables, pictures and numbers of all curves.
 
@@ -214,18 +202,18 @@ def write_report(run: Evaluation, curves: Curves, num_pairs: Mapping[str, int]) 
         report.table(accuracy_table(curves, kind), f"Accuracy %, {PERTURBATIONS[kind].label}")
     report.table(norm_table(clean, between), "Median norm of the features, clean sets")
     report.note(CONVENTIONS)
-    for warning in warnings(curves, between):
+    for warning in (*order_warnings(curves), *warnings(curves, between)):
         report.note(warning)
     report.picture("norms", norm_figure(curves), "Norms of the features")
     report.numbers(
         "curves",
         {
-            model: {name: {k: numbers(curve) for k, curve in kinds.items()} for name, kinds in sets.items()}
+            model: {name: {k: curve.numbers for k, curve in kinds.items()} for name, kinds in sets.items()}
             for model, sets in curves.items()
         },
     )
     if between:
-        report.numbers("between_sets", {model: of_correlation(rho) for model, rho in between.items()})
+        report.numbers("between_sets", {model: rho.numbers for model, rho in between.items()})
     report.write(run.out)
 
 

@@ -126,8 +126,8 @@ def check_faces(faces: np.ndarray) -> None:
     Raises:
         ValueError: it is anything else.
     """
-    if faces.ndim != 4 or faces.shape[1:] != (112, 112, 3) or faces.dtype != np.uint8 or len(faces) == 0:
-        raise ValueError(
-            f"images are {faces.dtype} {faces.shape}, expected uint8 (N, 112, 112, 3), RGB, N > 0, each "
-            f"{ALIGNED}"
-        )
+    is_array = isinstance(faces, np.ndarray)
+    right = is_array and faces.ndim == 4 and faces.shape[1:] == (112, 112, 3) and faces.dtype == np.uint8
+    if not right or len(faces) == 0:
+        found = f"{faces.dtype} {faces.shape}" if is_array else f"a {type(faces).__name__}"
+        raise ValueError(f"images are {found}, expected uint8 (N, 112, 112, 3), RGB, N > 0, each {ALIGNED}")

@@ -5,6 +5,8 @@ threshold that was best on the others.
 
 Ties: a pair is accepted where distance < threshold, strictly. Of equally good thresholds the smallest wins.
 The threshold at FAR = 1e-3 is the smallest whose interpolated rate attains it (`folds.threshold_at_far`).
+
+A list that is sorted by kind fills whole folds with one kind: see `VerificationResult.order_warning`.
 """
 
 from dataclasses import dataclass
@@ -32,6 +34,7 @@ class VerificationResult:
     val: float  # true accept rate at the threshold where the other folds have FAR = 1e-3, mean over the folds
     far: float  # the false accept rate really met there
     right: np.ndarray  # (P,) bool: which pairs are decided rightly, each at the threshold of its fold
+    num_pairs: np.ndarray  # (folds, 2) pairs of different people, of one person
     xnorm: float | None = None  # mean length of the raw features, both views
 
     @property
@@ -47,6 +50,24 @@ class VerificationResult:
     def cosine_threshold(self) -> np.ndarray:
         """`threshold` as a cosine: for unit vectors, squared distance = 2 - 2 cosine."""
         return 1 - self.threshold / 2
+
+    @property
+    def enough_pairs(self) -> bool:
+        """Whether the pairs of different people, less those of any fold, can have the rate FAR_TARGET."""
+        different = self.num_pairs[:, 0]
+        return bool(FAR_TARGET * (different.sum() - different.max()) >= 1)
+
+    @property
+    def order_warning(self) -> str:
+        """What is wrong with the order of the pairs, as a sentence; "" where each fold has both kinds."""
+        one_kind = int((self.num_pairs == 0).any(axis=1).sum())
+        if not one_kind:
+            return ""
+        return (
+            f"{one_kind} of the {len(self.num_pairs)} folds hold one kind of pair only, so their threshold "
+            "was chosen on another mix of pairs than they have, and the accuracy is wrong, mostly too low. "
+            "The set needs its pairs interleaved, as tools/make_bin.py writes them."
+        )
 
 
 def folds_of_pairs(issame: np.ndarray, nrof_folds: int) -> np.ndarray:
@@ -123,4 +144,5 @@ def evaluate(embeddings: np.ndarray, issame: np.ndarray, nrof_folds: int = 10) -
         right=(distance < THRESHOLDS[best][fold]) == issame,
         val=float(val),
         far=float(far),
+        num_pairs=num_pairs,
     )

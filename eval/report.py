@@ -25,7 +25,7 @@ NOT_NUMBERS = ("curve", "calibration", "outcomes")
 
 
 class Report:
-    """Collects tables, notes, pictures and numbers, in order; `write` then writes and prints all of them.
+    """Collects tables, notes, pictures and numbers, in order; `write` then prints and writes all of them.
 
     Args:
         title: of the page, such as the name of the protocol.
@@ -73,7 +73,8 @@ class Report:
         self.page.figure(self.pictures[name], caption, alt=name)
 
     def write(self, out: str | Path) -> None:
-        """Write results.json, the pictures and report.html to the folder `out`, and print the tables."""
+        """Print the tables; then write results.json, the pictures and report.html to the folder `out`."""
+        print("\n\n".join(self.text), flush=True)  # first: a disk that is full by now cannot take them away
         out = Path(out)
         about = {"git": git_state(), "versions": versions(), "hardware": hardware()}
         own = {"title": self.title, "settings": self.settings, "pictures": list(self.pictures)}
@@ -92,13 +93,20 @@ class Report:
             for name in about:
                 self.page.definitions(content[name], name.capitalize())
         with whole_file(out / "report.html") as partial:
-            partial.write_text(self.page.html(), encoding="utf-8")
-        print("\n\n".join(self.text))
+            partial.write_text(self.page.html(), encoding="utf-8", errors="backslashreplace")
         print(f"written to {out}")
 
 
 def _as_dicts(differences: Mapping[str, Difference]) -> dict[str, dict[str, float]]:
     return {name: difference._asdict() for name, difference in differences.items()}
+
+
+def title_of(out: Path) -> str | None:
+    """The title of the report in a folder; None where there is none, or no whole one."""
+    try:
+        return str(json.loads((out / "results.json").read_text(encoding="utf-8"))["title"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
 
 
 def pictures_of_earlier(out: Path) -> set[str]:

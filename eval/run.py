@@ -20,7 +20,7 @@ deleted at any time; `--no-cache` neither reads nor writes it.
 import argparse
 import hashlib
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -36,11 +36,12 @@ from eval.models import (
     input_of,
     load_model,
 )
-from eval.readers.errors import NUM_SHOWN, ListedError
-from eval.report import Report
+from eval.readers.errors import names_in_file
+from eval.report import Report, title_of
 from ranks.watchdog import watch_ranks
 from utils.distributed import broadcast, rank, start_process_group, stop_process_group, world_size
-from utils.files import whole_file
+from utils.errors import one_line
+from utils.files import try_writing, whole_file
 from utils.precision import PRECISIONS
 from utils.progress import here
 
@@ -85,19 +86,8 @@ def list_faults_in_file(args: argparse.Namespace, protocol: str) -> Iterator[Non
 
     Without an error, the file of an earlier one is removed. Every rank does this, with equal content.
     """
-    path = Path(f"{output_folder(args, protocol)}.faulty.txt")
-    try:
+    with names_in_file(Path(f"{output_folder(args, protocol)}.faulty.txt")):
         yield
-    except ListedError as fault:
-        if len(fault.names) > NUM_SHOWN:
-            with suppress(OSError):  # a file that cannot be written must not hide the error itself
-                path.parent.mkdir(parents=True, exist_ok=True)
-                with whole_file(path) as partial:
-                    partial.write_text("".join(f"{name}\n" for name in fault.names), encoding="utf-8")
-                fault.file = path
-        raise
-    with suppress(OSError):
-        path.unlink(missing_ok=True)
 
 
 class Evaluation:
@@ -115,6 +105,13 @@ class Evaluation:
         self.baseline = read_outcomes(args.baseline) if args.baseline and self.is_main else {}
         if self.out.exists() and not self.out.is_dir():
             raise ValueError(f"--out {self.out} is a file, expected a folder")
+        if (title_there := title_of(self.out)) not in (None, title):
+            raise ValueError(
+                f"--out {self.out} holds the results of {title_there}, which those of {title} would replace: "
+                "name another folder"
+            )
+        if self.is_main:
+            try_writing(self.out)  # not after hours of work
         said = {"input_order": args.input_order, "normalise": args.normalise, "device": str(device)}
         self.backbones = [load_model(path, args.network, **said) for path in self.models]
         for backbone in self.backbones:
@@ -168,7 +165,10 @@ class Evaluation:
             progress=self.models[model].name,
         )
         if caching:
-            write_features(path, plain, flip)
+            try:
+                write_features(path, plain, flip)
+            except OSError as fault:  # the features are here: the evaluation goes on without the file
+                self.report.note(f"Warning: features were not kept: {one_line(fault)}")
         return plain, flip
 
     def write_report(self) -> None:

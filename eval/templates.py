@@ -80,6 +80,22 @@ def fuse(
     return feature
 
 
+def is_dead(*views: np.ndarray | None) -> bool:
+    """Whether a network gave every image the same feature, in each view.
+
+    Means over different numbers of equal features, and products with detector scores, round differently. Then
+    templates that are the same would differ in their last bits, and a search would find some "first".
+
+    Args:
+        views: `(N, D)` raw features; None is left out.
+    """
+    given = [view for view in views if view is not None]
+    # The first two rows tell a living network at once.
+    return all(np.array_equal(view[0], view[min(1, len(view) - 1)]) for view in given) and all(
+        (view == view[0]).all() for view in given
+    )
+
+
 def template_features(
     features: np.ndarray, template_ids: np.ndarray, media_ids: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:

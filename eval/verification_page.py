@@ -10,11 +10,12 @@ from eval.baseline import Outcomes
 from eval.figures import cosine_figure, det_figure, roc_figure
 from eval.kfold import VerificationResult
 from eval.report import Report
-from eval.verification_report import mean_of, table
+from eval.verification_report import mean_of, order_warnings, table
 from reports.page import jpeg_of
 
 CONVENTIONS = """Feature: image plus mirror image, brought to length 1. Accuracy: each fold at the threshold
-best on the others; ± is the standard deviation over the folds. Accepted: squared distance < threshold."""
+best on the others; ± is the standard deviation over the folds. Accepted: squared distance < threshold.
+too few pairs: fewer than 1 / FAR are of different people in nine of the folds."""
 
 NUM_WORST = 8  # pairs of each kind that the page shows
 
@@ -36,6 +37,8 @@ def report_sets(page: Report, results: Mapping[str, VerificationResult], reports
         reports: name -> what `report` returns.
     """
     page.table(table(reports), "Accuracy")
+    for warning in order_warnings(reports):
+        page.note(warning)
     page.note(CONVENTIONS)
     curves = {name: (result.fpr, result.tpr) for name, result in results.items()}
     for kind, figure in (("roc", roc_figure), ("det", det_figure)):

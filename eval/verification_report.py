@@ -53,6 +53,9 @@ def report(result: VerificationResult, path: Path, num_pairs: int) -> dict:
         "val": result.val,
         "far": result.far,
         "far_target": FAR_TARGET,
+        "enough_pairs": result.enough_pairs,
+        "fold_pairs": result.num_pairs.tolist(),
+        "warning": result.order_warning,
         "best_cosine": float(result.cosine_threshold.mean()),
         "xnorm": result.xnorm,
     }
@@ -66,6 +69,8 @@ def mean_of(reports: Mapping[str, dict], key: str) -> float:
 def table(reports: Mapping[str, dict]) -> PrettyTable:
     """One row a set, and their mean where there are several. FAR: what VAL's thresholds really let in.
 
+    A set with so few pairs of different people that no threshold has the rate has no VAL here.
+
     Args:
         reports: name of the set -> what `report` returns.
     """
@@ -75,10 +80,12 @@ def table(reports: Mapping[str, dict]) -> PrettyTable:
     for name, r in reports.items():
         accuracy = f"{100 * r['accuracy']:.2f} ± {100 * r['std']:.2f}"
         shares = [f"{100 * r[key]:.2f}" for key in ("val", "far")]
+        shares = shares if r["enough_pairs"] else ["too few pairs", ""]
         rows.add_row([name, r["pairs"], accuracy, *shares, f"{r['best_cosine']:.3f}", f"{r['xnorm']:.4g}"])
     if len(reports) > 1:
-        accuracy, val = (f"{100 * mean_of(reports, key):.2f}" for key in ("accuracy", "val"))
-        rows.add_row(["mean", "", accuracy, val, "", "", ""])
+        enough = {name: r for name, r in reports.items() if r["enough_pairs"]}
+        val = f"{100 * mean_of(enough, 'val'):.2f}" if enough else ""
+        rows.add_row(["mean", "", f"{100 * mean_of(reports, 'accuracy'):.2f}", val, "", "", ""])
     return rows
 
 
@@ -98,7 +105,7 @@ def summary(
     files: Mapping[str, Path],
     sets: Mapping[str, tuple[np.ndarray, np.ndarray]],
 ) -> str:
-    """The table of several sets as text; "" without any.
+    """The table of several sets as text, and what is wrong with their order; "" without any.
 
     Args:
         results: name of the set -> what `verify` returned.
@@ -106,4 +113,9 @@ def summary(
         sets: name -> what `load_set` returned.
     """
     reports = {name: report(result, files[name], len(sets[name][1])) for name, result in results.items()}
-    return str(table(reports)) if reports else ""
+    return "\n".join([str(table(reports)), *order_warnings(reports)]) if reports else ""
+
+
+def order_warnings(reports: Mapping[str, dict]) -> list[str]:
+    """A sentence for each set whose folds hold one kind of pair."""
+    return [f"Warning: {name}: {r['warning']}" for name, r in reports.items() if r["warning"]]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from losses.base import MarginLoss, angle
-from losses.margin import straight_through
+from losses.margin import GRADIENTS, straight_through
 from losses.quality import FeatureQuality
 from utils.errors import require
 
@@ -33,6 +33,9 @@ class AdaFace(MarginLoss):
         h, t_alpha, initial_mean, initial_std: see `FeatureQuality`.
         eps: ε, in (0, π/2): added to the deviation there, and in radians the bound of the angle here.
         keep_gradient: where the angle is clipped, the gradient of s·cos θ in place of 0; the value stays.
+        gradient: "exact", the derivative, as in the authors' code; or "straight_through", a constant s, as
+            in CVLface, whose released AdaFace models were trained so. CVLface does not clip the angle either:
+            then the logit is s·(cos(θ − m·k) − m − m·k) for every θ.
     """
 
     def __init__(
@@ -45,12 +48,16 @@ class AdaFace(MarginLoss):
         initial_mean: float = 20.0,
         initial_std: float = 100.0,
         keep_gradient: bool = False,
+        gradient: str = "exact",
         focal: float = 0.0,
     ):
         super().__init__(s, focal)
         require(0 <= m <= math.pi / 2, "m", m, "in [0, π/2] radians")
+        require(gradient in GRADIENTS, "gradient", gradient, f"one of {GRADIENTS}")
+        clips = gradient == "exact"
+        require(clips or not keep_gradient, "keep_gradient", True, "False with gradient='straight_through'")
         require(0 < eps < math.pi / 2, "eps", eps, "in (0, π/2) radians")
-        self.m, self.eps, self.keep_gradient = m, eps, keep_gradient
+        self.m, self.eps, self.keep_gradient, self.gradient = m, eps, keep_gradient, gradient
         self.quality = FeatureQuality(h, t_alpha, initial_mean, initial_std, eps)
 
     def update_state(self, own_cos: Tensor, norms: Tensor) -> None:
@@ -59,6 +66,8 @@ class AdaFace(MarginLoss):
     def own_logit(self, own_cos: Tensor, norms: Tensor, statistics: dict) -> Tensor:
         quality = self.quality(norms)
         phi = angle(own_cos) - self.m * quality
+        if self.gradient == "straight_through":
+            return self.scale * straight_through(phi.cos() - self.m - self.m * quality, own_cos)
         clipped = phi.clamp(self.eps, math.pi - self.eps)
         margined = clipped.cos()
         if self.keep_gradient:

@@ -16,6 +16,7 @@ from losses.quality import FeatureQuality
 from utils.errors import require
 
 OVER = ("non_noise", "all")
+WHEN_FULL = ("drop_oldest", "drop_newest")
 
 
 class NDR(Regularizer):
@@ -26,13 +27,18 @@ class NDR(Regularizer):
     term is computed. Two matrix products, (B, D)·(D, Q) and (B, Q)·(Q,); the term is 0 where there is nobody
     to keep away, or nothing to keep away from.
 
-    Departures from public code: a full memory drops its oldest entries, not its newest; it is part of a
-    checkpoint, and the same on every rank. Each micro-batch of an accumulated step counts as a step of it.
+    Departures from public code: a full memory drops its oldest entries, not its newest (`when_full`), and the
+    ramp has no steps (`ramp`); the memory is part of a checkpoint, and the same on every rank. Each
+    micro-batch of an accumulated step counts as a step of it.
 
     Args:
         weight: of the term at the end of the ramp, > 0.
-        ramp: how the weight gets there: "epoch", epoch/num_epoch; a number of steps, linearly; None: at once.
+        ramp: how the weight gets there: "epoch", epoch/num_epoch, which rises with every step; "whole_epoch",
+            the same but constant within an epoch and 0 in the first, as the published runs; a number of
+            steps, linearly; None: at once.
         memory_size: entries, >= 1.
+        when_full: "drop_oldest" makes room for new entries; "drop_newest" takes none until old ones have
+            left, as the published runs.
         max_age: steps after which an entry leaves, its first included, >= 1.
         max_cos: cosine, in (-1, 1].
         min_k: in [-1, 1).
@@ -48,6 +54,7 @@ class NDR(Regularizer):
         weight: float = 10.0,
         ramp: str | float | None = "epoch",
         memory_size: int = 300,
+        when_full: str = "drop_oldest",
         max_age: int = 1000,
         max_cos: float = 0.5,
         min_k: float = 0.2,
@@ -60,26 +67,29 @@ class NDR(Regularizer):
         super().__init__()
         require(0 < weight < math.inf, "weight", weight, "> 0")
         is_number = isinstance(ramp, int | float) and not isinstance(ramp, bool) and 0 < ramp < math.inf
-        require(is_number or ramp in ("epoch", None), "ramp", ramp, "'epoch', a number of steps > 0, or None")
+        allowed = "'epoch', 'whole_epoch', a number of steps > 0, or None"
+        require(is_number or ramp in ("epoch", "whole_epoch", None), "ramp", ramp, allowed)
+        require(when_full in WHEN_FULL, "when_full", when_full, f"one of {WHEN_FULL}")
         for name, count in (("memory_size", memory_size), ("max_age", max_age)):
             require(isinstance(count, int) and count >= 1, name, count, "a whole number >= 1")
         require(-1 < max_cos <= 1, "max_cos", max_cos, "in (-1, 1] (a cosine)")
         require(-1 <= min_k < 1, "min_k", min_k, "in [-1, 1)")
         require(over in OVER, "over", over, f"one of {OVER}")
-        self.weight, self.ramp, self.over = weight, ramp, over
+        self.weight, self.ramp, self.over, self.when_full = weight, ramp, over, when_full
         self.memory_size, self.max_age, self.max_cos, self.min_k = memory_size, max_age, max_cos, min_k
         self.quality = FeatureQuality(h, t_alpha, initial_mean, initial_std)
         self.progress = None if ramp else 1.0  # share of the weight
 
     def prepare(self, num_local: int, embedding_size: int) -> None:
-        # Oldest first; what is free, at the beginning, is 0.
+        # Oldest first; what is free is 0.
         self.register_buffer("memory", torch.zeros(self.memory_size, embedding_size))
         self.register_buffer("steps_left", torch.zeros(self.memory_size, dtype=torch.int64))
 
     def set_progress(self, step: int, epoch: float, num_epoch: float) -> None:
-        if self.ramp == "epoch":
-            require(num_epoch > 0, "num_epoch", num_epoch, "> 0 for ndr's ramp='epoch'")
-            self.progress = min(epoch / num_epoch, 1.0)
+        if self.ramp in ("epoch", "whole_epoch"):
+            require(num_epoch > 0, "num_epoch", num_epoch, f"> 0 for ndr's ramp={self.ramp!r}")
+            done = epoch if self.ramp == "epoch" else math.floor(epoch)
+            self.progress = min(done / num_epoch, 1.0)
         elif self.ramp:
             self.progress = min(step / self.ramp, 1.0)
 
@@ -90,9 +100,12 @@ class NDR(Regularizer):
         left = torch.cat([(self.steps_left - 1).clamp_min(0), arriving])
         entries = torch.cat([self.memory, batch.embeddings])
         entries = torch.where(left[:, None] > 0, entries, 0)
-        newest = (left > 0).int().argsort(stable=True)[-self.memory_size :]
-        self.memory.copy_(entries[newest])
-        self.steps_left.copy_(left[newest])
+        if self.when_full == "drop_oldest":
+            kept = (left > 0).int().argsort(stable=True)[-self.memory_size :]
+        else:
+            kept = (left <= 0).int().argsort(stable=True)[: self.memory_size]
+        self.memory.copy_(entries[kept])
+        self.steps_left.copy_(left[kept])
 
     def is_noise(self, batch: Batch) -> Tensor:
         """`(B,)`, bool."""

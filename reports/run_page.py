@@ -28,7 +28,7 @@ OF_EVERY_RUN = ("kind", "step", "epoch", "loss", "lr", "images_per_second")
 
 def write_run_page(folder: str | Path, html: str | Path) -> None:
     """Make the page of the run in `folder`, and write it to the file `html`."""
-    Path(html).write_text(run_page(read_run(folder)).html(), encoding="utf-8")
+    Path(html).write_text(run_page(read_run(folder)).html(), encoding="utf-8", errors="backslashreplace")
 
 
 def run_page(run: RunFiles) -> Page:

@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "training": "backbones configs dataset ranks reports utils",
     "classifier": "losses utils",
     "partial_fc": "classifier losses utils",
-    "eval": "backbones dataset ranks reports utils",
+    "eval": "backbones dataset loading ranks reports utils",
 }
 SCRIPTS = dict.fromkeys(["tools", "benchmarks", "train_v2"], " ".join(MAY_IMPORT))
 MAY_IMPORT |= SCRIPTS

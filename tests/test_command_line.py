@@ -19,10 +19,11 @@ run_script(main)
 """
 
 
-def run(body: str, **environment: str) -> subprocess.CompletedProcess:
+def run(body: str, added: str = "", **environment: str) -> subprocess.CompletedProcess:
     script = SCRIPT.format(root=str(ROOT), body=body)
     env = {key: value for key, value in os.environ.items() if key not in ("RANK", "WORLD_SIZE")} | environment
-    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, env=env)
+    command = [sys.executable, "-c", script, *([added, "config", "--out", "x"] if added else [])]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, env=env)
 
 
 @pytest.mark.parametrize(
@@ -30,6 +31,7 @@ def run(body: str, **environment: str) -> subprocess.CompletedProcess:
     [
         ("raise ValueError('first\\nsecond')", "error: first second"),
         ("open('/no/such/file')", "error: No such file or directory: '/no/such/file'"),
+        ("raise ValueError('a\\\\b\\r\\x1b[2J')", "error: a\\b\\r\\x1b[2J"),
         ("raise FileNotFoundError('config x does not exist')", "error: config x does not exist"),
         ("raise ValueError", "error: ValueError"),
     ],
@@ -108,3 +110,15 @@ def test_a_mistake_that_every_rank_makes_is_one_line_under_torchrun(tmp_path):
     assert done.returncode == 1
     assert [line for line in done.stderr.splitlines() if line.startswith("error")] == ["error: bad"]
     assert re.search(r"\n  traceback : error: bad\n", done.stderr), "it is in torchrun's own report too"
+
+
+@pytest.mark.parametrize("spelling", ["--local-rank=0", "--local_rank=1"])
+def test_what_torch_distributed_launch_adds_to_the_command_is_no_argument(spelling):
+    done = run("sys.argv[1:] == ['config', '--out', 'x'] or open(str(sys.argv))", added=spelling)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_an_ascii_terminal_shows_what_it_can_and_the_script_ends_well():
+    done = run("print('accuracy 0.9 ± 0.1 of \\udcff.jpg')", PYTHONIOENCODING="ascii", LC_ALL="C")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "accuracy 0.9 \\xb1 0.1 of \\udcff.jpg\n"

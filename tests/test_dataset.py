@@ -11,8 +11,9 @@ import torch
 
 from dataset import FolderDataset, MergedDataset, RecordDataset, SyntheticDataset, get_dataset, to_input
 from helpers.records import GOLDENS, picture, png, settings, write_rec, write_rec_with_header
-from utils import record_layout
-from utils.recordio import RecordError
+from loading import record_layout
+from loading.image_files import IMAGE_SUFFIXES
+from utils.recordio import IndexedRecordWriter, RecordError
 
 FACTS = json.loads((GOLDENS / "recordio.json").read_text())
 
@@ -77,6 +78,17 @@ def test_the_header_is_checked_against_the_index(tmp_path):
         RecordDataset(tmp_path)
 
 
+@pytest.mark.parametrize(("announced", "payload"), [((4, 9), b""), ((4, 4), b""), ((4, 9), b"no image")])
+def test_a_header_without_its_identity_records_or_with_a_payload_is_one(announced, payload, tmp_path):
+    with IndexedRecordWriter(tmp_path / "train.idx", tmp_path / "train.rec") as records:
+        records.write(0, announced, payload)
+        for key, label in enumerate([0, 2, 1], start=1):
+            records.write(key, label, png(picture(key)))
+    dataset = RecordDataset(tmp_path)
+    assert (len(dataset), dataset.num_classes, labels_of(dataset)) == (3, 3, [0, 2, 1])
+    assert np.array_equal(dataset.read(0)[0], picture(1))
+
+
 def test_an_identity_record_that_points_elsewhere_is_refused(tmp_path):
     with pytest.raises(RecordError, match=r"record 5 should hold .* within 1…4, but holds \[3\.0, 9\.0\]"):
         RecordDataset(write_rec_with_header(tmp_path, [0, 0, 1], [(1, 3), (3, 9)]))
@@ -97,6 +109,12 @@ def test_property_declares_the_class_range(tmp_path):
     (tmp_path / "property").write_text("3,112,112")
     with pytest.raises(RecordError, match=r"record 1 has label 3; allowed: 0…2 \(property\)"):
         RecordDataset(tmp_path)
+
+
+def test_a_property_with_the_mark_of_windows_editors_is_read(tmp_path):
+    write_rec(tmp_path, [0, 3])
+    (tmp_path / "property").write_text("\ufeff6,112,112\r\n", encoding="utf-8")
+    assert RecordDataset(tmp_path).num_classes == 6
 
 
 @pytest.mark.parametrize("text", ["", "six,112,112", "6", "0,112,112", "6,224,224"])
@@ -160,6 +178,79 @@ def test_a_folder_gives_a_class_for_each_subfolder_with_images(tmp_path):
     assert (len(dataset), dataset.num_classes, dataset.identities) == (3, 2, ["a", "b"])
     assert labels_of(dataset) == dataset.labels().tolist() == [0, 1, 1]
     assert np.array_equal(dataset.read(1)[0], picture(1))
+
+
+@pytest.mark.parametrize("suffix", [s for s in IMAGE_SUFFIXES if s not in (".jfif", ".pgm")])
+def test_every_suffix_that_counts_is_of_a_format_that_is_read(suffix, tmp_path):
+    encoded = cv2.imencode(suffix, picture(0))[1].tobytes()
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"1{suffix.upper()}").write_bytes(encoded)
+    assert FolderDataset(tmp_path)[1][1] == 1
+
+
+def test_what_is_left_out_is_counted_and_what_a_system_leaves_is_not(tmp_path):
+    write_folder(tmp_path)
+    for name in ("a/._x.jpg", "a/Thumbs.db", "a/.DS_Store", "a/x.heic", "b/y.HEIC", "b/none"):
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "a" / "backup.jpg").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "1.webp").write_bytes(png(picture(0)))
+    (tmp_path / "d").symlink_to(tmp_path / "elsewhere")
+    dataset = FolderDataset(tmp_path)
+    assert dataset.identities == ["a", "b", "d", "elsewhere"]
+    assert len(dataset) == 5
+    assert dataset.left_out == [
+        "4 files that are no images by their suffix (2 .heic, 1 no suffix, 1 .txt)",
+        f"1 images beside the identities' folders, directly in {tmp_path}",
+        "1 folders inside identities' folders",
+        "1 folders without an image",
+    ]
+    assert "left out: 4 files" in get_dataset(settings(rec=str(tmp_path))).warnings[0]
+
+
+def test_a_rec_of_another_name_is_found_and_may_be_named_itself(tmp_path):
+    folder = write_rec(tmp_path / "named", [0, 1])
+    for suffix in (".rec", ".idx"):
+        (folder / f"train{suffix}").rename(folder / f"mydata{suffix}")
+    for rec in (folder, folder / "mydata.rec"):
+        assert len(get_dataset(settings(rec=str(rec)))) == 2
+    shutil.copy(folder / "mydata.rec", folder / "other.rec")
+    with pytest.raises(RecordError, match=r"holds mydata\.rec, other\.rec: name one of them"):
+        get_dataset(settings(rec=str(folder)))
+    with pytest.raises(RecordError, match=r"other\.rec has no other\.idx beside it"):
+        get_dataset(settings(rec=str(folder / "other.rec")))
+
+
+def test_one_identity_alone_is_refused(tmp_path):
+    write_folder(tmp_path)
+    shutil.rmtree(tmp_path / "b")
+    for num_classes in (None, 5):
+        with pytest.raises(ValueError, match="has one identity only: there is nobody to tell it from"):
+            get_dataset(settings(rec=str(tmp_path), num_classes=num_classes))
+
+
+@pytest.mark.parametrize(
+    ("labels", "warning"),
+    [
+        ([0, 1, 2], None),
+        ([1, 2, 3], "1 of 4 classes have no image: its labels begin at 1, not at 0"),
+        (list(range(1, 150)), "1 of 150 classes have no image: its labels begin at 1, not at 0"),
+        ([0, 7, 3], "5 of 8 classes have no image"),
+    ],
+)
+def test_classes_without_images_are_warned_of(labels, warning, tmp_path):
+    write_rec(tmp_path, labels, dict.fromkeys(range(len(labels)), b"x"))
+    found = RecordDataset(tmp_path).warnings
+    assert [text.removeprefix(f"{tmp_path}/train.rec: ") for text in found] == ([warning] if warning else [])
+
+
+def test_labels_that_leave_out_most_of_their_range_are_refused_unless_it_is_declared(tmp_path):
+    write_rec(tmp_path, [0, 40, 99])
+    with pytest.raises(RecordError, match=r"go up to 99, but only 3 of them occur: .*num_classes=100"):
+        RecordDataset(tmp_path)
+    dataset = RecordDataset(tmp_path, num_classes=100)
+    assert (dataset.num_classes, len(dataset.warnings)) == (100, 1)
 
 
 def test_a_folder_names_the_file_that_cannot_be_used(tmp_path):
@@ -279,6 +370,6 @@ def test_content_tells_data_apart_without_reading_an_image(tmp_path, monkeypatch
         file.write(bytes(4))
     assert content(unreadable) == {"images": first["images"]}
 
-    monkeypatch.setattr("utils.record_layout.SCAN_LIMIT", 3)
-    monkeypatch.setattr("utils.record_layout.NUM_LABELS", 2)
+    monkeypatch.setattr("loading.record_layout.SCAN_LIMIT", 3)
+    monkeypatch.setattr("loading.record_layout.NUM_LABELS", 2)
     assert RecordDataset(tmp_path / "a").content()["labels"][0].tolist() == [0, 3]

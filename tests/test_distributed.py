@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import time
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -139,6 +140,24 @@ def test_more_ranks_than_gpus_is_an_error_with_the_way_out(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(ValueError, match=r"2 GPU.*rank 3.*nproc_per_node"):
         start_process_group()
+
+
+@pytest.mark.parametrize(("launched_by_torchrun", "place"), [(False, 0), (True, None)])
+def test_a_task_that_sees_one_gpu_takes_it_unless_torchrun_shows_the_same_to_all(
+    launched_by_torchrun, place, monkeypatch
+):
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    if launched_by_torchrun:
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    taken = []
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda *args, **options: None)
+    with pytest.raises(ValueError, match=r"1 GPU.*rank 3") if launched_by_torchrun else nullcontext():
+        start_process_group()
+    assert [device.index for device in taken] == ([] if launched_by_torchrun else [place])
 
 
 def fail_on_rank_1() -> None:

@@ -1,6 +1,7 @@
 """IJB on features made by hand: numbers worked out on paper, and by the published steps on whole matrices."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -155,6 +156,26 @@ def test_random_features_score_what_the_published_steps_give(noise):
     assert 0 < many.legacy.rank_interval.max() < 0.3
 
 
+@pytest.mark.parametrize("convention", ["N1D1F1", "N1D0F1", "N0D1F1", "N0D0F0", "N1D1F0"])
+def test_a_dead_network_scores_0_on_templates_of_different_sizes(convention):
+    rng = np.random.default_rng(0)
+    ijb = benchmark(30)
+    images = np.repeat(np.arange(60), rng.integers(1, 9, 60))  # the template of each image
+    ijb = replace(
+        ijb,
+        templates=images,
+        media=rng.integers(0, 3, len(images)),
+        detector_scores=rng.uniform(0.5, 1, len(images)),
+    )
+    one = np.tile(rng.normal(size=(1, 64)).astype(np.float32), (len(images), 1))
+    made = build_templates(ijb, one, 0.7 * one, convention_of(convention))
+    assert np.linalg.norm(made.features, axis=1) == pytest.approx(np.ones(60))
+    found, many = verify(ijb, made), identify(ijb, made)
+    assert found.tar.tolist() == [0] * 6
+    for rates in (many.legacy, many.probe):
+        assert (rates.rank.tolist(), rates.tpir.tolist()) == ([0, 0, 0], [0, 0])
+
+
 def test_a_dead_network_identifies_nobody():
     many = identify(benchmark(30), templates(np.ones((60, 3))))
     assert many.legacy.tpir.tolist() == many.probe.tpir.tolist() == [0, 0]
@@ -222,6 +243,19 @@ def test_the_script_writes_the_same_numbers_twice_each_beside_its_convention(tmp
     for text in (" ".join(printed.split()), (results.parent / "report.html").read_text()):
         for note in ("N1: ", "D1: ", "F1: ", "legacy: ", "probe: ", "too few pairs: ", "± "):
             assert note in text
+
+
+def test_without_lists_of_1_n_the_script_reports_1_1_and_says_so(tmp_path, monkeypatch, capsys):
+    write_ijb(tmp_path / "data")
+    for file in (tmp_path / "data/IJBC/meta").glob("*_1N_*"):
+        file.unlink()
+    model = save_small_model(tmp_path / "model.pt")
+    run_here(monkeypatch, eval_ijb.main, "--model", model, "--data", tmp_path / "data")
+    printed = capsys.readouterr().out
+    assert "IJBC 1:1, TAR % at FAR, of 28 pairs" in printed
+    assert "IJBC 1:N is left out: its lists ijbc_1N_*.csv are not there." in printed
+    found = json.loads((tmp_path / "model.pt.ijb" / "results.json").read_text())
+    assert found["IJBC"]["insightface N1D1F1"].keys() == {"1:1"}
 
 
 def test_mistakes_are_reported_before_the_network_is_loaded(tmp_path, monkeypatch):

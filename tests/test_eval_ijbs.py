@@ -148,6 +148,15 @@ def test_a_template_is_the_unit_mean_of_its_frames():
             assert template == pytest.approx(mean / (np.linalg.norm(mean) or 1), abs=1e-12)
 
 
+def test_templates_of_a_dead_network_are_equal_to_the_bit_and_0_without_a_face():
+    one = np.random.default_rng(0).normal(size=64).astype(np.float32)
+    sums = sum_sightings(np.tile(one, (40, 1)), np.sort(np.arange(40) % 7), 8)  # 7 has no frame
+    parts, starts = np.arange(8), np.array([0, 1, 3, 6, 7])
+    found = templates_of_sightings(sums, parts, starts, dead=True)
+    assert (found[:4] == found[0]).all()
+    assert np.linalg.norm(found, axis=1) == pytest.approx([1, 1, 1, 1, 0])
+
+
 # --------------------------------------------------------------------------------------------- the script
 
 
@@ -268,6 +277,7 @@ def test_what_is_left_out_of_the_probes_is_said_on_screen_and_page(tmp_path, tre
     assert said in " ".join(capsys.readouterr().out.split())
     assert said in (out / "report.html").read_text()
     assert numbers(out)["left_out"] == {probes.name: unknown}
+    assert "1 templates have no face and score 0 with everything" in (out / "report.html").read_text()
     assert numbers(out)["UAV-surveillance-to-booking"]["probes"] == 3
 
 

@@ -16,7 +16,7 @@ from eval.eval_robustness import accuracy_table, marked, measure, names_of, warn
 from eval.features import extract
 from eval.metrics import normalise
 from eval.readers.bin_sets import load_bin, save_bin
-from eval.robustness.curves import Correlation, Curve, robustness_curve
+from eval.robustness.curves import Correlation, Curve, order_warnings, robustness_curve
 from eval.robustness.pairs import choose_pairs
 from eval.robustness.perturbations import PERTURBATIONS
 from eval.verification import score
@@ -108,6 +108,17 @@ def test_the_clean_point_is_what_verification_says(bins):
     assert curve.accuracy.tolist() == [expected.mean]
     assert curve.std.tolist() == [expected.std]
     assert curve.norms.mean() == pytest.approx(expected.xnorm)
+
+
+def test_a_set_that_is_sorted_by_kind_is_warned_of_once():
+    order = np.argsort(~SAME, kind="stable")
+    views = pairs_at(10, 90).reshape(2, NUM_PAIRS, 2, 2)[:, order].reshape(2, -1, 2)
+    curves = {kind: robustness_curve((0,), [views], SAME[order]) for kind in ("shift", "blur")}
+    assert [text[:26] for text in order_warnings({"model": {"mine": curves}})] == [
+        "Warning: mine: 10 of the 1"
+    ]
+    mixed = {"shift": robustness_curve((0,), [pairs_at(10, 90)], SAME)}
+    assert order_warnings({"model": {"mine": mixed}}) == []
 
 
 def test_a_network_that_knows_places_suffers_from_every_shift(bins):

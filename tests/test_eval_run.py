@@ -70,6 +70,35 @@ def test_a_repeated_evaluation_neither_runs_the_network_nor_reads_images(
     assert [path.suffix for path in (tmp_path / CACHE).iterdir()] == [".npz"]
 
 
+def test_a_folder_of_another_protocol_is_refused_and_of_the_same_one_replaced(tmp_path, model):
+    args = parsed(model, tmp_path / "out")
+    for _ in range(2):
+        with evaluation(args, "x", "TinyFace") as run:
+            run.report.write(run.out)
+    kept = (tmp_path / "out" / "results.json").read_bytes()
+    with pytest.raises(ValueError, match=r"out holds the results of TinyFace, which those of"):
+        evaluation(args, "y", "IJB-S").__enter__()
+    assert (tmp_path / "out" / "results.json").read_bytes() == kept
+
+
+def test_features_that_cannot_be_kept_cost_a_warning_and_numbers_are_printed_before_anything_is_written(
+    tmp_path, model, folder, capsys, monkeypatch
+):
+    (tmp_path / CACHE).write_text("in the way")
+    with evaluation(parsed(model, tmp_path / "out"), "x", "X") as run:
+        assert run.features(AlignedFaces(folder))[0].shape == (3, 32)
+        monkeypatch.setattr("eval.report.write_json", None)
+        with pytest.raises(TypeError):
+            run.report.write(run.out)
+    assert "Warning: features were not kept: " in capsys.readouterr().out
+
+
+def test_an_output_that_cannot_be_written_is_found_before_the_network_is_loaded(tmp_path, model):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(NotADirectoryError, match="file/out"):
+        evaluation(parsed("none.pt", tmp_path / "file" / "out"), "x", "X").__enter__()
+
+
 def test_another_model_precision_or_image_is_another_key(tmp_path, model, folder):
     faces = AlignedFaces(folder)
     array = faces[0:3]

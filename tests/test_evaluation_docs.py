@@ -20,6 +20,7 @@ SECTIONS = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", TEXT, re.MULTILINE | 
 COMMANDS = re.findall(
     r"^    (?:python|torchrun --nproc_per_node=\d+) ((?:eval|tools)/\w+\.py .*)$", TEXT, re.MULTILINE
 )
+MAKE_BIN = ROOT / "tools" / "make_bin.py"
 SHARED = [ROOT / "eval" / "run.py", ROOT / "eval" / "models.py"]  # what adds options for all
 SCRIPTS = [path for path in sorted((ROOT / "eval").glob("*.py")) if "run_script(main)" in path.read_text()]
 
@@ -108,7 +109,7 @@ def test_the_table_of_options_is_complete():
 
 def test_every_option_that_is_named_is_one_of_some_script():
     named = set(re.findall(r"`(--[a-z-]+)`", TEXT))
-    known = {word for script in [*SHARED, *SCRIPTS] for word in options_in(script)}
+    known = {word for script in [*SHARED, *SCRIPTS, MAKE_BIN] for word in options_in(script)}
     assert "--flip" in named
     assert named <= known
 

@@ -87,7 +87,7 @@ def test_precision_changes_the_arithmetic_and_little_else(images):
 
 
 def test_unusable_requests_are_errors(images):
-    for bad in (images[:, :96], images.astype(np.float32), images[0], images[:0]):
+    for bad in (images[:, :96], images.astype(np.float32), images[0], images[:0], list(images)):
         with pytest.raises(
             ValueError, match=r"expected uint8 .* each an aligned face of 112x112 pixels \(tools/align\.py"
         ):

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from helpers.disk import file_size_limit
-from utils.files import remove_partial_files, whole_file, whole_files, whole_folder, write_json
+from utils.files import remove_partial_files, try_writing, whole_file, whole_files, whole_folder, write_json
 from utils.run_info import ROOT
 from utils.seeds import seed_of
 
@@ -141,3 +141,15 @@ def test_seeds_differ_in_each_number_and_repeat():
     assert len(seeds) == len(numbers)
     assert all(0 <= seed < 2**63 for seed in seeds)
     assert seed_of(1, 2, 3) == seed_of(1, 2, 3)
+
+
+def test_a_place_is_tried_before_the_work_and_nothing_stays_there(tmp_path):
+    for free in (tmp_path / "new.json", tmp_path / "a/b/new.json", tmp_path):
+        try_writing(free)
+    (tmp_path / "file").write_text("")
+    try_writing(tmp_path / "file")
+    with pytest.raises(NotADirectoryError, match=r"file/new\.json"):
+        try_writing(tmp_path / "file" / "new.json")
+    with pytest.raises(FileNotFoundError, match="/proc/none"):
+        try_writing("/proc/none")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

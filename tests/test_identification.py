@@ -179,3 +179,14 @@ def test_a_feature_that_is_not_a_number_is_reported():
         search(np.eye(3), broken, np.arange(3), np.arange(3))
     with pytest.raises(ValueError, match="the feature of probe 1 is not finite"):
         legacy_tpir(broken, np.eye(3), np.arange(3), np.arange(3), [0.5])
+
+
+@pytest.mark.parametrize("shape", [(1, 2), (7, 33), (60, 129)])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_dead_network_finds_nobody_whatever_the_sizes(shape, dtype):
+    rng = np.random.default_rng(0)
+    one = normalise(rng.normal(size=(1, 512))).astype(dtype)
+    ids = np.arange(shape[1])
+    found = search(np.repeat(one, shape[0], axis=0), np.repeat(one, shape[1], axis=0), ids[: shape[0]], ids)
+    assert (found.mate_rank == shape[1]).all()
+    assert found.mate_score == pytest.approx(np.ones(shape[0]), abs=1e-5)

@@ -121,3 +121,10 @@ def test_a_missing_list_is_named(tree):
     (tree / "IJBC" / "meta" / G1).unlink()
     with pytest.raises(FileNotFoundError, match=r"no file .*ijbc_1N_gallery_G1.csv"):
         load_ijb(tree, "IJBC")
+
+
+def test_without_any_list_of_1_n_there_is_1_1_alone(tree):
+    for file in (tree / "IJBC" / "meta").glob("*_1N_*"):
+        file.unlink()
+    ijb = load_ijb(tree, "IJBC")
+    assert (ijb.galleries, ijb.probes, len(ijb.pairs)) == (None, None, 28)

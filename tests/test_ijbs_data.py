@@ -70,6 +70,17 @@ def test_probes_unknown_to_the_metadata_are_left_out_and_named(tmp_path):
         assert np.array_equal(ours.probes, theirs.probes)
 
 
+def test_files_that_are_listed_twice_and_photographs_of_two_people_are_named(tmp_path):
+    write_csv_files(tmp_path)
+    path = tmp_path / "cs6_uav_to_single-booking_probe.csv"
+    path.write_text(path.read_text() + "img/90.jpg\nvideos/88.mp4\nvideos/88.mp4\n")
+    metadata = tmp_path / "cs6_metadata.csv"
+    metadata.write_text(metadata.read_text() + "20,img/90.jpg,4,5,60,70\n")
+    found = read_protocols(tmp_path)
+    assert (found.twice, found.several) == ({path.name: ["img/90.jpg"]}, {path.name: ["img/90.jpg"]})
+    assert len(found.protocols[-1].probes) == 4  # two people in the video, two on the photograph
+
+
 SINGLE = "galleries/cs6_surveillance_to_single_g1.csv"
 BOOKING = "galleries/cs6_surveillance_to_booking_g2.csv"
 VIDEO = "galleries/cs6_surveillance_to_surveillance_g1.csv"
@@ -128,7 +139,7 @@ META = "cs6_metadata.csv"
             "cs6_metadata.csv has nobody in its 2 files: 2 .videos/8.mp4, img/7.jpg",
         ),
         (PROBE, "videos/2.mp4", "videos/2.mp4,7", "line 2: 2 columns, expected 1"),
-        (PROBE, "videos/3.mp4\n", "videos/3.mp4\n\n", "line 4: it is empty"),
+        (PROBE, "videos/3.mp4\n", "\nvideos/3.mp4\n", "line 3: it is empty"),
         (PROBE, "FILENAME\n", "", "line 1: expected a header, got 'videos/2.mp4'"),
         (PROBE, "videos/2.mp4\nvideos/3.mp4\n", "", "holds no rows"),
         (
@@ -221,7 +232,8 @@ def test_mistakes_among_frames_are_reported(tmp_path):
         ),
         ("30/img_30.jpg\n30/img_30.jpg", ValueError, "list.txt line 2: 30/img_30.jpg is in line 1 already"),
         ("30/img_30.jpg\n30/face.jpg", ValueError, "list.txt line 2: '30/face.jpg' is not <subject>/videos"),
-        ("30/img_30.jpg\n\n", ValueError, "list.txt line 2: it is empty"),
+        ("30/img_30.jpg\n\n40/img_40.jpg", ValueError, "list.txt line 2: it is empty"),
+        ("../x/30/img_30.jpg", ValueError, "list.txt line 1: '../x/30/img_30.jpg' does not lie below"),
         ("0 30/img_30.jpg\n", ValueError, "list.txt line 1: 2 columns, expected 1"),
     ):
         listed.write_text(text)

@@ -42,6 +42,15 @@ def test_duplicate_stems_are_listed(tmp_path):
         index_images(folder)
 
 
+def test_linked_folders_are_searched_once_and_what_systems_leave_is_not_taken(tmp_path):
+    far = touch(tmp_path / "far", "1_1.jpg", "._1_1.jpg", "__MACOSX/5_1.jpg", ".cache/6_1.jpg")
+    folder = touch(tmp_path / "set", "2_1.webp", "Thumbs.db")
+    (folder / "3_1.jpg").mkdir()
+    (folder / "part").symlink_to(far)
+    (folder / "round").symlink_to(folder)
+    assert list(index_images(folder)) == ["1_1", "2_1"]
+
+
 def test_missing_images_are_counted_and_the_first_few_listed(tmp_path):
     folder = touch(tmp_path / "aligned", "1_0.jpg")
     stems = [f"1_{i}" for i in range(9)]

@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from configs import base
-from helpers.job_files import MS1MV3_R50, WF42M_PFC02, load, write_job
+from helpers.job_files import AROFACE_WF4M, MS1MV3_R50, WF42M_PFC02, load, write_job
 from losses import build_loss
-from utils.config import get_config
+from training.lr_scheduler import Schedule
+from utils.config import get_config, verification_files
 
 
 def test_insightface_config_of_ms1mv3_means_the_same_training(tmp_path):
@@ -67,8 +68,36 @@ def test_a_setting_without_use_may_be_off_but_not_on(key, off):
         load(f"{key}=true")
 
 
-def test_an_override_can_turn_off_what_a_file_turned_on(tmp_path):
-    path = write_job(tmp_path, MS1MV3_R50 + "config.dali = True\n")
+def test_a_file_that_asks_for_dali_gets_this_loader_and_one_line(tmp_path):
+    cfg = get_config(write_job(tmp_path, MS1MV3_R50 + "config.dali = True\nconfig.dali_aug = True\n"))
+    assert len(cfg.warnings) == 1
+    assert "without the augmentations of dali_aug" in cfg.warnings[0]
+    assert get_config(write_job(tmp_path, MS1MV3_R50)).warnings == ()
     with pytest.raises(ValueError, match="dali=True has no use here"):
-        get_config(path)
-    assert get_config(path, ["dali=false"]).network == "r50"
+        get_config(write_job(tmp_path, MS1MV3_R50), ["dali=true"])
+
+
+def test_positives_only_is_a_sample_rate(tmp_path):
+    assert get_config(write_job(tmp_path, MS1MV3_R50 + "config.sample_rate = 0\n")).sample_rate == 0
+
+
+def test_aroface_s_keys_become_its_settings_and_its_learning_rate_follows_the_ranks(tmp_path):
+    cfg = get_config(write_job(tmp_path, AROFACE_WF4M))
+    hyper = {"ratio": 0.75, "eta_scale": 0.1, "eta_theta": 0.3, "eta_t": 0.2}
+    assert cfg.aroface == hyper | {"mixing": "independent", "exact_identity": False}
+    assert (cfg.lr, cfg.lr_reference_batch) == (pytest.approx(0.1), 1024)
+    assert Schedule(cfg, 100, 512).base_lr == pytest.approx(0.05)  # what its line gives on its four GPUs
+    assert cfg.loss_args["gradient"] == "straight_through"
+    literal = AROFACE_WF4M.replace("config.ngpus = 4\n", "").replace("config.ngpus", "4")
+    assert (get_config(write_job(tmp_path, literal)).lr, cfg.aroface["ratio"]) == (0.05, 0.75)
+
+
+def test_verification_sets_of_a_foreign_file_may_be_missing_unless_they_are_asked_for(tmp_path, caplog):
+    (tmp_path / "lfw.bin").touch()
+    path = write_job(tmp_path, MS1MV3_R50)
+    caplog.set_level("INFO", "lqface")
+    found = verification_files(get_config(path, [f"rec={tmp_path}"]))
+    assert list(found) == ["lfw"]
+    assert caplog.text.count("does not exist; it is left out") == 2
+    with pytest.raises(FileNotFoundError, match=r"cfp_fp\.bin"):
+        verification_files(get_config(path, [f"rec={tmp_path}", "val_targets=cfp_fp"]))

@@ -78,7 +78,8 @@ def wait(log, clock, seconds):
 
 
 def result(mean=0.9, xnorm=21.5):
-    return SimpleNamespace(accuracy=np.array([mean - 0.02, mean + 0.02]), val=0.5, far=0.001, xnorm=xnorm)
+    numbers = {"val": 0.5, "far": 0.001, "enough_pairs": True, "xnorm": xnorm}
+    return SimpleNamespace(accuracy=np.array([mean - 0.02, mean + 0.02]), **numbers)
 
 
 def test_a_line_says_step_loss_rate_speed_wait_remaining_time_and_memory(tmp_path, monkeypatch, capsys):

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from eval.readers.bin_sets import load_bin
+from eval.readers.pair_lists import read_pairs
 from helpers.evaluation_runs import ROOT, png, run
 
 
@@ -42,6 +43,18 @@ def test_a_folder_and_a_list_of_pairs_become_a_set(faces, name, text):
     assert issame.tolist() == [True, False]
 
 
+@pytest.mark.parametrize(("more", "alternates"), [((), True), (("--keep-order",), False)])
+def test_a_list_that_is_sorted_by_kind_is_interleaved_unless_its_order_is_to_stay(faces, more, alternates):
+    rows = ["Ann/Ann_0001.png,Ann/Ann_0002.png,1"] * 10 + ["Ann/Ann_0002.png,Bob_B/Bob_B_0001.png,0"] * 10
+    (faces / "pairs.csv").write_text("\n".join(rows) + "\n")
+    done = make_bin(faces, "pairs.csv", *more)
+    assert ("its pairs were interleaved" if alternates else "warning: folds hold one kind") in done.stdout
+    images, issame = load_bin(faces / "x.bin")
+    assert issame.tolist() == [True, False] * 10 if alternates else [True] * 10 + [False] * 10
+    second = images[1::2, 0, 0]
+    assert [pixel.tolist() == [20, 0, 0] for pixel in second] == issame.tolist()  # images go with their pair
+
+
 def test_a_crop_is_cut_out_of_larger_images(faces):
     for number in (1, 2):
         image = np.zeros((250, 250, 3), np.uint8)
@@ -71,3 +84,46 @@ def test_a_list_that_does_not_fit_is_reported_with_its_line(faces, name, text, m
     assert (failed.returncode, failed.stderr.count("\n")) == (1, 1)
     assert message in failed.stderr
     assert not (faces / "x.bin").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("pairs.csv", "\ufeff" + CSV_PAIRS),
+        ("pairs.csv", CSV_PAIRS.replace(",", " , ") + " , ,\n"),
+        ("pairs.txt", "\ufeff" + LFW_PAIRS),
+    ],
+)
+def test_lists_as_windows_and_excel_save_them_are_read(faces, name, data):
+    (faces / name).write_text(data, encoding="utf-8")
+    pairs = read_pairs(faces / name, faces)
+    assert [(first.name, second.name, same) for first, second, same in pairs] == [
+        ("Ann_0001.png", "Ann_0002.png", True),
+        ("Ann_0002.png", "Bob_B_0001.png", False),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        (
+            "pairs.csv",
+            CSV_PAIRS.encode("utf-16"),
+            r"pairs\.csv is no text in UTF-8 .*it is UTF-16",
+        ),
+        ("pairs.txt", "Zoë 1 2".encode("latin-1"), r"pairs\.txt is no text in UTF-8"),
+        ("pairs.csv", b"a" * 200_000, r"pairs\.csv: field larger than field limit"),
+        ("pairs.csv", b"../Ann/1.png,b.png,1", r"line 1: '\.\./Ann/1\.png' does not lie below"),
+        ("pairs.csv", b"a.png,/etc/b.png,1", r"line 1: '/etc/b\.png' does not lie below"),
+        ("pairs.txt", b"../Ann 1 2", r"line 1: .* does not lie below"),
+    ],
+)
+def test_a_list_that_is_no_text_or_leads_elsewhere_is_named(faces, name, data, message):
+    (faces / name).write_bytes(data)
+    with pytest.raises(ValueError, match=message):
+        read_pairs(faces / name, faces)
+
+
+def test_an_absolute_path_below_the_folder_is_read(faces):
+    (faces / "pairs.csv").write_text(f"{faces}/Ann/Ann_0001.png,Ann/../Ann/Ann_0002.png,1\n")
+    assert all(path.exists() for path in read_pairs(faces / "pairs.csv", faces)[0][:2])

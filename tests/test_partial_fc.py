@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from helpers.head_cases import Case, data, make_head, relative_error, run_case
+from helpers.head_cases import Case, data, errors, make_head, relative_error, run_case
 from helpers.interface_losses import INTERFACE_VARIANTS, Compact, RunningNorm
 from helpers.loss_references import VARIANTS, Variant
 from losses import build_loss, build_regularizer
@@ -42,7 +42,7 @@ def batch(num_classes: int, size: int = 16, embedding_size: int = 8, seed: int =
     num_classes=st.integers(1, 40),
     size=st.integers(1, 20),  # 8 dimensions: some samples' products are kept, those of others are not
     chunk_size=st.integers(1, 45),
-    sample_rate=st.sampled_from([1.0, 0.6, 0.1]),
+    sample_rate=st.sampled_from([1.0, 0.6, 0.1, 0.0]),
     easy=st.booleans(),
     seed=st.integers(0, 2**31),
 )
@@ -363,7 +363,7 @@ def test_an_outer_autocast_changes_neither_loss_nor_streamed_gradients():
 @pytest.mark.parametrize(
     ("setting", "value"),
     [
-        ("sample_rate", 0.0),
+        ("sample_rate", -0.1),
         ("sample_rate", 1.1),
         ("engine", "steam"),
         ("chunk_size", 0),
@@ -392,3 +392,12 @@ def test_a_batch_without_samples_is_an_error_and_not_nan():
 def test_more_embeddings_than_labels_is_an_error():
     with pytest.raises(ValueError, match="3 embeddings, 2 labels"):
         PartialFC(build_loss("arcface"), 4, 5)(torch.ones(3, 4), torch.tensor([1, 2]))
+
+
+@pytest.mark.parametrize("engine", ["dense", "stream"])
+def test_at_sample_rate_0_the_classes_of_the_batch_are_told_from_one_another(engine):
+    case = Case(Variant("arcface"), engine, (9,), chunk_size=4, sample_rate=0.0)
+    result = run_case(case)
+    assert result["sampled"].tolist() == data(case)[1].unique().tolist()
+    for name, error in errors(case, [result]).items():
+        assert error < 1e-5, name

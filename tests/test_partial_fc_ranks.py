@@ -28,10 +28,11 @@ FILTERED = Variant("combined", {"interclass_filtering_threshold": 0.3})
 
 CHUNKED = {"engine": "stream", "chunk_size": 4}
 SETTINGS = [
-    *({"engine": "dense", "sample_rate": rate} for rate in (1.0, 0.5, 0.1)),
+    *({"engine": "dense", "sample_rate": rate} for rate in (1.0, 0.5, 0.0)),
     CHUNKED,
     {"engine": "stream", "chunk_size": 1, "sample_rate": 0.5},
     {"engine": "stream", "sample_rate": 0.1},
+    {"engine": "stream", "sample_rate": 0.0},
 ]
 # Batches by rank, classes, label range; a world of W takes the last W batch sizes.
 SHAPES = {

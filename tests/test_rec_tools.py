@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 
 from dataset import FolderDataset, RecordDataset
+from eval.readers.errors import ListedError
 from helpers.records import picture, png, write_rec
 from tools.inspect_rec import contact_sheet
 from tools.make_rec import make_rec
-from utils.recordio import RecordError
+from tools.record_files import repair
+from utils.recordio import MAGIC_BYTES
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -45,16 +47,34 @@ def test_a_packed_folder_holds_the_same_files_in_the_same_order(folder, tmp_path
     assert [packed.reader.read(key)[0].tolist() for key in (6, 7, 8)] == [[1, 3], [3, 5], [5, 6]]
 
 
-def test_packing_refuses_a_bad_image_and_leaves_nothing(folder, tmp_path):
-    (folder / "bob" / "2.png").write_bytes(b"damaged")
-    with pytest.raises(RecordError, match=rf"{folder}/bob/2\.png: its 7 bytes are no whole image"):
+def test_packing_names_every_bad_image_and_leaves_nothing(folder, tmp_path):
+    for name in ("bob/2.png", "ann/1.png"):
+        (folder / name).write_bytes(b"damaged")
+    with pytest.raises(ListedError, match=r"--skip-bad leaves them out.*ann/1\.png: its 7 bytes.*bob/2\.png"):
         make_rec(folder, tmp_path / "rec")
     assert list((tmp_path / "rec").iterdir()) == []
 
 
+def test_bad_images_are_left_out_on_request_and_labels_have_no_gap(folder, tmp_path):
+    for name in ("ann/1.png", "ann/2.png", "bob/2.png"):
+        (folder / name).write_bytes(b"damaged")
+    done = make_rec(folder, tmp_path / "rec", skip_bad=True)
+    assert done[0] == "2 images of 2 identities"
+    assert done[1].startswith("left out: 3 bad images: ")
+    packed = RecordDataset(tmp_path / "rec")
+    assert [packed[i][1] for i in range(len(packed))] == [0, 1]
+    assert (tmp_path / "rec" / "identities.txt").read_text() == "0\tbob\n1\teve\n"
+
+
+def test_a_name_with_control_characters_stays_on_its_line(folder, tmp_path):
+    (folder / "ann").rename(folder / "a\n1\tb\\")
+    make_rec(folder, tmp_path / "rec")
+    assert (tmp_path / "rec" / "identities.txt").read_text() == "0\ta\\n1\\tb\\\\\n1\tbob\n2\teve\n"
+
+
 def test_packing_overwrites_nothing(folder, tmp_path):
     (tmp_path / "property").write_text("mine")
-    with pytest.raises(FileExistsError, match="property exists already: remove it, or choose another --out"):
+    with pytest.raises(FileExistsError, match="property exists already: remove it, or choose another folder"):
         make_rec(folder, tmp_path)
     assert (tmp_path / "property").read_text() == "mine"
     assert not (tmp_path / "train.rec").exists()
@@ -88,3 +108,36 @@ def test_the_sheet_shows_a_class_a_row(tmp_path):
 def test_inspection_of_nothing_is_one_line(tmp_path):
     done = run_tool("inspect_rec.py", "none", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (1, "error: none: no such folder\n")
+
+
+def test_repair_copies_what_can_be_used_and_counts_the_rest(tmp_path):
+    good, small = png(picture(0)), png(picture(0)[:100])
+    images = {1: b"damaged", 2: small, 5: good[:999]}
+    folder = write_rec(tmp_path / "bad", [2, 0, 0, 0, 0.5, 1e30, 2, 0, 1], images)
+    (folder / "property").write_text("4,112,112\n")
+    rec = bytearray((folder / "train.rec").read_bytes())
+    starts = [int(line.split()[1]) for line in (folder / "train.idx").read_text().splitlines()]
+    rec[starts[6]] ^= 1  # the magic number of record 6
+    (folder / "train.rec").write_bytes(rec[:-40])  # and the last record is truncated
+    (folder / "train.idx").unlink()
+    done = run_tool("inspect_rec.py", "bad", "--repair", "clean", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    first, *left_out = done.stdout.splitlines()
+    assert first == "clean: 3 images of 2 identities"
+    assert "  left out 2: damaged places in the file, each up to the next record" in left_out
+    assert "  left out 2: labels that are no integer from 0" in left_out
+    assert sum(int(line.split()[2].rstrip(":")) for line in left_out) == 6
+    clean = RecordDataset(tmp_path / "clean")
+    assert (len(clean), clean.num_classes, clean.labels().tolist()) == (3, 4, [0, 0, 2])
+    for i, seed in enumerate((3, 7, 0)):
+        assert np.array_equal(clean.read(i)[0], picture(seed))
+    again = run_tool("inspect_rec.py", "bad", "--repair", "clean", cwd=tmp_path)
+    assert (again.returncode, "exists already" in again.stderr) == (1, True)
+
+
+def test_repair_keeps_records_that_hold_the_magic_number(tmp_path):
+    payload = png(picture(1)) + MAGIC_BYTES * 2
+    write_rec(tmp_path / "source", [0, 1], {0: payload[: len(payload) // 4 * 4] + MAGIC_BYTES})
+    repair(tmp_path / "source", tmp_path / "clean")
+    one, other = RecordDataset(tmp_path / "source"), RecordDataset(tmp_path / "clean")
+    assert [other.reader.read(key)[1] for key in other.keys] == [one.reader.read(key)[1] for key in one.keys]

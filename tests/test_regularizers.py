@@ -39,6 +39,14 @@ def test_the_memory_is_first_in_first_out():
     assert memory_after([1], [], [], [2], memory_size=2) == [1, 2]
 
 
+def test_a_full_memory_takes_no_new_entry_where_the_newest_are_dropped():
+    assert memory_after([1], [2], [3], memory_size=2, when_full="drop_newest") == [1, 2]
+    assert memory_after([1, 2], [3, 4], [5], memory_size=3, when_full="drop_newest") == [1, 2, 3]
+    # 1 and 2 leave after two steps: then there is room for 4.
+    settings = {"memory_size": 2, "max_age": 2, "when_full": "drop_newest"}
+    assert memory_after([1, 2], [3], [4], **settings) == [4]
+
+
 def test_an_entry_leaves_after_max_age_steps():
     assert memory_after([1], [2], [], max_age=3) == [1, 2]
     assert memory_after([1], [2], [], [], max_age=3) == [2]
@@ -118,6 +126,15 @@ def test_the_weight_follows_its_ramp(ramp, shares):
         assert term_and_gradient(head, embeddings, labels)[0] == pytest.approx(share * full, rel=1e-5)
 
 
+def test_the_published_ramp_is_constant_within_an_epoch_and_0_in_the_first():
+    ndr = build_regularizer("ndr", ramp="whole_epoch")
+    shares = []
+    for step in range(9):
+        ndr.set_progress(step, step / 3, 3.0)
+        shares.append(ndr.progress)
+    assert shares == pytest.approx([0, 0, 0, 1 / 3, 1 / 3, 1 / 3, 2 / 3, 2 / 3, 2 / 3])
+
+
 @pytest.mark.parametrize("ramp", ["epoch", 100])
 def test_a_weight_without_a_schedule_that_it_can_follow_is_an_error(ramp):
     head = head_with("ndr", ramp=ramp)
@@ -135,6 +152,7 @@ OTHER_VALUES = {
         "weight": 3.0,
         "ramp": 3,
         "memory_size": 2,
+        "when_full": "drop_newest",
         "max_age": 1,
         "max_cos": 0.2,
         "min_k": 0.5,
@@ -152,6 +170,7 @@ OUT_OF_RANGE = {
         "weight": [0.0, -1.0, math.nan, math.inf, "10"],
         "ramp": ["epochs", 0, -5, True, math.nan],
         "memory_size": [0, 1.5, True],
+        "when_full": ["drop", None],
         "max_age": [0, 2.5],
         "max_cos": [-1.0, 1.1],
         "min_k": [-1.1, 1.0],
@@ -175,7 +194,7 @@ def test_every_setting_is_tested():
 @pytest.mark.parametrize(("name", "key"), SETTINGS)
 def test_every_setting_changes_the_term(name, key):
     # With t_alpha = 1 the initial values do not outlive the first batch.
-    base = {"t_alpha": 0.5} if key.startswith("initial") else {}
+    base = {"t_alpha": 0.5} if key.startswith("initial") else {"memory_size": 2} if key == "when_full" else {}
     losses = []
     for hyper in (base, {**base, key: OTHER_VALUES[name][key]}):
         head = head_with(name, **hyper)

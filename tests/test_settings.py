@@ -116,8 +116,10 @@ def test_later_overrides_win():
             "on_bad_record='skipp': allowed is 'error' or 'skip'; did you mean 'skip'?",
         ),
         ("batch_size=1.5", "batch_size=1.5: allowed is an integer"),
-        ("sample_rate=0", "sample_rate=0: allowed is a number in (0, 1]"),
-        ("sample_rate=1.01", "sample_rate=1.01: allowed is a number in (0, 1]"),
+        ("sample_rate=-0.1", "sample_rate=-0.1: allowed is a number in [0, 1]"),
+        ("sample_rate=1.01", "sample_rate=1.01: allowed is a number in [0, 1]"),
+        ("aroface={} batch_size=2", "of 2 images at ratio=0.75 none is warped"),
+        ("aroface={ratio:0.9} global_batch=8 gradient_acc=2", "of 4 images at ratio=0.9 none is warped"),
         ("flip_prob=-0.1", "flip_prob=-0.1: allowed is a number in [0, 1]"),
         ("crop_prob=2", "crop_prob=2: allowed is a number in [0, 1]"),
         ("momentum=1", "momentum=1: allowed is a number in [0, 1)"),
@@ -273,10 +275,12 @@ def test_relative_paths_start_at_the_repository_in_files_and_at_the_current_dire
     cfg = get_config(path)
     assert (cfg.rec, cfg.output) == (f"{ROOT}/data/a", f"{ROOT}/runs/a")
     assert cfg.val_targets == (f"{ROOT}/data/a/lfw.bin", f"{ROOT}/sets/x.bin")
-    cfg = get_config(path, ["rec=[here,~/there]", "output=../out", "val_targets=lfw,x.bin"])
+    (tmp_path / "x.bin").touch()
+    cfg = get_config(path, ["rec=[here,~/there]", "output=../out", "val_targets=lfw,x.bin,y.bin"])
     assert cfg.rec == (f"{tmp_path}/here", os.path.expanduser("~/there"))
     assert cfg.output == str(tmp_path.parent / "out")
-    assert cfg.val_targets == (f"{tmp_path}/here/lfw.bin", f"{tmp_path}/x.bin")
+    in_root = [f"{tmp_path}/here/{name}.bin" for name in ("lfw", "y")]  # y.bin is no file here: it is a name
+    assert cfg.val_targets == (in_root[0], f"{tmp_path}/x.bin", in_root[1])
     assert get_config(path, ["val_root=elsewhere"]).val_targets[0] == f"{tmp_path}/elsewhere/lfw.bin"
 
 
@@ -304,3 +308,23 @@ def test_every_setting_is_used_by_the_code_or_turned_into_another():
     }
     assert set(turned_into.values()) <= used
     assert set(base.config) - set(base.INSIGHTFACE_ONLY) - used == set(turned_into)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ("num_steps=5 num_epoch=3", "num_steps=5 decides, not num_epoch=3"),
+        ("num_steps=5", None),
+        ("verbose=100 val_targets=[]", "verbose=100 has no val_targets to verify on"),
+        ("verbose=0 val_targets=[]", None),
+        ("num_steps=None num_epoch=3 scheduler=multistep milestones=1,3,4", "3.0, 4.0. are not"),
+        ("num_steps=None num_epoch=5 scheduler=multistep milestones=1,3,4", None),
+    ],
+)
+def test_what_decides_nothing_beside_other_settings_is_told(overrides, words):
+    told = load(*overrides.split()).warnings
+    assert [bool(re.search(words or "", text)) for text in told] == ([True] if words else [])
+
+
+def test_the_verification_sets_lie_beside_the_rec_file():
+    assert load("rec=/data/ms1m/train.rec", "val_targets=lfw").val_targets == ("/data/ms1m/lfw.bin",)

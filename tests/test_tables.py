@@ -77,8 +77,9 @@ def test_integers_take_the_quick_path_and_read_the_same(tmp_path, monkeypatch):
         ("1 2 1\n1 2 0 5\n", "line 2: 4 columns, expected 3"),
         ("1 2\n1 2\n", "line 1: 2 columns, expected 3"),
         ("1 2 1\n\n1 3 0\n", "line 2: it is empty"),
-        ("1 2 1\n1 3 0\n\n", "line 3: it is empty"),
-        ("1 2 1\n1 3 0\n \t\n", "line 3: it is empty"),
+        ("1 2 1\n \t\n1 3 0\n", "line 2: it is empty"),
+        ("\n1 2 1\n", "line 1: it is empty"),
+        ("\n\n", "holds no rows"),
         ("1 2 1\n1 x 0\n", "line 2: second is 'x', expected an integer"),
         ("1 2 1\n1 3 0.5\n", "line 2: same is '0.5', expected an integer"),
         ("1 2 1\n1 3_4 0\n", "line 2: second is '3_4', expected an integer"),
@@ -99,7 +100,7 @@ def test_a_malformed_row_is_reported_by_file_and_line(tmp_path, text, message, n
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("N,T,S\na.jpg,1,0.5\n\n", "line 3: it is empty"),
+        ("N,T,S\n\na.jpg,1,0.5\n", "line 2: it is empty"),
         ("N,T,S\n,1,0.5\n", "line 2: name is '', expected a text"),
         ("N,T,S\na.jpg,1,nan\n", "line 2: score is 'nan', expected a finite number"),
         ("N,T,S\na.jpg,,1\n", "line 2: template is '', expected an integer"),
@@ -115,6 +116,16 @@ def test_a_malformed_csv_is_reported_by_file_and_line(tmp_path, text, message):
         read_rows(path, FACES, header=True, delimiter=",")
     assert str(caught.value).startswith(str(path))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("end", ["\n\n", "\n \t\n\n", "\n" * 5000])
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_empty_lines_below_the_last_row_count_for_nothing(tmp_path, end, newline):
+    path = write(tmp_path / "pairs.txt", f"1 2 1\n1 3 0{end}", newline)
+    assert read_rows(path, PAIRS)["second"].tolist() == [2, 3]
+    assert read_rows(path, PAIRS | {"same": str})["same"] == ["1", "0"]
+    path = write(tmp_path / "faces.csv", f"N,T,S\na.jpg,1,0.5{end}", newline)
+    assert read_rows(path, FACES, header=True, delimiter=",")["name"] == ["a.jpg"]
 
 
 def test_what_is_no_text_is_reported(tmp_path):

@@ -117,6 +117,13 @@ def test_one_rank_resumes_what_two_have_saved(of_two_ranks):
     )
 
 
+def test_a_model_without_checkpoints_is_not_replaced(tmp_path):
+    (tmp_path / "model.pt").touch()
+    with pytest.raises(ValueError, match=r"model\.pt is of an earlier run, which this one would replace"):
+        find_checkpoint(tmp_path / "checkpoints", resume=False)
+    assert find_checkpoint(tmp_path / "checkpoints", resume="auto") == 0
+
+
 def test_resuming_needs_a_checkpoint_and_starting_refuses_one(tmp_path):
     assert find_checkpoint(tmp_path, resume=False) == 0
     with pytest.raises(FileNotFoundError, match=r"resume=true, but there is no checkpoint in .*output="):

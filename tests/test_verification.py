@@ -161,6 +161,43 @@ def test_input_that_cannot_be_scored_is_an_error(embeddings, issame, message):
         evaluate(embeddings, np.array(issame))
 
 
+def scored(unit, issame):
+    """`evaluate`, with the mean norm that a table wants."""
+    return replace(evaluate(unit, issame), xnorm=1.0)
+
+
+def noisy_pairs(issame, seed=0):
+    """Features `(2P, 64)` of pairs that are told apart in about two of three cases."""
+    random = np.random.default_rng(seed)
+    first, noise = random.standard_normal((2, len(issame), 64))
+    both = np.stack([first, np.where(issame[:, None], 0.2 * first, 0) + noise], axis=1)
+    return normalise(both.reshape(-1, 64))
+
+
+def test_a_set_that_is_sorted_by_kind_scores_too_low_and_is_warned_of():
+    alternating = np.arange(600) % 2 == 0
+    by_kind = np.argsort(~alternating, kind="stable")
+    unit = noisy_pairs(alternating)
+    mixed = scored(unit, alternating)
+    in_blocks = scored(unit.reshape(600, 2, 64)[by_kind].reshape(-1, 64), alternating[by_kind])
+    assert in_blocks.mean < mixed.mean - 0.02
+    assert mixed.order_warning == ""
+    assert in_blocks.order_warning.startswith("10 of the 10 folds hold one kind of pair only")
+    files, sets = {"mine": BINS / "py3.bin"}, {"mine": (None, alternating)}
+    assert "\nWarning: mine: 10 of the 10 folds" in summary({"mine": in_blocks}, files, sets)
+    assert "Warning" not in summary({"mine": mixed}, files, sets)
+
+
+@pytest.mark.parametrize(("num_different", "has_val"), [(1110, False), (1120, True)])
+def test_val_is_printed_where_nine_folds_have_a_thousand_pairs_of_different_people(num_different, has_val):
+    issame = np.arange(num_different + 100) % (num_different // 100 + 1) == 0
+    issame[np.flatnonzero(issame)[100:]] = False
+    result = scored(noisy_pairs(issame), issame)
+    assert result.enough_pairs == has_val
+    row = summary({"set": result}, {"set": BINS}, {"set": (None, issame)}).splitlines()[3]
+    assert ("too few pairs" in row) != has_val
+
+
 def test_verify_is_evaluate_on_the_sum_of_both_views():
     images, issame = load_bin(BINS / "py3.bin")
     result = verify(Fake(), images, issame)

@@ -26,14 +26,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tqdm import tqdm
 
+from loading.image_files import IMAGE_SUFFIXES, images_below, is_content, is_image
 from tools.alignment.faces import CHOICES
 from tools.alignment.landmark_files import write_landmarks
 from tools.alignment.photograph import Aligner, Options, Outcome, align_one, start_worker, write_image
 from tools.alignment.sheet import contact_sheet
 from utils.command_line import run_script
+from utils.errors import printable
 from utils.files import whole_folder
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 SHEET = 24  # photographs on the contact sheet, at most
 NO_FACE, UNREADABLE = "no_face.txt", "unreadable.txt"
 
@@ -48,12 +49,14 @@ def find_photographs(folder: Path) -> tuple[list[str], Counter]:
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder {str(folder)!r}")
-    paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith(".")]
-    names = [path.relative_to(folder).as_posix() for path in paths if path.suffix.lower() in SUFFIXES]
-    others = Counter(path.suffix.lower() for path in paths if path.suffix.lower() not in SUFFIXES)
+    names = [path.relative_to(folder).as_posix() for path in images_below(folder)]
+    files = (path for path in folder.rglob("*") if path.is_file() and is_content(path.name))
+    others = Counter(path.suffix.lower() for path in files if not is_image(path.name))
     if not names:
         there = f", but {counted(others)}" if others else ""
-        raise FileNotFoundError(f"{folder} holds no photographs ({', '.join(SUFFIXES)} in any case){there}")
+        raise FileNotFoundError(
+            f"{folder} holds no photographs ({', '.join(IMAGE_SUFFIXES)} in any case){there}"
+        )
     return names, others
 
 
@@ -116,7 +119,8 @@ def write_notes(out: Path, done: Sequence[Outcome]) -> None:
     unreadable = [f"{outcome.name}: {outcome.error}" for outcome in done if outcome.error]
     for name, lines in ((NO_FACE, without), (UNREADABLE, unreadable)):
         if lines:
-            (out / name).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+            text = "".join(f"{printable(line)}\n" for line in lines)
+            (out / name).write_text(text, encoding="utf-8")
 
 
 def summary(out: Path, done: Sequence[Outcome], faces: str) -> str:

@@ -27,6 +27,7 @@ from eval.calibration_report import in_words
 from eval.readers.pair_lists import read_pairs
 from tools.embedder import Embedder, Named, add_arguments, find_images
 from utils.command_line import run_script
+from utils.files import try_writing
 
 MOST_PAIRS = 1_000_000  # of one person, that are looked at
 
@@ -98,6 +99,7 @@ def main() -> None:
     args = parser.parse_args()
     if (args.pairs is None) != (args.images is None):
         raise ValueError("--pairs and --images go together: the list, and the folder of its images")
+    try_writing(args.out)
     embedder = Embedder(args)
     if args.people:
         found, own, named = of_people(embedder, args.people, args.seed)

@@ -18,6 +18,7 @@ import numpy as np
 
 from tools.embedder import Embedder, add_arguments, find_images, write_embeddings
 from utils.command_line import run_script
+from utils.files import try_writing
 
 NUM_SHOWN = 5
 
@@ -34,6 +35,7 @@ def main() -> None:
     if args.out.suffix != ".npz":
         raise ValueError(f"--out {args.out}: allowed is NAME.npz")
     paths = find_images(args.images)
+    try_writing(args.out)
     embedder = Embedder(args)
     named = embedder.embed(paths, args.model.name)
     write_embeddings(args.out, named, embedder.made_with)

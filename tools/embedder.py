@@ -21,7 +21,7 @@ from eval.models import (
     made_otherwise,
 )
 from eval.readers.faces import AlignedFaces
-from utils.faces import IMAGE_SUFFIXES
+from loading.image_files import IMAGE_SUFFIXES, images_below
 from utils.files import whole_file
 from utils.precision import PRECISIONS
 
@@ -120,7 +120,7 @@ def find_images(sources: Iterable[Path]) -> list[Path]:
         if not source.is_dir():
             found[source] = None
             continue
-        inside = sorted(p for p in source.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+        inside = images_below(source)
         if not inside:
             raise FileNotFoundError(f"{source} holds no images ({', '.join(IMAGE_SUFFIXES)} in any case)")
         found |= dict.fromkeys(inside)

@@ -3,10 +3,12 @@
     python tools/inspect_rec.py data/faces
     python tools/inspect_rec.py data/faces --sheet faces.png --rows 8 --columns 12
     python tools/inspect_rec.py data/faces --speed
+    python tools/inspect_rec.py data/damaged --repair data/clean
 
 Labels are read for all images, size and format for images at even distances. A row of the sheet is a class.
 The speed is for one core, in processor time, which other work on the machine hardly changes; num_workers
-processes run at the same time.
+processes run at the same time. `--repair` copies every image that can be used, with its label, and counts the
+others by reason; it needs no .idx.
 """
 
 import argparse
@@ -23,8 +25,10 @@ from prettytable import PrettyTable
 from dataset import RecordDataset
 from loading.augment import Augmentation
 from loading.loader import Batches
+from tools.record_files import repair
 from utils.command_line import run_script
 from utils.faces import SIZE
+from utils.files import try_writing
 
 NUM_SAMPLES = 1000
 FORMATS = {b"\xff\xd8": "JPEG", b"\x89P": "PNG"}  # by their first two bytes
@@ -122,10 +126,16 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=8, help="classes on the sheet (default 8)")
     parser.add_argument("--columns", type=int, default=10, help="images of each at most (default 10)")
     parser.add_argument("--speed", action="store_true", help="time reading, decoding and augmentation")
+    parser.add_argument("--repair", type=Path, metavar="OUT", help="write a clean copy to this folder")
     arguments = parser.parse_args()
+    if arguments.repair:
+        print(f"{arguments.repair}: " + "\n  ".join(repair(arguments.folder, arguments.repair)))
+        return
     if min(arguments.rows, arguments.columns) < 1:
         raise ValueError("--rows and --columns have to be at least 1")
     dataset = RecordDataset(arguments.folder)
+    if arguments.sheet:
+        try_writing(arguments.sheet)
     table = PrettyTable(["what", "value"], align="l", header=False)
     table.add_rows(describe(dataset) + (speed(dataset) if arguments.speed else []))
     print(table)

@@ -2,8 +2,10 @@
 
     python tools/make_rec.py --images faces_112x112 --out data/faces
 
-The images are faces_112x112/<identity>/*.jpg, .jpeg or .png, each 112x112. Each file is decoded once as a
-check and stored unchanged. Identities get numbers in the order of their names; identities.txt lists them.
+The images are faces_112x112/<identity>/*, each 112x112, in any format that OpenCV reads. Each file is decoded
+once as a check and stored unchanged. If some cannot be used, all of them are named and nothing is written;
+`--skip-bad` leaves them out. Identities get numbers in the order of their names; identities.txt lists them, a
+name with a backslash or control characters as Python writes them.
 """
 
 import argparse
@@ -16,48 +18,61 @@ import numpy as np
 from tqdm import tqdm
 
 from dataset import FolderDataset
+from eval.readers.errors import ListedError, names_in_file
+from tools.record_files import pack, require_free
 from utils.command_line import run_script
-from utils.recordio import IndexedRecordWriter
+from utils.errors import printable
+from utils.recordio import RecordError
 
 
-def make_rec(images: Path, out: Path) -> tuple[int, int]:
-    """Write the record files; returns the numbers of images and of identities.
+def make_rec(images: Path, out: Path, skip_bad: bool = False) -> list[str]:
+    """Write the record files; returns what was written and what was left out, in words.
 
     Raises:
         FileNotFoundError: no images in the folder.
         FileExistsError: there are record files already.
-        RecordError: an image that cannot be decoded, or has another size.
+        ListedError: images that cannot be decoded or have another size, unless `skip_bad` leaves them out.
+        RecordError: none is left.
     """
     faces = FolderDataset(images)
-    names = ("train.rec", "train.idx", "property", "identities.txt")
-    for path in (out / name for name in names):
-        if path.exists():
-            raise FileExistsError(f"{path} exists already: remove it, or choose another --out")
-    out.mkdir(parents=True, exist_ok=True)
-    with IndexedRecordWriter(out / "train.idx", out / "train.rec") as records:
-        # Keys: 0 the header, 1…N the images, N+1…N+C the ranges [first, last + 1) of the identities' keys.
-        records.write(0, (len(faces) + 1, len(faces) + 1 + faces.num_classes), b"")
-        for index in tqdm(range(len(faces)), unit="img", disable=None):
-            _, label = faces.read(index)  # raises an error if the image is damaged
-            records.write(1 + index, label, faces.path(index).read_bytes())
-        ends = 1 + np.cumsum(np.bincount(faces.labels()))
-        for label, (first, end) in enumerate(zip([1, *ends[:-1]], ends)):
-            records.write(len(faces) + 1 + label, (first, end), b"")
-    (out / "property").write_text(f"{faces.num_classes},112,112\n")
-    lines = (f"{label}\t{name}\n" for label, name in enumerate(faces.identities))
-    (out / "identities.txt").write_text("".join(lines), encoding="utf-8", errors="surrogateescape")
-    return len(faces), faces.num_classes
+    require_free(out)
+    good, faults = check(faces)
+    if faults and not skip_bad:
+        raise ListedError(f"{images}: images that cannot be used (--skip-bad leaves them out):", faults)
+    if not good:
+        raise RecordError(f"{images}: none of its {len(faces)} images can be used: {faults[0]}")
+    present, labels = np.unique(faces.labels()[good], return_inverse=True)
+    pack(out, labels, len(present), lambda i: faces.path(good[i]).read_bytes())
+    lines = (f"{label}\t{printable(faces.identities[i])}\n" for label, i in enumerate(present))
+    (out / "identities.txt").write_text("".join(lines), encoding="utf-8")
+    left_out = [*faces.left_out, *([f"{len(faults)} bad images: {'; '.join(faults)}"] if faults else [])]
+    return [f"{len(good)} images of {len(present)} identities", *(f"left out: {text}" for text in left_out)]
+
+
+def check(faces: FolderDataset) -> tuple[list[int], list[str]]:
+    """Decode every image: which can be used, and what is wrong with the others."""
+    good, faults = [], []
+    for index in tqdm(range(len(faces)), unit="img", disable=None):
+        try:
+            faces.read(index)
+            good.append(index)
+        except RecordError as fault:
+            faults.append(str(fault))
+    return good, faults
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--images", type=Path, required=True, help="folder with one sub-folder per identity")
-    parser.add_argument("--out", type=Path, required=True, help="folder to write to")
+    add = parser.add_argument
+    add("--images", type=Path, required=True, help="folder with one sub-folder per identity")
+    add("--out", type=Path, required=True, help="folder to write to")
+    add("--skip-bad", action="store_true", help="leave out images that cannot be used, and name them")
     arguments = parser.parse_args()
-    num_images, num_identities = make_rec(arguments.images, arguments.out)
-    print(f"{arguments.out}: {num_images} images of {num_identities} identities")
+    with names_in_file(Path(f"{arguments.out}.faulty.txt")):
+        done = make_rec(arguments.images, arguments.out, arguments.skip_bad)
+    print(f"{arguments.out}: " + "\n  ".join(done))
 
 
 if __name__ == "__main__":

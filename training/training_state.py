@@ -167,7 +167,7 @@ def find_checkpoint(folder: Path, resume: bool | str) -> int:
         resume: "auto": as true if there is a checkpoint, as false if not.
     Raises, on every rank:
         FileNotFoundError: there is none, and `resume` is true.
-        ValueError: there are checkpoints, and `resume` is false: a new run would delete them.
+        ValueError: there are checkpoints or a model, and `resume` is false: a new run would replace them.
     """
     with fail_together():
         newest = exchange(checkpoint.latest_step(folder))[0]
@@ -181,6 +181,11 @@ def find_checkpoint(folder: Path, resume: bool | str) -> int:
                 f"{folder} holds a checkpoint of step {newest}: go on from it with resume=true (or "
                 "resume=auto, where torchrun or a scheduler starts the run again), choose another "
                 "output=..., or delete the folder"
+            )
+        if newest is None and resume is False and (model := folder.parent / "model.pt").exists():
+            raise ValueError(
+                f"{model} is of an earlier run, which this one would replace: choose another output=..., or "
+                "delete the folder"
             )
     return newest or 0
 

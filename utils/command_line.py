@@ -1,6 +1,7 @@
 """How every script meets the command line: one clear line for a user's mistake, a traceback for ours."""
 
 import contextlib
+import io
 import os
 import signal
 import sys
@@ -43,6 +44,11 @@ def run_script(main: Callable[[], object]) -> NoReturn:
     Ctrl-C: code 130. Never returns: the process ends here, see `_leave`.
     """
     signal.signal(signal.SIGINT, _interrupt)
+    for stream in (sys.stdout, sys.stderr):  # an ASCII terminal has no ±, and a file's name may be no text
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    # torch.distributed.launch says it a second time, beside the environment.
+    sys.argv[1:] = [a for a in sys.argv[1:] if not a.startswith(("--local-rank=", "--local_rank="))]
     try:
         main()
         sys.stdout.flush()

@@ -1,14 +1,16 @@
 """Loads a config: configs/base.py, a job config over it, `key=value` over both; checked, then frozen.
 
-Four files work together, each on the one before:
+Five files work together, each on the one before:
 
     typed_values.py    one value and one annotation: does it fit, and how is it read from text?
     settings.py        the settings of configs/base.py: what each may be, what follows, what goes together
+    foreign_configs.py what files of arcface_torch and ARoFace say, in our words
     frozen.py          the dict that cannot be changed, in which a loaded config is handed out
     config.py          finds and runs the file, puts the three layers over one another: `get_config`
 """
 
 import json
+import logging
 import os
 import runpy
 import sys
@@ -22,13 +24,22 @@ from typing import Any
 from configs import base
 from utils import typed_values
 from utils.errors import nearest
+from utils.foreign_configs import is_foreign, translate
 from utils.frozen import FrozenDict, to_builtin
+from utils.log_files import LOGGER_NAME
 from utils.run_info import ROOT
-from utils.settings import DEFAULTS, KINDS, absolute, check_together, checked, derive, loss_of
+from utils.settings import DEFAULTS, KINDS, absolute, check_together, checked, derive, loss_of, unused
 
 
 class FrozenConfig(FrozenDict):
-    """All settings of a run. Printed as a table; `*` marks what differs from configs/base.py."""
+    """All settings of a run. Printed as a table; `*` marks what differs from configs/base.py.
+
+    `warnings`: what a user should know of them. `may_lack_sets`: verification sets that a file of another
+    project names may be missing, as there.
+    """
+
+    warnings: tuple[str, ...] = ()
+    may_lack_sets: bool = False
 
     def __str__(self) -> str:
         changed, width = changed_settings(self), max(map(len, self))
@@ -64,8 +75,13 @@ def get_config(name_or_path: str | os.PathLike, overrides: Iterable[str] = ()) -
     """
     path = find_config(name_or_path)
     values = {key: checked(key, value) for key, value in DEFAULTS.items()}
-    name, given = _recorded(path) if path.suffix == ".json" else (path.stem, to_builtin(_run(path)))
-    for key, value in given.items():
+    content, warnings = to_builtin(_run(path)), []
+    name = content.pop("name", path.stem) if path.suffix == ".json" else path.stem
+    foreign = path.parent != ROOT / "configs" and is_foreign(content)
+    if foreign:
+        content, warnings = translate(content)
+    given = set(content)
+    for key, value in content.items():
         try:
             values[key] = absolute(key, checked(key, value), ROOT)
         except ValueError as error:
@@ -73,6 +89,8 @@ def get_config(name_or_path: str | os.PathLike, overrides: Iterable[str] = ()) -
     owners = tuple(f"{owner}=" for owner in base.BELONGS_TO)
     for override in sorted(overrides, key=lambda text: not text.startswith(owners)):  # these first
         key, value = _parse(override, values)
+        given.add(key)
+        foreign = foreign and key != "val_targets"
         if key in base.BELONGS_TO and value != (loss_of(values) if key == "loss" else values[key]):
             for other in base.BELONGS_TO[key]:
                 values[other] = to_builtin(DEFAULTS[other])
@@ -85,7 +103,9 @@ def get_config(name_or_path: str | os.PathLike, overrides: Iterable[str] = ()) -
     values = {"name": name} | {key: values[key] for key in KINDS}
     derive(values)
     check_together(values)
-    return FrozenConfig(values)
+    cfg = FrozenConfig(values)
+    vars(cfg).update(warnings=(*warnings, *unused(values, given)), may_lack_sets=foreign)
+    return cfg
 
 
 def find_config(name_or_path: str | os.PathLike) -> Path:
@@ -106,8 +126,10 @@ def find_config(name_or_path: str | os.PathLike) -> Path:
     )
 
 
-def verification_files(cfg: Mapping) -> dict[str, Path]:
+def verification_files(cfg: FrozenConfig) -> dict[str, Path]:
     """The verification sets of a loaded config: name -> file.
+
+    Where they may be missing (`FrozenConfig.may_lack_sets`), those that are get a warning.
 
     Raises:
         FileNotFoundError: one is missing; the message has the nearest name in its folder.
@@ -116,27 +138,31 @@ def verification_files(cfg: Mapping) -> dict[str, Path]:
     for name, file in files.items():
         if not file.is_file():
             near = nearest(name, [other.stem for other in file.parent.glob("*.bin")])
-            raise FileNotFoundError(f"val_targets: {str(file)!r} does not exist{near}")
-    return files
+            missing = f"val_targets: {str(file)!r} does not exist{near}"
+            if not cfg.may_lack_sets:
+                raise FileNotFoundError(missing)
+            logging.getLogger(LOGGER_NAME).info("warning: %s; it is left out", missing)
+    return {name: file for name, file in files.items() if file.is_file()}
 
 
-def _recorded(path: Path) -> tuple[str, dict[str, Any]]:
-    """Name and settings of the config.json of a run; its output folder becomes another one beside it."""
+def _recorded(path: Path) -> dict[str, Any]:
+    """The settings of the config.json of a run, with its name; its output folder becomes another one."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        name, output = found.pop("name"), found.pop("output")
-        again = {"output": f"{output}_again"}
+        again = {"name": found["name"], "output": f"{found['output']}_again"}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{path} is no config.json of a run ({type(error).__name__}: {error}); a config is a Python file"
         ) from None
     derived = found.get("loss_args", {})  # holds what the run has derived from these
     settings = {key: value for key, value in found.items() if key != "resume" and key not in derived}
-    return name, settings | again
+    return settings | again
 
 
 def _run(path: Path) -> Mapping:
     """The `config` that the file defines."""
+    if path.suffix == ".json":
+        return _recorded(path)
     is_preset, before = path.parent == ROOT / "configs", to_builtin(base.config)
     try:
         with nullcontext() if is_preset else _private_presets():

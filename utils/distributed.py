@@ -40,6 +40,8 @@ def start_process_group(timeout_minutes: float = 30) -> torch.device:
     global _timeout
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
     if torch.cuda.is_available():
+        if torch.cuda.device_count() == 1 and "TORCHELASTIC_RUN_ID" not in os.environ:
+            local_rank = 0  # a scheduler shows each task its own GPU; torchrun shows all of them to all
         if local_rank >= torch.cuda.device_count():
             raise ValueError(
                 f"this machine has {torch.cuda.device_count()} GPU(s), but rank {local_rank} (from 0) was "

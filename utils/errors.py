@@ -19,7 +19,12 @@ def one_line(error: BaseException) -> str:
     """What an error says, without line breaks; of the operating system's, reason and file."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror + (f": {os.fspath(error.filename)!r}" if error.filename is not None else "")
-    return " ".join(str(error).split("\n")) or type(error).__name__
+    return printable(" ".join(str(error).split("\n")), but="\\") or type(error).__name__
+
+
+def printable(text: str, but: str = "") -> str:
+    """The text on one line: a backslash and what cannot be printed, except `but`, as Python writes it."""
+    return "".join(c if (c.isprintable() and c != "\\") or c in but else ascii(c)[1:-1] for c in text)
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str:

@@ -13,7 +13,6 @@ SIZE = 112  # pixels, width and height of an aligned face
 ALIGNED = (
     "an aligned face of 112x112 pixels (tools/align.py makes them from photographs, docs/use.md says how)"
 )
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")  # files that count as images, in lower or upper case
 # (5, 2) pixels, x and y: left eye, right eye (as seen in the image), nose, left and right corner of the mouth
 TEMPLATE = np.array(
     [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]

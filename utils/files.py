@@ -1,5 +1,6 @@
 """Files that are there whole or not at all."""
 
+import errno
 import fcntl
 import glob
 import json
@@ -105,6 +106,26 @@ def named_errors(path: str | os.PathLike, *also: str | os.PathLike) -> Iterator[
         if unnamed and error.errno is not None:  # without a number it shows no file name
             error.filename = os.fspath(path)
         raise
+
+
+def try_writing(path: str | os.PathLike) -> None:
+    """Write a small file where `path` will be, and remove it: what would fail after the work fails before it.
+
+    Raises:
+        OSError: it cannot be written there, or `path` has something in its way; `filename` is `path`.
+    """
+    place = Path(path)
+    while not place.is_dir():
+        if place.exists() and place != Path(path):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), os.fspath(path))
+        place = place.parent
+    probe = place / f".write_test_{os.getpid()}"
+    try:
+        with named_errors(path, probe):
+            probe.write_bytes(bytes(4096))
+    finally:
+        with suppress(OSError):
+            probe.unlink(missing_ok=True)
 
 
 def write_json(path: str | os.PathLike, content: dict) -> None:

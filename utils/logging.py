@@ -160,6 +160,7 @@ class RunLog:
             numbers = {"accuracy": mean, "accuracy_std": std, "val": result.val, "far": result.far}
             text = f"step {step}  {name:<{width}}  accuracy {mean:.4f} ± {std:.4f}"
             text += f"  TAR {result.val:.4f} at FAR {result.far:.4f}"
+            text += "" if result.enough_pairs else " (too few pairs for 0.001)"
             if result.xnorm is not None:
                 numbers["xnorm"] = result.xnorm
                 text += f"  norm {result.xnorm:.2f}"

@@ -82,7 +82,7 @@ def _load(path: Path) -> np.ndarray:
         raise RecordError(f"{path} is empty")
     try:
         with warnings.catch_warnings(action="error", category=UserWarning):  # raised for blank lines only
-            table = np.loadtxt(path, dtype=np.int64, comments=None, ndmin=2)
+            table = np.loadtxt(path, dtype=np.int64, comments=None, encoding="utf-8-sig", ndmin=2)
     except (ValueError, UserWarning) as error:
         raise RecordError(
             f"{path}: expected lines 'key<TAB>byte offset': {str(error).splitlines()[0]}"

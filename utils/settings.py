@@ -40,15 +40,21 @@ def absolute(key: str, value: Any, folder: Path) -> Any:
     """The path or paths of a setting that holds such, seen from `folder`; other values as they are."""
     if isinstance(value, list) and key in PATH_SETTINGS:
         return [absolute(key, item, folder) for item in value]
-    is_name = (key == "rec" and value == "synthetic") or (key == "val_targets" and not _is_file_path(value))
+    is_name = (key == "rec" and value == "synthetic") or (
+        key == "val_targets" and not _is_file_path(value) and not _is_set(folder / value)
+    )
     is_name = is_name or value in WORDS.get(key, ())
     if key not in PATH_SETTINGS or value is None or is_name:
         return value
     return os.path.abspath(folder / Path(value).expanduser())
 
 
+def _is_set(file: Path) -> bool:
+    return file.suffix == ".bin" and file.is_file()
+
+
 def _is_file_path(val_target: str) -> bool:
-    return val_target.endswith(".bin") or os.sep in val_target
+    return os.sep in val_target
 
 
 def derive(values: dict) -> None:
@@ -66,10 +72,13 @@ def derive(values: dict) -> None:
         values["channels_last"] = channels_last_is_faster(values["network"], values["precision"])
     values["fp16"] = values["precision"] == "fp16"
     if values["val_root"] is None and values["rec"] and values["rec"] != "synthetic":
-        values["val_root"] = values["rec"] if isinstance(values["rec"], str) else values["rec"][0]
+        root = values["rec"] if isinstance(values["rec"], str) else values["rec"][0]
+        values["val_root"] = os.path.dirname(root) if root.endswith((".rec", ".idx")) else root
     if values["val_root"]:
         is_path, root = _is_file_path, Path(values["val_root"])
-        values["val_targets"] = [t if is_path(t) else str(root / f"{t}.bin") for t in values["val_targets"]]
+        values["val_targets"] = [
+            t if is_path(t) else str(root / f"{t.removesuffix('.bin')}.bin") for t in values["val_targets"]
+        ]
     values["regularizers"] = [_name_and_hyper(term) for term in values["regularizers"]]
     if values["teacher"] == "pretrained":
         if values["pretrained"] is None:
@@ -162,8 +171,39 @@ def check_together(values: dict) -> None:
         raise ValueError(
             f"warmup_epoch={values['warmup_epoch']}: allowed is up to num_epoch={values['num_epoch']}"
         )
+    _check_aroface(values)
     if sorted(set(values["milestones"])) != values["milestones"]:
         raise ValueError(f"milestones={values['milestones']}: allowed are rising epochs")
+
+
+def _check_aroface(values: dict) -> None:
+    """A batch in which the share to be warped comes to no image."""
+    if values["aroface"] is None:
+        return
+    ratio = values["aroface"].get("ratio", 0.75)
+    images = values["global_batch"] and values["global_batch"] // values["gradient_acc"]
+    images = images or values["batch_size"]
+    if isinstance(ratio, int | float) and ratio < 1 and round((1 - ratio) * images) == 0:
+        raise ValueError(
+            f"aroface would be ignored: of {images} images at ratio={ratio} none is warped; it needs a "
+            "larger batch_size, or a smaller ratio (the share that stays clean)"
+        )
+
+
+def unused(values: dict, given: set[str]) -> list[str]:
+    """A sentence for each setting that somebody gave and that decides nothing beside the others.
+
+    Errors are for what nobody can have meant; these come about where a preset is cut short.
+    """
+    told = []
+    if values["num_steps"] is not None and {"num_steps", "num_epoch"} <= given:
+        told.append(f"num_steps={values['num_steps']} decides, not num_epoch={values['num_epoch']}")
+    if "verbose" in given and values["verbose"] and not values["val_targets"]:
+        told.append(f"verbose={values['verbose']} has no val_targets to verify on")
+    late = [epoch for epoch in values["milestones"] if epoch >= values["num_epoch"]]
+    if values["scheduler"] == "multistep" and values["num_steps"] is None and late:
+        told.append(f"milestones {late} are not reached in num_epoch={values['num_epoch']}")
+    return told
 
 
 def _check_fine_tuning(values: dict) -> None:

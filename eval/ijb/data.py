@@ -7,7 +7,8 @@
     ROOT/IJBC/meta/ijbc_1N_gallery_G1.csv, _G2.csv   header; template,subject,…
     ROOT/IJBC/meta/ijbc_1N_probe_mixed.csv           header; template,subject,…
 
-IJB-B: the same with `ijbb`, galleries S1 and S2. A row of a 1:N list is an image; its template may recur.
+IJB-B: the same with `ijbb`, galleries S1 and S2. A row of a 1:N list is an image; its template may recur. The
+three 1:N lists, a later download, may be missing together: then there is 1:1 alone.
 """
 
 import os
@@ -44,8 +45,8 @@ class IJB:
     media: np.ndarray  # (N,) the photograph or video it is from
     pairs: np.ndarray  # (P, 2) template ids
     same: np.ndarray  # (P,) bool
-    galleries: tuple[Enrolment, Enrolment]  # no subject in both
-    probes: Enrolment  # each subject is in one of the galleries
+    galleries: tuple[Enrolment, Enrolment] | None  # no subject in both; None: there are no 1:N lists
+    probes: Enrolment | None  # each subject is in one of the galleries
 
 
 def find(root: str | Path) -> list[str]:
@@ -94,18 +95,7 @@ def load_ijb(root: str | Path, name: str) -> IJB:
         kind = "the same subject" if label.all() else "different subjects"
         raise ValueError(f"{pair_file}: all {len(label)} pairs are of {kind}, expected both kinds")
 
-    gallery_files = [meta / f"{prefix}_1N_gallery_{part}.csv" for part in GALLERIES[name]]
-    galleries, enrolled = [], {}  # subject -> where it is enrolled
-    for file in gallery_files:
-        gallery, lines = load_enrolment(file, known)
-        galleries.append(gallery)
-        for template, subject, line in zip(*map(np.ndarray.tolist, (*gallery, lines))):
-            if subject in enrolled:
-                whose = f"{file} line {line}: subject {subject} of template {template}"
-                raise ValueError(f"{whose} is enrolled already: {enrolled[subject]}")
-            enrolled[subject] = f"template {template}, {file.name} line {line}"
-    probe_file = meta / f"{prefix}_1N_probe_mixed.csv"
-    probes, _ = load_enrolment(probe_file, known, subjects=np.array(list(enrolled)))
+    galleries, probes = load_identification(meta, name, known)
     return IJB(
         name=name,
         paths=[str(crops / image) for image in images["name"]],
@@ -115,9 +105,37 @@ def load_ijb(root: str | Path, name: str) -> IJB:
         media=images["media"],
         pairs=pairs,
         same=label == 1,
-        galleries=tuple(galleries),
+        galleries=galleries,
         probes=probes,
     )
+
+
+def load_identification(
+    meta: Path, name: str, known: np.ndarray
+) -> tuple[tuple[Enrolment, Enrolment] | None, Enrolment | None]:
+    """Galleries and probes of 1:N; None for both where none of the three lists is there.
+
+    Args:
+        known: ids of the templates that have images.
+    Raises:
+        FileNotFoundError, ValueError: see `load_ijb`.
+    """
+    prefix = name.lower()
+    gallery_files = [meta / f"{prefix}_1N_gallery_{part}.csv" for part in GALLERIES[name]]
+    probe_file = meta / f"{prefix}_1N_probe_mixed.csv"
+    if not any(file.exists() for file in (*gallery_files, probe_file)):
+        return None, None
+    galleries, enrolled = [], {}  # subject -> where it is enrolled
+    for file in gallery_files:
+        gallery, lines = load_enrolment(file, known)
+        galleries.append(gallery)
+        for template, subject, line in zip(*map(np.ndarray.tolist, (*gallery, lines))):
+            if subject in enrolled:
+                whose = f"{file} line {line}: subject {subject} of template {template}"
+                raise ValueError(f"{whose} is enrolled already: {enrolled[subject]}")
+            enrolled[subject] = f"template {template}, {file.name} line {line}"
+    probes, _ = load_enrolment(probe_file, known, subjects=np.array(list(enrolled)))
+    return tuple(galleries), probes
 
 
 def load_enrolment(

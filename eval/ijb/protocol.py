@@ -30,9 +30,9 @@ from eval.bootstrap import bootstrap_means, bootstrap_tar
 from eval.calibration import Calibration, calibrate_pairs
 from eval.identification import legacy_tpir, search
 from eval.ijb.data import IJB, Enrolment
-from eval.metrics import Search, SortedScores
+from eval.metrics import Search, SortedScores, normalise
 from eval.open_set import open_set, open_set_curve
-from eval.templates import fuse, pair_scores, template_features
+from eval.templates import fuse, is_dead, pair_scores, template_features
 from utils.errors import nearest
 
 FARS = np.array([1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1])
@@ -123,9 +123,13 @@ def convention_of(name: str) -> Convention:
 
 
 def build_templates(ijb: IJB, plain: np.ndarray, flip: np.ndarray, convention: Convention) -> Templates:
-    """Features of images `(N, D)` -> features of templates."""
+    """Features of images `(N, D)` -> features of templates; of a dead network all are equal, to the bit."""
     detector_scores = ijb.detector_scores if convention.use_detector else None
     switches = dict(flip_sum=convention.flip_sum, keep_norm=convention.keep_norm)
+    if is_dead(plain, flip if convention.flip_sum else None):
+        ids = np.unique(ijb.templates)
+        one = normalise(fuse(plain[:1], flip[:1] if convention.flip_sum else plain[:1], **switches))
+        return Templates(ids, np.repeat(one, len(ids), axis=0))
     return Templates(
         *template_features(fuse(plain, flip, detector_scores, **switches), ijb.templates, ijb.media)
     )

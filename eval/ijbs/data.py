@@ -12,7 +12,7 @@ The csv files, by column, below a header of any wording:
 """
 
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +48,8 @@ class IJBS:
     starts: np.ndarray  # (T,) where in `parts` those of each template begin; it has one at least
     sightings: dict[Sighting, int]  # their numbers
     unknown: dict[str, list[str]]  # list of probes -> files in it in which the metadata have nobody
+    twice: dict[str, list[str]]  # list of probes -> files that it names more than once
+    several: dict[str, list[str]]  # list of probes -> photographs in it that show several people
 
 
 class Tables:
@@ -59,7 +61,8 @@ class Tables:
         # The file has a row for each box around a face: millions of rows, of few pairs of subject and medium.
         rows = self.rows(METADATA, {"subject": int}, distinct=True)
         self.metadata = {(subject, where) for _, subject, where in rows}
-        self.unknown: dict[str, list[str]] = {}  # list of probes -> files
+        # List of probes -> files: see `IJBS`.
+        self.unknown, self.twice, self.several = ({} for _ in range(3))
         self.seen = defaultdict(list)  # medium -> subjects
         for subject, where in sorted(self.metadata):
             self.seen[where].append(subject)
@@ -110,6 +113,12 @@ class Tables:
         if not files:
             raise ValueError(f"{self.folder / name} holds no rows")
         media = {self.medium(name, line, file): file for line, file in enumerate(files, start=2)}
+        counts = Counter(self.medium(name, line, file) for line, file in enumerate(files, start=2))
+        if twice := [media[where] for where, count in counts.items() if count > 1 and where in self.seen]:
+            self.twice[name] = twice
+        shared = [file for where, file in media.items() if len(self.seen.get(where, ())) > 1]
+        if photographs := [file for file in shared if file.startswith("img/")]:
+            self.several[name] = photographs
         if unknown := [file for where, file in media.items() if where not in self.seen]:
             self.unknown[name] = unknown
         if len(unknown) == len(media):
@@ -166,7 +175,16 @@ def read_protocols(folder: str | Path) -> IJBS:
     for subject, media in tables.templates:
         starts.append(len(parts))
         parts += [sightings.setdefault((subject, where), len(sightings)) for where in media]
-    return IJBS(protocols, subjects, np.array(parts), np.array(starts), sightings, tables.unknown)
+    return IJBS(
+        protocols,
+        subjects,
+        np.array(parts),
+        np.array(starts),
+        sightings,
+        tables.unknown,
+        tables.twice,
+        tables.several,
+    )
 
 
 def check_mates(

@@ -12,8 +12,9 @@ import numpy as np
 
 from eval.ijbs.data import Sighting
 from eval.readers.errors import MissingFilesError
+from eval.readers.pair_lists import inside
 from eval.readers.tables import read_rows
-from utils.faces import IMAGE_SUFFIXES
+from loading.image_files import is_image
 
 
 @dataclass(frozen=True)
@@ -66,10 +67,7 @@ def found_frames(root: Path) -> list[tuple[str, str]]:
     """Every image in the folders of `root` that have a number for a name: "" for the place, and name."""
     folders = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and entry.name.isdecimal())
     return [
-        ("", f"{folder}/{name}")
-        for folder in folders
-        for name in os.listdir(root / folder)
-        if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
+        ("", f"{folder}/{name}") for folder in folders for name in os.listdir(root / folder) if is_image(name)
     ]
 
 
@@ -82,7 +80,7 @@ def read_frames(root: str | Path, sightings: dict[Sighting, int], listed: str | 
         listed: see `listed_frames`, of paths below `root`; None: every image that is there.
     Raises:
         FileNotFoundError: no such folder or list; frames that are listed but not there; no frame at all.
-        ValueError: a frame whose name has no known form, or see `listed_frames`.
+        ValueError: a frame whose name has no known form or leads out of `root`, or see `listed_frames`.
     """
     root = Path(root)
     if not root.is_dir():
@@ -95,7 +93,7 @@ def read_frames(root: str | Path, sightings: dict[Sighting, int], listed: str | 
             number = sightings.get(sighting_of(name))
         except ValueError as fault:
             raise ValueError(f"{source}{place}: {fault}") from None
-        if listed is not None and not (root / name).is_file():
+        if listed is not None and not inside(root, name, f"{source}{place}").is_file():
             missing.append(f"{name} of{place}")
         if number is not None:
             wanted.append((number, name))

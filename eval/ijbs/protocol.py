@@ -60,14 +60,19 @@ def sum_sightings(features: np.ndarray, sighting: np.ndarray, num_sightings: int
     return sums
 
 
-def templates_of_sightings(sums: np.ndarray, parts: np.ndarray, starts: np.ndarray) -> np.ndarray:
+def templates_of_sightings(
+    sums: np.ndarray, parts: np.ndarray, starts: np.ndarray, dead: bool = False
+) -> np.ndarray:
     """Unit features of templates, `(T, D)`: the sum of a template's sightings has the direction of the mean.
 
     Args:
         sums: `(S, D)` of each sighting.
         parts, starts: `(M,)` and `(T,)`, see `ijbs.data.IJBS`.
+        dead: every frame has the same feature, see `templates.is_dead`: so have all templates with a face.
     """
-    return normalise(np.add.reduceat(sums[parts], starts, axis=0))
+    unit = normalise(np.add.reduceat(sums[parts], starts, axis=0))
+    has_face = unit.any(axis=1)
+    return np.where(has_face[:, None], unit[has_face.argmax()], 0) if dead else unit
 
 
 def evaluate(features: np.ndarray, subjects: np.ndarray, protocol: Protocol, seed: int = 0) -> IJBSResult:

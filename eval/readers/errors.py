@@ -1,11 +1,14 @@
 """Errors that list names: the message has their number and the first few, the exception has all of them.
 
 A data set that was unpacked only in part lacks thousands of images: more than a message can show.
-`eval.run.list_faults_in_file` writes them to a file.
+`names_in_file` writes them to a file.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from utils.files import whole_file
 
 NUM_SHOWN = 5  # names that a message spells out
 
@@ -35,3 +38,24 @@ class ListedError(ValueError):
 
 class MissingFilesError(ListedError, FileNotFoundError):
     """These files are not there."""
+
+
+@contextmanager
+def names_in_file(path: Path) -> Iterator[None]:
+    """If a `ListedError` has more names than its message shows, write all to a file, which it then names.
+
+    Without an error, the file of an earlier one is removed.
+    """
+    try:
+        yield
+    except ListedError as fault:
+        if len(fault.names) > NUM_SHOWN:
+            with suppress(OSError):  # a file that cannot be written must not hide the error itself
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with whole_file(path) as partial:
+                    text = "".join(f"{name}\n" for name in fault.names)
+                    partial.write_text(text, encoding="utf-8", errors="backslashreplace")
+                fault.file = path
+        raise
+    with suppress(OSError):
+        path.unlink(missing_ok=True)

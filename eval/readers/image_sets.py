@@ -16,7 +16,7 @@ import numpy as np
 
 from eval.readers.errors import ListedError, MissingFilesError
 from eval.readers.mat_lists import read_identities
-from utils.faces import IMAGE_SUFFIXES
+from loading.image_files import IMAGE_SUFFIXES, images_below
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,10 @@ def index_images(folder: str | Path) -> dict[str, Path]:
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder {folder}")
     index, twice = {}, []
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("."):
-            if path.stem in index:
-                twice.append(f"{index[path.stem].relative_to(folder)} and {path.relative_to(folder)}")
-            index[path.stem] = path
+    for path in images_below(folder):
+        if path.stem in index:
+            twice.append(f"{index[path.stem].relative_to(folder)} and {path.relative_to(folder)}")
+        index[path.stem] = path
     if twice:
         raise ListedError(f"{folder}: images of the same name:", twice)
     if not index:

@@ -1,9 +1,11 @@
 """Lists of pairs: csv files, and LFW's pairs.txt."""
 
 import csv
+import os
 from pathlib import Path
 
-from utils.faces import IMAGE_SUFFIXES
+from eval.readers.text import ENCODING, read_text, text_of
+from loading.image_files import IMAGE_SUFFIXES
 
 Pair = tuple[Path, Path, bool]
 TRUTH = {"1": True, "true": True, "0": False, "false": False}
@@ -30,16 +32,30 @@ def read_csv_pairs(path: Path, images: Path) -> list[Pair]:
         ValueError: a row of another form; the message names the line.
     """
     pairs = []
-    with open(path, newline="") as file:
+    with text_of(path), open(path, newline="", encoding=ENCODING) as file:
         for line, row in enumerate(csv.reader(file, skipinitialspace=True), start=1):
-            if not row or (line == 1 and row == ["path1", "path2", "issame"]):
+            row = [field.strip() for field in row]
+            if not any(row) or (line == 1 and row == ["path1", "path2", "issame"]):
                 continue
-            if len(row) != 3 or row[2].strip().lower() not in TRUTH:
+            if len(row) != 3 or row[2].lower() not in TRUTH:
                 raise ValueError(
                     f"{path}, line {line}: {','.join(row)!r}, expected path1,path2,issame (1/0 or true/false)"
                 )
-            pairs.append((images / row[0], images / row[1], TRUTH[row[2].strip().lower()]))
+            first, second = (inside(images, name, f"{path}, line {line}") for name in row[:2])
+            pairs.append((first, second, TRUTH[row[2].lower()]))
     return pairs
+
+
+def inside(folder: Path, name: str, place: str) -> Path:
+    """The file that a list names, which has to lie below a folder: a list may come from anywhere.
+
+    Raises:
+        ValueError: `../` or an absolute path leads elsewhere; `place` is where the name stands.
+    """
+    path = folder / name
+    if not Path(os.path.abspath(path)).is_relative_to(os.path.abspath(folder)):
+        raise ValueError(f"{place}: {name!r} does not lie below {folder}, where the list's images have to be")
+    return path
 
 
 def read_lfw_pairs(path: Path, images: Path) -> list[Pair]:
@@ -50,17 +66,17 @@ def read_lfw_pairs(path: Path, images: Path) -> list[Pair]:
     """
 
     def image(name: str, number: str) -> Path:
-        stem = images / name / f"{name}_{int(number):04d}"
+        stem = inside(images, f"{name}/{name}_{int(number):04d}", f"{path}, line {line}")
         files = [stem.with_name(stem.name + suffix) for suffix in IMAGE_SUFFIXES]
         return next((file for file in files if file.exists()), files[0])
 
     pairs = []
-    for line, text in enumerate(path.read_text().splitlines(), start=1):
+    for line, text in enumerate(read_text(path).splitlines(), start=1):
         match text.split():
-            case [name, first, second] if first.isdigit() and second.isdigit():
+            case [name, first, second] if first.isdecimal() and second.isdecimal():
                 pairs.append((image(name, first), image(name, second), True))
-            case [name, first, other, second] if first.isdigit() and second.isdigit():
+            case [name, first, other, second] if first.isdecimal() and second.isdecimal():
                 pairs.append((image(name, first), image(other, second), False))
-            case words if words and not (line == 1 and all(word.isdigit() for word in words)):
+            case words if words and not (line == 1 and all(word.isdecimal() for word in words)):
                 raise ValueError(f"{path}, line {line}: {text!r}, expected `name n m` or `name n other m`")
     return pairs

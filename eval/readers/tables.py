@@ -8,15 +8,17 @@ import csv
 import math
 import warnings
 from array import array
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from eval.readers.text import ENCODING, text_of
+
 EXPECTED = {int: "an integer", float: "a finite number", str: "a text"}
 STORED = {int: "q", float: "d"}  # 8 bytes a number, where Python's take 32
-ENCODING = "utf-8-sig"  # UTF-8, with or without the mark that Windows editors put in front
+TAIL = 4096  # bytes of empty lines below the last row that are found without reading line by line
 SHOWN = 60  # characters of a faulty line that an error repeats
 
 Column = np.ndarray | list[str]
@@ -55,8 +57,8 @@ def read_rows(
         header i + 2.
     Raises:
         FileNotFoundError: no such file.
-        ValueError: in one line, with file and line: an empty line, a wrong number of columns, a field that is
-            not of its type, data where the header should be; or no rows at all.
+        ValueError: in one line, with file and line: an empty line above the last row, a wrong number of
+            columns, a field that is not of its type, data where the header should be; or no rows at all.
     """
     path = Path(path)
     if not path.is_file():
@@ -65,21 +67,19 @@ def read_rows(
         table = integers(path, len(columns), delimiter)
         if table is not None:
             return dict(zip(columns, table))
-    try:
-        with open(path, encoding=ENCODING, newline="" if delimiter else None) as file:
-            lines = csv.reader(file, delimiter=delimiter, strict=True) if delimiter else map(str.split, file)
-            return parse(path, lines, Layout(columns, header, delimiter, extra, distinct))
-    except UnicodeDecodeError as fault:
-        raise ValueError(f"{path} is no text in UTF-8 ({fault.reason} at byte {fault.start})") from None
+    with text_of(path), open(path, encoding=ENCODING, newline="" if delimiter else None) as file:
+        lines = csv.reader(file, delimiter=delimiter, strict=True) if delimiter else map(str.split, file)
+        return parse(path, lines, Layout(columns, header, delimiter, extra, distinct))
 
 
 def integers(path: Path, num_columns: int, delimiter: str | None) -> np.ndarray | None:
     """A faultless table of integers, `(num_columns, N)` int64; None if there is any doubt."""
-    num_lines, end = 0, b"\n"
+    num_lines, end = 0, b""
     with open(path, "rb") as file:
         while block := file.read(1 << 24):
-            num_lines, end = num_lines + block.count(b"\n"), block[-1:]
-    num_lines += end != b"\n"
+            num_lines, end = num_lines + block.count(b"\n"), (end + block)[-TAIL:]
+    blank = end[len(end.rstrip()) :]  # line breaks of the last row and of empty lines below it
+    num_lines -= blank.count(b"\n") - 1
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # no rows at all
@@ -101,7 +101,7 @@ def parse(path: Path, lines: Iterable[list[str]], layout: Layout) -> dict[str, C
     plan = [(name, kind, kept[name].append) for name, kind in columns.items()]
     width, number, seen, places = len(columns), 0, set(), array("q")
     try:
-        for number, fields in enumerate(lines, start=1):
+        for number, fields in enumerate(without_blank_end(lines), start=1):
             if number == 1 and layout.extra:
                 width = max(width, len(fields))
             if len(fields) != width:
@@ -133,6 +133,18 @@ def parse(path: Path, lines: Iterable[list[str]], layout: Layout) -> dict[str, C
         name: column if isinstance(column, list) else np.frombuffer(column, dtype=column.typecode)
         for name, column in kept.items()
     }
+
+
+def without_blank_end(lines: Iterable[list[str]]) -> Iterator[list[str]]:
+    """The lines, but for empty ones below the last row, which editors leave there."""
+    blank = 0
+    for fields in lines:
+        if not any(map(str.strip, fields)) and len(fields) < 2:
+            blank += 1
+            continue
+        yield from [[]] * blank
+        blank = 0
+        yield fields
 
 
 def convert(field: str, kind: type) -> int | float | str:

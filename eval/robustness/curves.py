@@ -32,6 +32,11 @@ class Correlation(NamedTuple):
         """Not by chance: the whole interval is below 0."""
         return self.rho + self.half_width < 0
 
+    @property
+    def numbers(self) -> dict:
+        """What results.json keeps."""
+        return {"norm_quality_correlation": self.rho, "norm_quality_interval": self.half_width}
+
 
 @dataclass(frozen=True)
 class Curve:
@@ -45,14 +50,36 @@ class Curve:
     norms: np.ndarray  # (A, 2P) of the perturbed images; (A, P) where only the second of each pair is
     clean_norms: np.ndarray  # (2P,) of all images, before anything is done to them
     correlation: Correlation  # within an image
+    order_warning: str = ""  # what is wrong with the order of the pairs, see `kfold.VerificationResult`
 
     @property
     def standard_error(self) -> np.ndarray:
         """`(A,)` of the accuracy, from its spread over the folds: `std` is divided by FOLDS."""
         return self.std / (FOLDS - 1) ** 0.5
 
+    @property
+    def numbers(self) -> dict:
+        """What results.json keeps."""
+        return {
+            "amounts": self.amounts,
+            "accuracy": self.accuracy,
+            "std": self.std,
+            "standard_error": self.standard_error,
+            "accuracy_at_clean_threshold": self.fixed_accuracy,
+            "tar_at_far": self.tar,
+            "median_norm": np.median(self.norms, axis=1),
+            **self.correlation.numbers,
+        }
+
 
 Curves = Mapping[str, Mapping[str, Mapping[str, Curve]]]  # model -> set -> perturbation
+
+
+def order_warnings(curves: Curves) -> list[str]:
+    """A paragraph for each set whose folds hold one kind of pair."""
+    sets = next(iter(curves.values()))  # the pairs are the same for every model and perturbation
+    told = {name: next(iter(kinds.values())).order_warning for name, kinds in sets.items()}
+    return [f"Warning: {name}: {warning}" for name, warning in told.items() if warning]
 
 
 def robustness_curve(
@@ -87,6 +114,7 @@ def robustness_curve(
         norms=norms[:, perturbed],
         clean_norms=norms[0],
         correlation=correlation_within(norms[:, perturbed], pair[perturbed], seed),
+        order_warning=results[0].order_warning,
     )
 
 

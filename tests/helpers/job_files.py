@@ -1,4 +1,4 @@
-"""Config files to test with: two as insightface writes them, and how to put one on the disk."""
+"""Config files to test with, as insightface and ARoFace write them, and how to put one on the disk."""
 
 from pathlib import Path
 
@@ -56,6 +56,29 @@ config.num_image = 42474557
 config.num_epoch = 40
 config.warmup_epoch = config.num_epoch // 10
 config.val_targets = []
+"""
+
+
+AROFACE_WF4M = """
+from easydict import EasyDict as edict
+config = edict()
+config.margin_list = (1.0, 0.0, 0.4)
+config.network = "r100"
+config.sample_rate = 1.0
+config.fp16 = True
+config.batch_size = 128
+config.ngpus = 4
+config.lr = (0.1*config.batch_size*config.ngpus)/(1024)
+config.verbose = 2000
+config.dali = False
+config.rec = "/train_tmp/WebFace4M"
+config.num_classes = 205990
+config.num_image = 4235242
+config.val_targets = []
+config.eta_scale = 0.1
+config.eta_t = 0.2
+config.eta_theta = 0.3
+config.ratio = 0.75
 """
 
 

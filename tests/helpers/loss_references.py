@@ -23,6 +23,7 @@ class Variant:
     Attributes:
         derivative: its gradient is the true derivative, so gradcheck applies.
         steps_down: how often its own logit falls, in a step, as the cosine rises; by the loss's definition.
+        falls: its own logit falls as the cosine rises, over a range of it; by the loss's definition.
         compares: the own class is compared with the others, so that without any the loss is 0.
     """
 
@@ -30,6 +31,7 @@ class Variant:
     hyper: dict = field(default_factory=dict)
     derivative: bool = True
     steps_down: int = 0
+    falls: bool = False
     compares: bool = True
 
     def make(self) -> tuple[MarginLoss, list[Regularizer]]:
@@ -205,6 +207,7 @@ def adaface(
     initial_mean=20.0,
     initial_std=100.0,
     keep_gradient=False,
+    gradient="exact",
     focal=0.0,
 ):
     """At the first step. The quality k is taken without gradient, as published."""
@@ -217,6 +220,9 @@ def adaface(
         std = t_alpha * norms.std() + (1 - t_alpha) * initial_std
     k = ((norms - mean) / (std + eps) * h).clamp(-1, 1)
     phi = own_cos.acos() - m * k
+    if gradient == "straight_through":  # CVLface: the margin in place, outside autograd, and no clipping
+        own_logit = with_gradient_of(phi.cos() - (m + m * k), own_cos)
+        return cross_entropy(s * replace_own(cos, labels, own_logit), labels, focal)
     margined = phi.clamp(eps, math.pi - eps).cos()
     if keep_gradient:
         inside = (phi >= eps) & (phi <= math.pi - eps)
@@ -354,6 +360,7 @@ VARIANTS = [
     Variant("circle", {"gamma": 32.0, "m": 0.4, "focal": 1.0}, derivative=False),
     Variant("adaface", derivative=False),
     Variant("adaface", {"t_alpha": 1.0, "h": 2.0}, derivative=False),  # k from -1 to 1, angles clipped
+    Variant("adaface", {"t_alpha": 1.0, "gradient": "straight_through"}, derivative=False, falls=True),
     Variant("adaface", {"s": 16.0, "t_alpha": 1.0, "keep_gradient": True, "focal": 1.0}, derivative=False),
     Variant("magface", steps_down=1),
     Variant("magface", {"s": 16.0, "l_a": 2.0, "u_a": 30.0, "l_margin": 0.1, "focal": 1.0}, steps_down=1),

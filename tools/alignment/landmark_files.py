@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from eval.readers.text import ENCODING, text_of
 from tools.alignment.faces import Face, around
 from utils.faces import five_points
 from utils.files import whole_file
@@ -22,7 +23,8 @@ COLUMNS = ("file", "aligned", *BOX, "score", *POINTS)
 
 def write_landmarks(path: Path, rows: Iterable[tuple[str, str, Face]]) -> None:
     """Write (photograph, aligned image, face), whole or not at all."""
-    with whole_file(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
+    text = {"newline": "", "encoding": "utf-8", "errors": "surrogateescape"}  # a file's name may be no text
+    with whole_file(path) as partial, open(partial, "w", **text) as file:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
         for name, aligned, face in rows:
@@ -39,7 +41,7 @@ def read_landmarks(path: Path) -> dict[str, list[Face]]:
         ValueError: columns are missing, or a row holds no numbers; the message names the line.
     """
     found: dict[str, list[Face]] = {}
-    with open(path, newline="", encoding="utf-8-sig") as file:
+    with text_of(path), open(path, newline="", encoding=ENCODING) as file:
         reader = csv.DictReader(file, skipinitialspace=True)
         names = _points(path, reader.fieldnames or [])
         for row in reader:
