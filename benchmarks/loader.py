@@ -48,7 +48,8 @@ def draw_records(folder: Path, num_images: int = 1024) -> Path:
             coarse = random.integers(40, 216, (7, 7, 3)).astype(np.float32)
             noise = cv2.GaussianBlur(random.normal(0, 12, (112, 112, 3)), (0, 0), 0.8)
             image = cv2.resize(coarse, (112, 112), interpolation=cv2.INTER_CUBIC) + noise
-            _, encoded = cv2.imencode(".jpg", image.clip(0, 255), [cv2.IMWRITE_JPEG_QUALITY, 95])
+            image = image.clip(0, 255).astype(np.uint8)
+            _, encoded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 95])
             records.write(key, key % 50, encoded.tobytes())
     return folder
 
