@@ -73,11 +73,12 @@ smoke: $(READY)  ## the demo at reduced size, on two processes: does the whole c
 	    test -s $(RUN)/$$file || { echo "error: the smoke run left no $$file" >&2; exit 1; }; \
 	done
 
-bench: $(READY)  ## time and memory: classifier, training steps, ARoFace, evaluation
+bench: $(READY)  ## time and memory: classifier, training steps, ARoFace, evaluation, loader
 	$(PY) benchmarks/head.py
 	$(PY) benchmarks/step.py
 	$(PY) benchmarks/aroface.py
 	$(PY) benchmarks/evaluation.py
+	$(PY) benchmarks/loader.py
 
 test-export: $(READY)  ## every network, at its full size, as ONNX: half an hour and 16 GB of memory
 	$(PY) -m pytest tests/all_exports.py $(PYTEST_ARGS)

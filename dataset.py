@@ -1,8 +1,8 @@
 """Training data: RecordIO files, image folders, random images; and the loader.
 
 A dataset has `.num_classes`, `.root` (the folder, None for random images), a length, `[i]` -> image
-`(3, 112, 112)` uint8 RGB tensor and int label, `read(i)` -> the same image as `(112, 112, 3)` array, and
-`name_of(i)`, which says where it comes from.
+`(3, 112, 112)` uint8 RGB tensor and int label, `read(i)` -> the same image as `(112, 112, 3)` array,
+`read_batch`, which does that for many at once, and `name_of(i)`, which says where it comes from.
 docs/data.md describes the formats.
 """
 
@@ -22,6 +22,7 @@ from loading.global_batch import choose_global_batch
 from loading.image_files import IMAGE_SUFFIXES, read_identity_folders
 from loading.loader import DistributedSampler, FaceLoader
 from loading.record_layout import (
+    are_labels,
     check_labels,
     content,
     count_classes,
@@ -51,6 +52,14 @@ def decode(encoded: bytes, name: str) -> np.ndarray:
     return image
 
 
+def _decodes(encoded: bytes | None, out: np.ndarray) -> bool:
+    """Whether it is an image of the size of `out`; it stands there then."""
+    try:
+        return encoded is not None and decode_rgb(encoded, out).shape == out.shape
+    except ValueError:
+        return False
+
+
 class FaceDataset(Dataset):
     """What all datasets share. A subclass sets `root`, `num_classes`, has `read`, `name_of`, `__len__`.
 
@@ -64,6 +73,25 @@ class FaceDataset(Dataset):
     def read(self, index: int) -> tuple[np.ndarray, int]:
         """Image `(112, 112, 3)` uint8 RGB and label of one sample; RecordError where it cannot be used."""
         raise NotImplementedError
+
+    def read_batch(
+        self, indices: np.ndarray, images: Sequence[np.ndarray]
+    ) -> tuple[np.ndarray, dict[int, RecordError]]:
+        """What `read` gives for many samples at once: the loader's way, where it is the faster one.
+
+        Args:
+            indices: `(n,)`, which samples.
+            images: n arrays `(112, 112, 3)` uint8, which the images are written to.
+        Returns:
+            Labels `(n,)` int64, and why a sample cannot be used, by its place among the indices.
+        """
+        labels, errors = np.zeros(len(indices), np.int64), {}
+        for place, index in enumerate(indices.tolist()):
+            try:
+                images[place][:], labels[place] = self.read(index)
+            except RecordError as error:
+                errors[place] = error
+        return labels, errors
 
     def content(self) -> dict[str, tuple[np.ndarray, ...]]:
         """Arrays by name that tell it from other data of its size, if there can be any; reads no image."""
@@ -115,6 +143,18 @@ class RecordDataset(FaceDataset):
         label, encoded = self.reader.read(key[0])
         check_labels(self.reader, key, label[:1], self.num_classes, "its number of classes")
         return decode(encoded, self.name_of(index)), int(label[0])
+
+    def read_batch(
+        self, indices: np.ndarray, images: Sequence[np.ndarray]
+    ) -> tuple[np.ndarray, dict[int, RecordError]]:
+        """Looks up and checks all records and labels at once; what is not plain goes through `read`."""
+        labels, payloads = self.reader.read_plain(self.keys[indices])
+        allowed = are_labels(labels, self.num_classes)
+        read = zip(allowed.tolist(), payloads, images)
+        others = [place for place, found in enumerate(read) if not (found[0] and _decodes(*found[1:]))]
+        labels = np.where(allowed, labels, 0).astype(np.int64)
+        labels[others], errors = super().read_batch(indices[others], [images[place] for place in others])
+        return labels, {others[i]: error for i, error in errors.items()}
 
     def name_of(self, index: int) -> str:
         return f"{self.reader.rec_path}: record {self.keys[index]}"
@@ -217,6 +257,20 @@ class MergedDataset(FaceDataset):
         part, index = self._locate(index)
         image, label = self.datasets[part].read(index)
         return image, label + self._first_labels[part]
+
+    def read_batch(
+        self, indices: np.ndarray, images: Sequence[np.ndarray]
+    ) -> tuple[np.ndarray, dict[int, RecordError]]:
+        """Each part reads what is its own."""
+        labels, errors = np.zeros(len(indices), np.int64), {}
+        parts = np.searchsorted(self._starts, indices, side="right") - 1
+        for part in np.unique(parts).tolist():
+            places = np.flatnonzero(parts == part).tolist()
+            own = indices[places] - self._starts[part], [images[place] for place in places]
+            found, of_part = self.datasets[part].read_batch(*own)
+            labels[places] = found + self._first_labels[part]
+            errors |= {places[i]: error for i, error in of_part.items()}
+        return labels, errors
 
     def content(self) -> dict[str, tuple[np.ndarray, ...]]:
         """That of each part, and where the parts begin."""

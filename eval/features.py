@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
@@ -32,32 +32,64 @@ def evaluating(model: nn.Module):
             module.training = training
 
 
+def chosen_precision(precision: str, device: torch.device) -> str:
+    """What "auto" means on a device: "bf16" on a GPU that has it, else "fp32"; others as they are."""
+    if precision != "auto":
+        return precision
+    fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bf16" if fast else "fp32"
+
+
 def check_settings(batch_size: int, precision: str) -> None:
     """Require what `extract` can do.
 
     Raises:
         ValueError: an unknown precision, a batch without images.
     """
-    if precision not in PRECISIONS:
-        allowed = ", ".join(PRECISIONS)
-        raise ValueError(f"precision {precision!r}{nearest(precision, PRECISIONS)}; allowed: {allowed}")
+    if precision not in (known := (*PRECISIONS, "auto")):
+        raise ValueError(f"precision {precision!r}{nearest(precision, known)}; allowed: {', '.join(known)}")
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}, allowed: 1 or more")
 
 
-def read_ahead(images: Sequence, parts: Iterable[slice]) -> Iterator[np.ndarray]:
-    """`images[part]` for each part, in order; the next ones are read by threads in the meantime.
+def read_ahead(images: Sequence, parts: Iterable[slice], pin: bool = False) -> Iterator[Tensor]:
+    """`images[part]` for each part, in order, checked; the next ones are read by threads in the meantime.
 
     At most NUM_READERS + 1 parts are in memory.
+
+    Args:
+        pin: in pinned memory, which a GPU copies while it computes.
     """
+
+    def read(part: slice) -> Tensor:
+        faces = images[part]
+        check_faces(faces)
+        faces = torch.from_numpy(faces)
+        return faces.pin_memory() if pin else faces
+
     waiting = deque()
     with ThreadPoolExecutor(NUM_READERS) as pool:
         for part in parts:
-            waiting.append(pool.submit(images.__getitem__, part))
+            waiting.append(pool.submit(read, part))
             if len(waiting) > NUM_READERS:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+
+
+def features_of_views(backbone: nn.Module, batch: Tensor, mirror: bool, at_once: bool) -> Tensor:
+    """Features `(n, D)` float32; with `mirror` those of the mirror images are appended, `(n, 2D)`.
+
+    Args:
+        at_once: both views make one batch of 2n: half as many kernels for a GPU to start. A CPU starts them
+            at once; there features stay what they were to the last bit.
+    """
+    views = [batch, torch.flip(batch, dims=[3])] if mirror else [batch]
+    if at_once:
+        features = backbone(torch.cat(views)).float().chunk(len(views))
+    else:
+        features = [backbone(view).float() for view in views]
+    return torch.cat(features, dim=1)
 
 
 @torch.no_grad()
@@ -80,7 +112,8 @@ def extract(
         images: `(N, 112, 112, 3)` uint8, RGB, the same on every rank: an array, or a sequence whose slices
             are such arrays (`eval.readers.faces`), of which only a few batches are ever in memory.
         batch_size: images a forward pass, on each rank.
-        precision: "fp32", "bf16" or "fp16" (autocast).
+        precision: "fp32", "bf16" or "fp16" (autocast), or "auto", see `chosen_precision`. In half precision
+            a GPU gets the images in channels_last.
         mirror: also of the mirror images, which costs as much again.
         progress: what rank 0's progress bar is called, on a terminal; None: no bar.
     Returns:
@@ -95,6 +128,8 @@ def extract(
     if input_order not in ("RGB", "BGR"):
         raise ValueError(f"the backbone's input_order is {input_order!r}, allowed: RGB, BGR")
     device = next((parameter.device for parameter in backbone.parameters()), torch.device("cpu"))
+    precision, on_gpu = chosen_precision(precision, device), device.type == "cuda"
+    channels_last = on_gpu and precision != "fp32"
     first, last = (len(images) * r // world_size() for r in (rank(), rank() + 1))
     # A rank without images runs one too, to learn the D that the gather needs; it keeps no feature of it.
     start, end = (first, last) if first < last else (0, 1)
@@ -106,12 +141,9 @@ def extract(
         autocast(device, precision),
         tqdm(total=end - start, desc=progress, unit=" faces", disable=None if shown else True) as bar,
     ):
-        for faces in read_ahead(images, parts):
-            check_faces(faces)
-            rgb = torch.from_numpy(faces).permute(0, 3, 1, 2)
-            batch = to_input(rgb, device, input_order=input_order)
-            views = [batch, torch.flip(batch, dims=[3])] if mirror else [batch]
-            batches.append(torch.cat([backbone(view).float() for view in views], dim=1))  # (n, D or 2D)
+        for faces in read_ahead(images, parts, pin=on_gpu):
+            batch = to_input(faces.permute(0, 3, 1, 2), device, channels_last, input_order)
+            batches.append(features_of_views(backbone, batch, mirror, at_once=on_gpu))
             bar.update(len(faces))
     features = all_gather_rows(torch.cat(batches)[: last - first]).cpu().numpy()
     if not mirror:

@@ -72,9 +72,9 @@ def check_precision(model: nn.Module, precision: str) -> None:
     """Require a precision that counts: an ONNX file has its own.
 
     Raises:
-        ValueError: another than "fp32", for an ONNX file.
+        ValueError: another than "fp32" or "auto", for an ONNX file.
     """
-    if isinstance(model, OnnxModel) and precision != "fp32":
+    if isinstance(model, OnnxModel) and precision not in ("fp32", "auto"):
         raise ValueError(f"--precision {precision} means nothing for {model.path}: an ONNX file has its own")
 
 

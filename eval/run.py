@@ -27,8 +27,9 @@ import numpy as np
 import torch
 
 from eval.baseline import compare, read_outcomes
-from eval.features import check_settings, extract
+from eval.features import check_settings, chosen_precision, extract
 from eval.models import (
+    OnnxModel,
     add_model_arguments,
     add_normalise,
     check_precision,
@@ -47,7 +48,7 @@ from utils.progress import here
 
 CACHE = "feature_cache"
 VIEWS = ("plain", "flip")  # names in its files
-EXTRACTION = 1  # raise it with every change of features.py, faces.py or a backbone that changes features
+EXTRACTION = 2  # raise it with every change of features.py, faces.py or a backbone that changes features
 
 
 def arguments(
@@ -67,7 +68,7 @@ def arguments(
     add("--data", type=Path, required=True, nargs="+" if "data" in several else None, help=data)
     add("--out", type=Path, help="folder to write to; default: MODEL.PROTOCOL, beside the model")
     add("--batch-size", type=int, default=64, help="images a forward pass, on each rank (default 64)")
-    add("--precision", default="fp32", help=f"{', '.join(PRECISIONS)} (default fp32)")
+    add("--precision", default="auto", help=f"{', '.join(PRECISIONS)}, or auto: bf16 on a GPU, else fp32")
     add("--no-cache", action="store_true", help=f"neither read nor write {CACHE}/, beside the output folder")
     add("--baseline", type=Path, help="results.json of another model on the same data, to compare with")
     add("--seed", type=int, default=0, help="of all that is drawn (default 0)")
@@ -93,8 +94,8 @@ def list_faults_in_file(args: argparse.Namespace, protocol: str) -> Iterator[Non
 class Evaluation:
     """One run of a script.
 
-    Attributes: models, the paths; backbones, their networks on `device`; is_main, whether this is the rank
-    that scores and reports; out, the folder to write to; report.
+    Attributes: models, the paths; backbones, their networks on `device`; precision, that of their passes;
+    is_main, whether this is the rank that scores and reports; out, the folder to write to; report.
     """
 
     def __init__(self, args: argparse.Namespace, protocol: str, title: str, device: torch.device):
@@ -116,6 +117,8 @@ class Evaluation:
         self.backbones = [load_model(path, args.network, **said) for path in self.models]
         for backbone in self.backbones:
             check_precision(backbone, args.precision)
+        of_file = any(isinstance(backbone, OnnxModel) for backbone in self.backbones)
+        self.precision = "fp32" if of_file else chosen_precision(args.precision, device)
         self.hashes = [file_hash(path) for path in self.models]
         self.report = Report(title, self.settings())
 
@@ -128,7 +131,7 @@ class Evaluation:
         return {
             "models": models,
             "data": self.args.data,
-            "precision": self.args.precision,
+            "precision": self.precision,
             "batch_size": self.args.batch_size,
             "ranks": world_size(),
             "device": self.device.type,
@@ -160,7 +163,7 @@ class Evaluation:
             self.backbones[model],
             faces,
             batch_size=self.args.batch_size,
-            precision=self.args.precision,
+            precision=self.precision,
             mirror=mirror,
             progress=self.models[model].name,
         )
@@ -183,7 +186,7 @@ class Evaluation:
         # Batch size and number of ranks are left out: they change the last bits only, which is not worth
         # another pass. The device is in, since the report names the one that computed the features.
         taken = input_of(self.backbones[model]).values()
-        settings = (self.args.precision, self.device.type, *taken)
+        settings = (self.precision, self.device.type, *taken)
         parts = (EXTRACTION, self.hashes[model], fingerprint(faces), *settings)
         key = hashlib.sha256(" ".join(map(str, parts)).encode()).hexdigest()
         return self.out.parent / CACHE / f"{key[:32]}.npz"

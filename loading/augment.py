@@ -3,15 +3,18 @@
 AdaFace: Quality Adaptive Margin for Face Recognition, Minchul Kim, Anil K. Jain, Xiaoming Liu, CVPR 2022,
 https://arxiv.org/abs/2204.00964, section 4.1 and its public training code.
 
-Images are `(112, 112, 3)` uint8 RGB arrays. All randomness comes from the generator that is handed in, so
-that a sample looks the same whichever process prepares it.
+Images are `(112, 112, 3)` uint8 RGB arrays, changed in place. What is random is drawn beforehand, for a whole
+batch at once (`draws.py`), so that a sample looks the same whichever process prepares it.
 """
 
-import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
+from itertools import permutations
 
 import cv2
 import numpy as np
+
+from loading.draws import Draws
 
 CROP_AREA = (0.2, 1.0)  # share of the image
 CROP_RATIO = (3 / 4, 4 / 3)  # width / height
@@ -19,6 +22,9 @@ CROP_TRIES = 10
 LOW_RES_SIDE = (0.2, 1.0)  # share of the side
 INTERPOLATIONS = (cv2.INTER_NEAREST, cv2.INTER_LINEAR, cv2.INTER_AREA, cv2.INTER_CUBIC, cv2.INTER_LANCZOS4)
 JITTER = (0.5, 1.5)  # factor on brightness, contrast and saturation
+GREY = np.array([0.299, 0.587, 0.114])  # of red, green and blue
+# Streams of random numbers: whether each change happens, and how.
+CHANCE, CROP, LOW_RES, PHOTOMETRIC = range(4)
 
 
 @dataclass(frozen=True)
@@ -30,76 +36,92 @@ class Augmentation:
     photometric_prob: float = 0.0
     flip_prob: float = 0.0
 
-    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """The augmented image; the given one is not changed, and returned where nothing happens."""
-        if rng.random() < self.crop_prob:
-            image = random_crop(image, rng)
-        if rng.random() < self.low_res_prob:
-            image = random_low_resolution(image, rng)
-        if rng.random() < self.photometric_prob:
-            image = random_photometric(image, rng)
-        if rng.random() < self.flip_prob:
-            image = cv2.flip(image, 1)  # faster than a strided view, which has to be copied later
-        return image
+    def __call__(self, images: Sequence[np.ndarray], draws: Draws) -> None:
+        """Change the images of a batch, in place."""
+        chances = draws.uniform(CHANCE, 4) < astuple(self)  # (n, 4)
+        cropped, shrunk, shifted, flipped = (np.flatnonzero(column) for column in chances.T)
+        if len(cropped):
+            boxes = crop_boxes(draws.uniform(CROP, 2 * CROP_TRIES + 2, cropped), *images[0].shape[:2])
+            for row, box in zip(cropped.tolist(), boxes.tolist()):
+                crop(images[row], *box)
+        if len(shrunk):
+            for row, how in zip(shrunk.tolist(), resolutions(draws.uniform(LOW_RES, 3, shrunk))):
+                lower_resolution(images[row], *how)
+        if len(shifted):
+            for row, changes in zip(shifted.tolist(), colour_changes(draws.uniform(PHOTOMETRIC, 4, shifted))):
+                for change, factor in changes:
+                    change(images[row], factor)
+        for row in flipped.tolist():
+            cv2.flip(images[row], 1, images[row])
 
 
-def random_crop(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A random rectangle stays at its place, at its size; the rest turns black."""
-    top, left, height, width = crop_box(image.shape[0], image.shape[1], rng)
-    cropped = np.zeros_like(image)
-    part = np.s_[top : top + height, left : left + width]
-    cropped[part] = image[part]
-    return cropped
+def crop(image: np.ndarray, top: int, left: int, height: int, width: int) -> None:
+    """A rectangle stays at its place, at its size; the rest turns black."""
+    bottom, right = top + height, left + width
+    image[:top], image[bottom:] = 0, 0
+    image[top:bottom, :left], image[top:bottom, right:] = 0, 0
 
 
-def crop_box(height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
-    """Top, left, height and width of a rectangle, drawn like torchvision's RandomResizedCrop does.
+def crop_boxes(uniform: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Top, left, height and width `(n, 4)` of rectangles, drawn like torchvision's RandomResizedCrop does.
 
     Area uniform in CROP_AREA, aspect ratio log-uniform in CROP_RATIO; what does not fit is drawn again, and
     after CROP_TRIES the whole image stays (torchvision's fallback as well, for a square image).
+
+    Args:
+        uniform: `(n, 2 * CROP_TRIES + 2)` in [0, 1): areas and ratios to be tried, and the place.
     """
-    for _ in range(CROP_TRIES):
-        area = height * width * rng.uniform(*CROP_AREA)
-        ratio = math.exp(rng.uniform(math.log(CROP_RATIO[0]), math.log(CROP_RATIO[1])))
-        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
-        if 0 < w <= width and 0 < h <= height:
-            return int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), h, w
-    return 0, 0, height, width
+    areas, ratios, place = np.split(uniform, [CROP_TRIES, 2 * CROP_TRIES], axis=1)
+    areas, ratios = (
+        height * width * _between(areas, *CROP_AREA),
+        np.exp(_between(ratios, *np.log(CROP_RATIO))),
+    )
+    sides = np.rint(np.sqrt([areas / ratios, areas * ratios])).astype(np.int64)  # (2, n, tries)
+    whole = np.array([height, width])
+    fits = ((sides > 0) & (sides <= whole[:, None, None])).all(0)
+    first = sides[:, np.arange(len(fits)), fits.argmax(1)].T  # (n, 2): the first that fits
+    size = np.where(fits.any(1)[:, None], first, whole)
+    return np.hstack([(place * (whole - size + 1)).astype(np.int64), size])
 
 
-def random_low_resolution(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Shrunk to a random side and enlarged again, each with an interpolation of its own."""
-    side = int(image.shape[0] * rng.uniform(*LOW_RES_SIDE))
-    down, up = rng.choice(INTERPOLATIONS, 2)
-    small = cv2.resize(image, (side, side), interpolation=int(down))
-    return cv2.resize(small, image.shape[1::-1], interpolation=int(up))
+def resolutions(uniform: np.ndarray) -> list[tuple[int, int, int]]:
+    """For `lower_resolution`: side, and two of INTERPOLATIONS, from `(n, 3)` numbers in [0, 1)."""
+    sides = (112 * _between(uniform[:, 0], *LOW_RES_SIDE)).astype(np.int64)
+    choices = (len(INTERPOLATIONS) * uniform[:, 1:]).astype(np.int64)
+    return [
+        (side, INTERPOLATIONS[down], INTERPOLATIONS[up])
+        for side, (down, up) in zip(sides.tolist(), choices.tolist())
+    ]
 
 
-def random_photometric(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Brightness, contrast and saturation, each by its own factor, in random order."""
-    changes = (brightness, contrast, saturation)
-    factors = rng.uniform(*JITTER, size=len(changes))
-    for i in rng.permutation(len(changes)):
-        image = changes[i](image, factors[i])
-    return image
+def lower_resolution(image: np.ndarray, side: int, down: int, up: int) -> None:
+    """Shrunk to a side and enlarged again, each with an interpolation of its own."""
+    small = cv2.resize(image, (side, side), interpolation=down)
+    cv2.resize(small, image.shape[1::-1], image, interpolation=up)
 
 
-def brightness(image: np.ndarray, factor: float) -> np.ndarray:
+def colour_changes(uniform: np.ndarray) -> list[list[tuple]]:
+    """Brightness, contrast and saturation in random order, each with its factor, from `(n, 4)` in [0, 1)."""
+    orders = list(permutations((brightness, contrast, saturation)))
+    factors, chosen = _between(uniform[:, :3], *JITTER), (len(orders) * uniform[:, 3]).astype(np.int64)
+    return [list(zip(orders[order], row)) for order, row in zip(chosen.tolist(), factors.tolist())]
+
+
+def brightness(image: np.ndarray, factor: float) -> None:
     """Mixes the image with black, `factor` of the image; a factor above 1 leads away from black."""
-    return _mix(image, 0.0, factor)
+    cv2.transform(image, np.eye(3) * factor, image)
 
 
-def contrast(image: np.ndarray, factor: float) -> np.ndarray:
+def contrast(image: np.ndarray, factor: float) -> None:
     """Mixes the image with the mean of its grey version."""
-    return _mix(image, cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).mean(), factor)
+    grey = GREY @ cv2.mean(image)[:3]
+    cv2.transform(image, np.hstack([np.eye(3) * factor, np.full((3, 1), grey * (1 - factor))]), image)
 
 
-def saturation(image: np.ndarray, factor: float) -> np.ndarray:
+def saturation(image: np.ndarray, factor: float) -> None:
     """Mixes the image with its grey version."""
-    grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-    return cv2.addWeighted(image, factor, grey, 1 - factor, 0.0)
+    cv2.transform(image, np.eye(3) * factor + GREY * (1 - factor), image)
 
 
-def _mix(image: np.ndarray, grey: float, factor: float) -> np.ndarray:
-    table = np.arange(256) * factor + grey * (1 - factor)
-    return cv2.LUT(image, np.rint(table.clip(0, 255)).astype(np.uint8))
+def _between(uniform: np.ndarray, low: float, high: float) -> np.ndarray:
+    return low + (high - low) * uniform

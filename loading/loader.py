@@ -6,18 +6,20 @@ continued at any batch.
 """
 
 import signal
-import time
 from collections.abc import Iterator
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from loading.augment import Augmentation
 from loading.bad_records import BadRecords
+from loading.draws import Draws
 from loading.global_batch import part_of_rank
+from loading.shared_images import PREFETCH, Place, Ring
+from utils.faces import SIZE
 from utils.killed_workers import install_translator, prepare_worker, translated
 from utils.recordio import RecordError
 
@@ -72,41 +74,60 @@ class DistributedSampler(Sampler):
 class Batches(Dataset):
     """What a worker does with `(epoch, indices)`: it makes a batch.
 
-    It gives images `(b, 3, 112, 112)` uint8 RGB; labels and indices as one tensor `(2, b)` int64, which
-    reaches the training process faster than two; and a list of the indices that could not be used.
+    It gives images `(b, 3, 112, 112)` uint8 RGB, from a worker the place where they are; labels and indices
+    as one array `(2, b)` int64; and a list of the indices that could not be used.
 
     With `skip_bad` another image takes the place of one that cannot be used; it is drawn by (seed, epoch,
     index). Without, the RecordError is returned. It is not raised, as torch would wrap it into the traceback
     of the worker.
+
+    Args:
+        ring: where workers put images.
     """
 
-    def __init__(self, dataset, augmentation: Augmentation, seed: int, *, skip_bad: bool = False):
+    def __init__(
+        self,
+        dataset,
+        augmentation: Augmentation,
+        seed: int,
+        *,
+        skip_bad: bool = False,
+        ring: Ring | None = None,
+    ):
         self.dataset, self.augmentation, self.seed = dataset, augmentation, seed
-        self.skip_bad = skip_bad
+        self.skip_bad, self.ring = skip_bad, ring
 
-    def __getitem__(self, position: tuple[int, np.ndarray]) -> tuple[Tensor, Tensor, list[int]] | RecordError:
+    def __getitem__(
+        self, position: tuple[int, np.ndarray]
+    ) -> tuple[Tensor | Place, np.ndarray, list[int]] | RecordError:
         epoch, indices = position
-        images = np.empty((len(indices), 3, 112, 112), np.uint8)
-        numbers = np.empty((2, len(indices)), np.int64)
-        bad: list[int] = []
-        for row, wanted in enumerate(indices.tolist()):
-            try:
-                index, image, label = self._read(epoch, wanted, bad)
-            except RecordError as error:
-                return error
-            rng = np.random.default_rng((IMAGE_STREAM, self.seed, epoch, index))
-            images[row] = cv2.split(self.augmentation(image, rng))
-            numbers[:, row] = label, index
-        return torch.from_numpy(images), torch.from_numpy(numbers), bad
-
-    def _read(self, epoch: int, index: int, bad: list[int]) -> tuple[int, np.ndarray, int]:
-        """Index, image and label: of `index` itself, or of the one that takes its place."""
+        worker = get_worker_info()
+        if worker is None:
+            images = np.empty((len(indices), SIZE, SIZE, 3), np.uint8)
+            # As bytes of R, G and B in turn: the device brings them in the order that its network wants.
+            result = torch.from_numpy(images).permute(0, 3, 1, 2)
+        else:
+            result = self.ring.take(worker.id)
+            images = self.ring.memory[result.row].numpy()
+        rows = list(images)
+        labels, errors = self.dataset.read_batch(indices, rows)
+        used, bad = indices.copy(), []
         try:
-            return index, *self.dataset.read(index)
+            for place in sorted(errors):
+                used[place], rows[place][:], labels[place] = self._replacement(
+                    epoch, int(indices[place]), errors[place], bad
+                )
         except RecordError as error:
-            if not self.skip_bad:
-                raise
-            first_error = error
+            return error
+        self.augmentation(rows, Draws((IMAGE_STREAM, self.seed, epoch), used))
+        return result, np.stack([labels, used]), bad
+
+    def _replacement(
+        self, epoch: int, index: int, reason: RecordError, bad: list[int]
+    ) -> tuple[int, np.ndarray, int]:
+        """Index, image and label of what takes the place of an image that cannot be used."""
+        if not self.skip_bad:
+            raise reason
         bad.append(index)
         rng = np.random.default_rng((REPLACEMENT_STREAM, self.seed, epoch, index))
         for drawn in rng.integers(len(self.dataset), size=MAX_DRAWS).tolist():
@@ -114,7 +135,7 @@ class Batches(Dataset):
                 return drawn, *self.dataset.read(drawn)
             except RecordError:
                 bad.append(drawn)
-        raise RecordError(f"{first_error}; of {MAX_DRAWS} images drawn in its place none can be used")
+        raise RecordError(f"{reason}; of {MAX_DRAWS} images drawn in its place none can be used")
 
 
 class FaceLoader:
@@ -145,11 +166,14 @@ class FaceLoader:
     ):
         self.sampler = sampler
         self.bad_records = BadRecords(dataset) if skip_bad else None
+        ring = Ring(num_workers, len(sampler.part)) if num_workers else None
         self._loader = DataLoader(
-            Batches(dataset, augmentation, sampler.seed, skip_bad=skip_bad),
+            Batches(dataset, augmentation, sampler.seed, skip_bad=skip_bad, ring=ring),
             sampler=sampler,
             batch_size=None,  # the sampler's batches are the dataset's items
+            collate_fn=_as_it_is,  # torch would make tensors of arrays, which are slower to hand over
             num_workers=num_workers,
+            prefetch_factor=PREFETCH if num_workers else None,
             persistent_workers=num_workers > 0,
             pin_memory=torch.cuda.is_available(),
             worker_init_fn=_start_worker,
@@ -193,20 +217,19 @@ class FaceLoader:
                         "; on_bad_record=skip takes another in its place" if self.bad_records is None else ""
                     )
                     raise RecordError(f"{batch}{advice}")
-                images, (labels, indices), bad = batch
+                images, numbers, bad = batch
+                if isinstance(images, Place):  # there is no GPU, or torch has made it a tensor already
+                    images = images.copied()
+                labels, indices = torch.from_numpy(numbers)
                 if self.bad_records is not None:
                     self.bad_records.add(bad, len(images))
                 yield images, labels, indices
         except (RuntimeError, EOFError, ConnectionError) as error:
-            raise translated(error, self._exit_codes()) from None
+            raise translated(error) from None
 
-    def _exit_codes(self) -> list[int | None]:
-        """Of the workers, after a second in which one that breaks a connection comes to its end."""
-        workers = getattr(self._loader._iterator, "_workers", [])
-        deadline = time.monotonic() + 1
-        while workers and all(worker.exitcode is None for worker in workers) and time.monotonic() < deadline:
-            time.sleep(0.02)
-        return [worker.exitcode for worker in workers]
+
+def _as_it_is(batch):
+    return batch
 
 
 def _start_worker(worker: int) -> None:

@@ -137,12 +137,17 @@ def check_labels(
     reader: IndexedRecordReader, keys: np.ndarray, labels: np.ndarray, num_classes: int | None, source: str
 ) -> None:
     """RecordError for the first label that is no integer from 0 to `num_classes` - 1 (None: no upper end)."""
-    wrong = ~((labels >= 0) & (labels < (num_classes or np.inf)) & (labels == np.floor(labels)))
+    wrong = ~are_labels(labels, num_classes)
     if np.any(wrong):
         allowed = f"0…{num_classes - 1} ({source})" if num_classes else "integers from 0"
         raise RecordError(
             f"{reader.rec_path}: record {keys[wrong][0]} has label {labels[wrong][0]:.9g}; allowed: {allowed}"
         )
+
+
+def are_labels(labels: np.ndarray, num_classes: int | None) -> np.ndarray:
+    """Which of these floats `(n,)` are integers from 0 to `num_classes` - 1 (None: no upper end)."""
+    return (labels >= 0) & (labels < (num_classes or np.inf)) & (labels == np.floor(labels))
 
 
 def content(reader: IndexedRecordReader, keys: np.ndarray) -> dict[str, tuple[np.ndarray, ...]]:

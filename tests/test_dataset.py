@@ -13,7 +13,7 @@ from dataset import FolderDataset, MergedDataset, RecordDataset, SyntheticDatase
 from helpers.records import GOLDENS, picture, png, settings, write_rec, write_rec_with_header
 from loading import record_layout
 from loading.image_files import IMAGE_SUFFIXES
-from utils.recordio import IndexedRecordWriter, RecordError
+from utils.recordio import MAGIC_BYTES, IndexedRecordWriter, RecordError
 
 FACTS = json.loads((GOLDENS / "recordio.json").read_text())
 
@@ -159,6 +159,33 @@ def test_images_that_cannot_be_used_are_named(tmp_path):
         with pytest.raises(RecordError, match=rf"train\.rec: {message}") as caught:
             dataset[i]
         assert "\n" not in str(caught.value)
+
+
+def test_a_batch_is_what_reading_one_by_one_gives_errors_included(tmp_path, monkeypatch):
+    monkeypatch.setattr(record_layout, "SCAN_LIMIT", 4)  # so that wrong labels are met on reading
+    monkeypatch.setattr(record_layout, "NUM_PROBES", 2)
+    images = {1: b"no image", 2: b"", 3: png(picture(0)[:100]), 4: png(picture(0))[:999]}
+    images[5] = png(picture(5)) + MAGIC_BYTES + bytes(4 - len(png(picture(5))) % 4) + MAGIC_BYTES  # in parts
+    labels = [0, 0, 0, 0, 0, 1, 9, float("nan"), [2.0, 5.0], 2]
+    records = RecordDataset(write_rec(tmp_path / "rec", labels, images), num_classes=3)
+    (tmp_path / "folder").mkdir()
+    folder = FolderDataset(write_folder(tmp_path / "folder"))
+    (tmp_path / "folder/b/1.png").write_bytes(b"damaged")
+    for dataset in (records, folder, SyntheticDataset(3, 9), MergedDataset([folder, records, folder])):
+        indices = np.random.default_rng(0).permutation(len(dataset))
+        found = np.full((len(indices), 112, 112, 3), 7, np.uint8)
+        labels, errors = dataset.read_batch(indices, list(found))
+        assert labels.dtype == np.int64
+        for place, index in enumerate(indices.tolist()):
+            if place in errors:
+                with pytest.raises(RecordError) as caught:
+                    dataset.read(index)
+                assert str(errors[place]) == str(caught.value)
+            else:
+                image, label = dataset.read(index)
+                assert np.array_equal(found[place], image)
+                assert labels[place] == label
+        assert len(errors) == {10: 6, 3: 1, 9: 0, 16: 8}[len(dataset)]
 
 
 def write_folder(root):

@@ -12,6 +12,7 @@ import torch.distributed as dist
 
 from backbones import load_backbone
 from backbones.export import description, write_onnx
+from eval.features import chosen_precision
 from eval.readers.bin_sets import load_bin
 from eval.readers.errors import NUM_SHOWN, ListedError
 from eval.readers.faces import AlignedFaces
@@ -109,6 +110,7 @@ def test_another_model_precision_or_image_is_another_key(tmp_path, model, folder
     assert calls() == 2
     assert calls(save_small_model(tmp_path / "other.pt", seed=1)) == 2
     assert calls(model, faces, "--precision", "bf16") == 2
+    assert calls(model, faces, "--precision", "fp32") == 0  # what auto means on a CPU
     assert calls(model, array) == 2
     assert calls(model, array.copy()) == 0
     array[2, 5, 5, 0] += 1
@@ -255,6 +257,21 @@ def test_an_onnx_file_is_evaluated_like_the_network_that_it_was_made_of(tmp_path
     assert (settings["input_order"], settings["normalise"]) == ("RGB", [127.5, 127.5])
     with pytest.raises(ValueError, match="--precision bf16 means nothing for"):
         features(path, faces, tmp_path / "out", "--precision", "bf16")
+
+
+def test_a_gpu_takes_bf16_by_default_and_the_report_and_the_cache_say_so(
+    tmp_path, model, folder, monkeypatch
+):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
+    on_gpu = {}
+    for precision in ("auto", "fp32"):
+        args = parsed(model, tmp_path / "out", "--precision", precision)
+        with evaluation(args, "x", "X") as run:
+            assert run.settings()["precision"] == "fp32"
+            run.precision = chosen_precision(args.precision, torch.device("cuda"))
+            on_gpu[run.settings()["precision"]] = run.cache_file(AlignedFaces(folder), 0)
+    assert on_gpu.keys() == {"bf16", "fp32"}
+    assert on_gpu["bf16"] != on_gpu["fp32"]
 
 
 def test_several_models_have_features_of_their_own(tmp_path, model, folder):

@@ -11,11 +11,14 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from eval.features import NUM_READERS, extract
+from dataset import to_input
+from eval.features import NUM_READERS, chosen_precision, extract, features_of_views
 from eval.readers.bin_sets import load_bin
 from eval.verification import verify
 from helpers.evaluation_runs import BINS, Fake
 from helpers.ranks import run_ranks
+
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +87,27 @@ def test_precision_changes_the_arithmetic_and_little_else(images):
         assert rough.dtype == np.float32
         error = np.abs(rough - exact).max() / np.abs(exact).max()
         assert 0 < error < tolerance
+
+
+def test_both_views_in_one_pass_give_what_two_passes_give(images):
+    backbone, batch = Fake().eval(), to_input(torch.from_numpy(images).permute(0, 3, 1, 2), CPU)
+    for mirror in (True, False):
+        with torch.no_grad():
+            once, apart = (features_of_views(backbone, batch, mirror, at_once) for at_once in (True, False))
+        assert once.shape == (7, 8 * (1 + mirror))
+        assert torch.allclose(once, apart, atol=1e-6)
+
+
+@pytest.mark.parametrize(("has_bf16", "chosen"), [(True, "bf16"), (False, "fp32")])
+def test_auto_is_half_precision_on_a_gpu_that_has_it_and_never_on_a_cpu(
+    images, monkeypatch, has_bf16, chosen
+):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has_bf16)
+    assert chosen_precision("auto", torch.device("cuda")) == chosen
+    assert chosen_precision("auto", CPU) == "fp32"
+    assert chosen_precision("fp16", CPU) == chosen_precision("fp16", torch.device("cuda")) == "fp16"
+    for found, expected in zip(extract(Fake(), images, precision="auto"), extract(Fake(), images)):
+        assert np.array_equal(found, expected)
 
 
 def test_unusable_requests_are_errors(images):

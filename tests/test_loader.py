@@ -2,6 +2,7 @@
 
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import torch
 from dataset import get_dataloader, get_dataset
 from helpers.records import settings, write_rec
 from loading.loader import DistributedSampler
+from loading.shared_images import PLACES, Ring
 from utils.recordio import RecordError
 
 ALL = dict(crop_prob=0.5, low_res_prob=0.5, photometric_prob=0.5)
@@ -232,19 +234,34 @@ def test_a_killed_worker_is_an_error_of_one_line(run_training, action):
     assert_group_is_gone(process.pid)
 
 
-def test_a_worker_without_shared_memory_is_an_error_of_one_line_and_no_wait_for_ever(run_training):
-    """The file that holds a batch cannot be made as large as it has to be, as in a small /dev/shm."""
-    process = run_training(
-        "import resource\n"
-        "                for worker in loader._loader._iterator._workers:\n"
-        "                    resource.prlimit(worker.pid, resource.RLIMIT_FSIZE, (1000, 1000))"
-    )
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 1
-    assert re.fullmatch(r"error: a DataLoader worker has no room .* \(/dev/shm\): enlarge it .*\n", errors), (
-        errors
-    )
-    assert_group_is_gone(process.pid)
+def test_no_room_in_shared_memory_is_an_error_of_one_line_before_any_worker_runs(folder):
+    """The file that holds the batches cannot be made as large as it has to be, as in a small /dev/shm."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"^2 workers with batches of 64 .* need 13 MiB .*: enlarge it"):
+            Ring(2, 64)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_batches_of_workers_stay_what_they_are_while_later_ones_come(folder):
+    """They are handed over in memory that is used again."""
+    loader = make_loader(folder, num_workers=2)
+    loader.set_position(2)
+    kept = list(loader)
+    assert_same(kept, epoch_of(make_loader(folder), 2))
+
+
+def test_images_go_to_pinned_memory_from_where_the_worker_put_them(monkeypatch):
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor.clone())  # this needs a GPU
+    ring = Ring(2, 3)
+    places = [ring.take(worker=1) for _ in range(PLACES + 1)]
+    assert [place.row for place in places] == [4, 5, 3, 4]
+    ring.memory[5] = torch.arange(3).view(3, 1, 1, 1)
+    for images in (places[1].pin_memory(), places[1].copied()):
+        assert (images.shape, images[:, 2, 9, 9].tolist()) == ((3, 3, 112, 112), [0, 1, 2])
+        assert not images.is_shared()
 
 
 def test_a_run_that_ends_while_its_workers_live_has_succeeded_and_leaves_none(run_training):

@@ -11,7 +11,7 @@ import torch
 
 from eval.calibration_file import Threshold, read_calibration, threshold_at
 from eval.embedding import Embeddings, embed, load_model
-from eval.features import check_settings
+from eval.features import check_settings, chosen_precision
 from eval.models import (
     add_model_arguments,
     add_normalise,
@@ -47,17 +47,18 @@ class Embedder:
         said = {"input_order": args.input_order, "normalise": args.normalise, "device": device}
         self.model = load_model(args.model, args.network, **said)
         check_precision(self.model, args.precision)
+        self.precision = chosen_precision(args.precision, torch.device(device))
         self.made_with = {
             "file": str(args.model),
             "sha256": file_hash(args.model),
             **input_of(self.model),
             "mirror": args.mirror,
-            "precision": args.precision,
+            "precision": self.precision,
         }
 
     def embed(self, paths: Sequence[Path], progress: str) -> Named:
         """The embeddings of image files."""
-        options = {"batch_size": self.args.batch_size, "precision": self.args.precision}
+        options = {"batch_size": self.args.batch_size, "precision": self.precision}
         faces = AlignedFaces(paths)
         found: Embeddings = embed(self.model, faces, mirror=self.args.mirror, progress=progress, **options)
         return Named([str(path) for path in paths], *found)

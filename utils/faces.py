@@ -21,20 +21,22 @@ TEMPLATE = np.array(
 WHOLE_FILE = ((b"\xff\xd8", b"\xff\xd9"), (b"\x89PNG", b"IEND"))
 
 
-def decode_rgb(encoded: bytes) -> np.ndarray:
+def decode_rgb(encoded: bytes, out: np.ndarray | None = None) -> np.ndarray:
     """`(H, W, 3)` uint8, RGB, of a JPEG, PNG or any other format that OpenCV reads.
 
+    Args:
+        out: where the image is put, if it has this size; else it comes in memory of its own.
     Raises:
         ValueError: it is none, or only the beginning of one (OpenCV would fill what is missing with grey).
     """
-    truncated = any(encoded.startswith(begin) and end not in encoded for begin, end in WHOLE_FILE)
+    truncated = any(encoded.startswith(begin) and encoded.rfind(end) < 0 for begin, end in WHOLE_FILE)
     try:
         image = None if truncated else cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error:  # raised for no bytes at all
         image = None
     if image is None:
         raise ValueError(f"its {len(encoded)} bytes are no whole image that OpenCV can decode")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, out)
 
 
 def coincide(points: np.ndarray) -> np.ndarray:

@@ -18,10 +18,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Collection
 from multiprocessing.queues import Queue
-
-NO_SHARED_MEMORY = 74  # exit code of a worker; EX_IOERR of sysexits.h
 
 
 class WorkerKilled(BaseException):
@@ -49,12 +46,8 @@ def install_translator() -> None:
         signal.signal(signal.SIGCHLD, Translator(handler))
 
 
-def translated(error: Exception, exit_codes: Collection[int | None] = ()) -> BaseException:
-    """WorkerKilled in place of an error that tells of a dead worker; any other error as it is.
-
-    Args:
-        exit_codes: of the workers, where they are at hand; None: it runs.
-    """
+def translated(error: Exception) -> BaseException:
+    """WorkerKilled in place of an error that tells of a dead worker; any other error as it is."""
     text = str(error).partition("\n")[0].rstrip(". ")
     if isinstance(error, RuntimeError) and not text.startswith("DataLoader worker"):
         return error
@@ -62,19 +55,14 @@ def translated(error: Exception, exit_codes: Collection[int | None] = ()) -> Bas
         text = "a DataLoader worker exited unexpectedly"
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGCHLD, lambda *_: None)  # more killed workers are no further error
-    if NO_SHARED_MEMORY in exit_codes or f"exit code {NO_SHARED_MEMORY}" in text:
-        return WorkerKilled(
-            "a DataLoader worker has no room for a batch in shared memory (/dev/shm): enlarge it (of a "
-            "container: --shm-size=8g), or take fewer num_workers; num_workers=0 needs none"
-        )
-    return WorkerKilled(f"{text}: perhaps out of memory, or of shared memory in /dev/shm")
+    return WorkerKilled(f"{text}: perhaps out of memory")
 
 
 def prepare_worker() -> None:
     """In a worker, before its first batch: no batch is lost in silence, and no second error hides the first.
 
-    The thread that hands batches over drops one that it cannot put into shared memory, and goes on: the
-    training process would wait for that batch for ever.
+    The thread that hands batches over drops one that it cannot hand over, and goes on: the training process
+    would wait for that batch for ever.
     """
     sys.excepthook = _silence_lost_connection
     Queue._on_queue_feeder_error = staticmethod(_end_worker)
@@ -87,9 +75,7 @@ def _silence_lost_connection(kind, error, trace) -> None:
 
 
 def _end_worker(error: Exception, batch) -> None:
-    """What the thread that hands batches over does with an error; the exit code tells the reason."""
-    if isinstance(error, RuntimeError) and "</torch_" in str(error):  # the name of a file in shared memory
-        os._exit(NO_SHARED_MEMORY)
+    """What the thread that hands batches over does with an error."""
     if not isinstance(error, EOFError | ConnectionError):
         traceback.print_exception(error)
     os._exit(1)

@@ -73,25 +73,29 @@ class IndexedRecordReader:
             return np.array([label], np.float32), content[labels_end:]
         return np.frombuffer(content, "<f4", flag, CONTENT_HEAD.size).astype(np.float32), content[labels_end:]
 
+    def read_plain(self, keys: np.ndarray) -> tuple[np.ndarray, Iterator[bytes | None]]:
+        """Element 0 of each key's label `(n,)` float32, and the payloads, as `read` gives them.
+
+        A payload is None, and the label any number, where only `read` can tell: the record is split into
+        parts, or it is broken.
+        """
+        offsets, lengths, flags, labels, plain = self._heads(keys)
+        starts = offsets + (PART_HEAD.size + CONTENT_HEAD.size) + 4 * flags.astype(np.int64)
+        ends = offsets + PART_HEAD.size + lengths
+        plain &= (starts <= ends) & (ends <= len(self._map))
+        places = zip(plain.tolist(), starts.tolist(), ends.tolist())
+        return labels, (self._map[start:end] if whole else None for whole, start, end in places)
+
     def first_labels(self, keys: np.ndarray, chunk: int = 1 << 16) -> np.ndarray:
         """Element 0 of each key's label, `(len(keys),)` float32. Touches one page of the file per record.
 
         Works through `chunk` records at a time: beside the result its memory does not grow with the file.
         """
         self._map.madvise(mmap.MADV_SEQUENTIAL)
-        words = np.frombuffer(self._map, "<u4", len(self._map) // 4)
         labels = np.empty(len(keys), np.float32)
         for start in range(0, len(keys), chunk):
             part = keys[start : start + chunk]
-            at = self._index.offsets(part) // 4
-            # Words 0…7: magic, length, flag, label, id (2), id2 (2); a label array follows. A truncated last
-            # record is shorter: the clamp keeps its words inside the file, and the checks below find it.
-            magic, head, flag, label, follow = (
-                words[np.minimum(at + i, len(words) - 1)] for i in (0, 1, 2, 3, 8)
-            )
-            shortest = CONTENT_HEAD.size + 4 * (flag > 0)
-            plain = (magic == MAGIC) & (head >> 29 == WHOLE) & (head >= shortest) & (at + 8 <= len(words))
-            found = np.where(flag > 0, follow, label).view(np.float32)
+            *_, found, plain = self._heads(part)
             for i in np.flatnonzero(~plain):  # split into parts or broken: `read` puts together or raises
                 found[i] = self.read(part[i])[0][0]
             labels[start : start + chunk] = found
@@ -118,6 +122,22 @@ class IndexedRecordReader:
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         # Images are read in random order. Without this the system reads 128 KiB around each: half as fast.
         self._map.madvise(mmap.MADV_RANDOM)
+
+    def _heads(self, keys: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Offset, length, flag and first label of each record, and whether it is of one part, `(n,)` each.
+
+        Length, flag and label of the others mean nothing.
+        """
+        words, offsets = np.frombuffer(self._map, "<u4", len(self._map) // 4), self._index.offsets(keys)
+        at = offsets // 4
+        # Words 0…7: magic, length, flag, label, id (2), id2 (2); a label array follows. A truncated last
+        # record is shorter: the clamp keeps its words inside the file, and the checks below find it.
+        magic, head, flag, label, follow = (
+            words[np.minimum(at + i, len(words) - 1)] for i in (0, 1, 2, 3, 8)
+        )
+        shortest = CONTENT_HEAD.size + 4 * (flag > 0)
+        plain = (magic == MAGIC) & (head >> 29 == WHOLE) & (head >= shortest) & (at + 8 <= len(words))
+        return offsets, head, flag, np.where(flag > 0, follow, label).view(np.float32), plain
 
     def _parts(self, key: int, offset: int) -> Iterator[tuple[int, int]]:
         """Start and end of the content of each part of the record at `offset`."""
