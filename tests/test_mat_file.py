@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from scipy.io import loadmat, savemat
 
-from eval.readers.mat_file import Unread, read_mat
+from eval.readers.mat_file import read_mat
 from helpers.tinysurv_trees import cells
 
 OF_MATLAB = Path(scipy.io.matlab.__file__).parent / "tests" / "data"  # files of many versions of MATLAB
@@ -84,7 +84,7 @@ def test_files_that_matlab_wrote_are_what_scipy_reads():
             expected = {name: value for name, value in loadmat(path).items() if name in found}
         except Exception:  # files that are damaged on purpose, and such as neither reader takes
             continue
-        if any(isinstance(value, Unread) for value in found.values()):
+        if "Unread" in repr(found):
             unread.append(path.name)
         else:
             assert {name: plain(value) for name, value in found.items()} == {
