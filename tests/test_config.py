@@ -204,3 +204,11 @@ def test_run_info_holds_config_code_and_machine(tmp_path):
     assert run["git"].keys() == {"commit", "dirty"}
     assert run["command"]
     assert sorted(file.name for file in (tmp_path / "run").iterdir()) == ["config.json", "run.json"]
+
+
+@pytest.mark.parametrize(
+    "override", ["loss_args." + "a." * 600 + "b=1", "loss_args=" + "{a:" * 600 + "1" + "}" * 600]
+)
+def test_an_override_that_is_600_deep_is_one_clear_line(override):
+    with pytest.raises(ValueError, match=r"more than 16 parts|nested more than 16 deep"):
+        get_config("demo", [override])

@@ -162,6 +162,8 @@ def _parse(override: str, values: dict) -> tuple[str, Any]:
     if not equals:
         raise ValueError(f"override {override!r}: allowed is key=value{nearest(name, KINDS)}")
     kind = KINDS.get(key, Any)
+    if len(parts) > typed_values.MAX_DEPTH:
+        raise ValueError(f"override {name[:40]!r} … has more than {typed_values.MAX_DEPTH} parts")
     if not parts:
         return key, typed_values.read(text, kind)
     if key in KINDS and not typed_values.fits({}, kind):

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -105,6 +106,14 @@ def named_errors(path: str | os.PathLike, *also: str | os.PathLike) -> Iterator[
         if unnamed and error.errno is not None:  # without a number it shows no file name
             error.filename = os.fspath(path)
         raise
+
+
+def read_json(path: str | os.PathLike) -> Any:
+    """What a JSON file holds; a ValueError where it is none, or nested deeper than Python can follow."""
+    try:
+        return json.loads(Path(path).read_bytes())
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
 
 
 def write_json(path: str | os.PathLike, content: dict) -> None:

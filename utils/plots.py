@@ -51,6 +51,10 @@ LEARNING_RATE = Curve("lr", "Learning rate", COLOURS[3], "{:.2g}", smooth=False,
 SPEED = Curve("images_per_second", "Images per second", COLOURS[2], "{:,.0f}", from_zero=True)
 
 
+OF_TRAINING = ("epoch", LOSS.key, LEARNING_RATE.key, SPEED.key)
+OF_SET = ("accuracy", "accuracy_std")
+
+
 def plot_training_curves(metrics_jsonl: str | Path, png: str | Path) -> None:
     """Loss, verification accuracy, learning rate and throughput over the steps, in a PNG.
 
@@ -58,12 +62,12 @@ def plot_training_curves(metrics_jsonl: str | Path, png: str | Path) -> None:
         ValueError: the file holds no training step.
     """
     lines = read_metrics(metrics_jsonl)
-    train = [line for line in lines if line["kind"] == "train"]
+    train = [line for line in lines if line["kind"] == "train" and _has_numbers(line, OF_TRAINING)]
     if not train:
         raise ValueError(f"{metrics_jsonl} holds no training step to plot")
     sets = {}
     for line in lines:
-        if line["kind"] == "eval":
+        if line["kind"] == "eval" and isinstance(line.get("set"), str) and _has_numbers(line, OF_SET):
             sets.setdefault(line["set"], []).append(line)
 
     last = train[-1]
@@ -74,7 +78,7 @@ def plot_training_curves(metrics_jsonl: str | Path, png: str | Path) -> None:
         figure.suptitle(title, x=0.012, ha="left", fontsize=13, color=MUTED)
         panels = figure.subplots(2, 2).ravel()
         for axes in panels:
-            axes.set_xlim(0, max(line["step"] for line in lines) * 1.01)
+            axes.set_xlim(0, max(line["step"] for line in train) * 1.01)
             axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
             axes.xaxis.set_major_formatter(FuncFormatter(lambda step, _: f"{step:,.0f}"))
             axes.set_xlabel("step")
@@ -83,6 +87,11 @@ def plot_training_curves(metrics_jsonl: str | Path, png: str | Path) -> None:
         _curve(panels[2], train, LEARNING_RATE)
         _curve(panels[3], train, SPEED)
         figure.savefig(png, format="png")  # whatever the name ends with
+
+
+def _has_numbers(line: dict, names: tuple[str, ...]) -> bool:
+    """Whether these entries of a line are numbers, or null; lines may be of other programs."""
+    return all(name in line and isinstance(line[name], int | float | None) for name in names)
 
 
 def _curve(axes, train: list[dict], curve: Curve) -> None:
@@ -111,7 +120,7 @@ def _accuracies(axes, sets: dict[str, list[dict]]) -> None:
     ends = []
     for (name, lines), colour in zip(sets.items(), cycle(COLOURS)):
         steps = np.array([line["step"] for line in lines])
-        mean, std = (np.array([line[key] for line in lines]) for key in ("accuracy", "accuracy_std"))
+        mean, std = (np.array([line[key] for line in lines], float) for key in OF_SET)
         axes.fill_between(steps, mean - std, mean + std, color=colour, alpha=0.12, linewidth=0)
         axes.plot(steps, mean, color=colour, linewidth=2, marker="o", markersize=4)
         ends.append((steps[-1], mean[-1], f"{name}  {mean[-1]:.4f}", colour))
