@@ -87,10 +87,10 @@ def _check_archive(path: Path) -> None:
         members = archive.infolist()
     if any("/code/" in m.filename or m.filename.endswith("/constants.pkl") for m in members):
         raise ValueError("TorchScript, which is code: ask its author for a state_dict")
-    if sum(member.file_size for member in members) > path.stat().st_size:  # several of the same bytes
-        raise ValueError("its parts overlap")
     if any(member.compress_type != zipfile.ZIP_STORED for member in members):  # a bomb of zeros, perhaps
         raise ValueError("it is compressed, which torch.save never does")
+    if sum(member.file_size for member in members) > path.stat().st_size:
+        raise ValueError("its parts overlap")
 
 
 def _check_memory(path: Path, content: dict) -> None:

@@ -253,7 +253,7 @@ def test_adaface_checkpoints_load_as_bgr_without_lightning(name, lightning, tmp_
 
 
 def one_number_each(name, monkeypatch) -> dict:
-    """A large network's state_dict: each tensor is one number, repeated, so nothing large is written or read."""
+    """A large network's state_dict, each tensor one number, repeated: nothing large is written or read."""
     monkeypatch.setattr(weight_files, "_check_memory", lambda *_: None)  # it would be refused
     return {key: torch.zeros(()).expand(shape) for key, shape in shapes(name).items()}
 

@@ -1,5 +1,7 @@
 """Loads a config: configs/base.py, a job config over it, `key=value` over both; checked, then frozen.
 
+A config file is code: loading it runs it, with all that its owner may do. Overrides are text and run nothing.
+
 Four files work together, each on the one before:
 
     typed_values.py    one value and one annotation: does it fit, and how is it read from text?

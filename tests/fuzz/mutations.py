@@ -1,4 +1,4 @@
-"""How bytes and text are changed: what breaks in storage, and the numbers and names that readers trip over."""
+"""How bytes and text are changed: what breaks in storage, and numbers and names that readers trip over."""
 
 import random
 

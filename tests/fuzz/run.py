@@ -3,9 +3,9 @@
     python tests/fuzz/run.py --count 2000 --seed 1                  # each format
     python tests/fuzz/run.py --only mat bin --seconds 60            # as many as a minute allows
 
-Ends with exit code 1 where an input ended a process, hung, took more than 2 GiB, ran as a program, was told by
-a traceback or by an error that names no file, or was read as other numbers in spite of a checksum. Each such
-input is named by its number; with the same --seed, `--only FORMAT --show NUMBER OUT` writes its files to a folder.
+Ends with exit code 1 where an input ended a process, hung, took more than 2 GiB, ran as a program, was told
+by a traceback or by an error that names no file, or was read as other numbers in spite of a checksum. Each
+such input is named by its number; with the same --seed, `--only FORMAT --show NUMBER OUT` writes its files.
 """
 
 import argparse

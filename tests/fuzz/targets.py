@@ -1,7 +1,8 @@
 """For each format: sound files, how they are changed, and the code of this project that reads them.
 
-A target has a name, `mutate(chance)` -> files by name, `is_sound(folder)`: reads the files, tells whether their
-content is that of the sound ones, and raises what the reader raises; `checksum`: no other content may be read.
+A target has a name, `mutate(chance)` -> files by name, `is_sound(folder)`: reads the files, tells whether
+their content is that of the sound ones, and raises what the reader raises; `checksum`: no other content may
+be read.
 """
 
 import io
@@ -133,7 +134,7 @@ def read_records(folder: Path):
     return [(label, image.tobytes()) for image, label in samples], data.num_classes, data.labels().tolist()
 
 
-# ------------------------------------------------------------------------------------ verification sets, lists
+# ------------------------------------------------------------------------------- verification sets, lists
 
 
 def bin_files() -> list[Files]:
@@ -252,10 +253,10 @@ OVERRIDES = (
     *(
         "network_args={blocks: (1,1,1,1), scale: 1}",
         "regularizers=[(ndr, {weight: 10})]",
-        "milestones=[1,2,3]",
+        "tensorboard=false",
     ),
     *(
-        "margin_list=(1.0,0.5,0.0)",
+        "max_skipped_steps=3",
         "rec=[a,b]",
         "precision=bf16",
         "seed=3",
