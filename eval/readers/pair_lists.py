@@ -17,7 +17,10 @@ def read_pairs(path: Path, images: Path) -> list[Pair]:
     Raises:
         ValueError: a malformed line, or no pair at all.
     """
-    pairs = (read_csv_pairs if path.suffix.lower() == ".csv" else read_lfw_pairs)(path, images)
+    try:
+        pairs = (read_csv_pairs if path.suffix.lower() == ".csv" else read_lfw_pairs)(path, images)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path} is no list of pairs: {error}") from error
     if not pairs:
         raise ValueError(f"{path} lists no pairs")
     return pairs

@@ -18,7 +18,6 @@ from pathlib import Path
 sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).resolve().parents[1])]
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
-import torch
 from prettytable import PrettyTable
 
 from fuzz.targets import TARGETS, build, write
@@ -43,7 +42,6 @@ def main() -> None:
         return print(write(Path(args.show[1]), mutated(build(args.only[0]), args.seed, int(args.show[0]))))
     if args.count == 10**9 and args.seconds == float("inf"):
         raise ValueError("give --count or --seconds: otherwise it would not end")
-    torch.set_num_threads(1)  # before a fork: a child has only the thread that forked
     table = PrettyTable(["format", "inputs", "same", "other", "told", "faults", "seconds"], align="r")
     all_faults = 0
     for name in args.only:

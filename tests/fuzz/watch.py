@@ -9,6 +9,7 @@ crash         the process was ended by a signal
 executed      a line of the input was run as a program: it has written the canary
 """
 
+import faulthandler
 import json
 import os
 import random
@@ -20,6 +21,8 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
+
+import torch
 
 SECONDS, MEMORY_MIB = 10, 2048
 BATCH = 400  # inputs for one process
@@ -103,12 +106,14 @@ def _in_child(call: Callable[[int], tuple[str, str]], numbers: range) -> list[Ou
 def _be_the_child(call: Callable[[int], tuple[str, str]], numbers: range, write_end: int) -> None:
     """Never returns."""
     try:
+        faulthandler.disable()  # a crash is told by the parent
         quiet = os.open(os.devnull, os.O_WRONLY)
         os.dup2(quiet, 1)
         os.dup2(quiet, 2)  # libraries in C tell of each broken image
         room = int((_status_mib("VmSize") + 2 * MEMORY_MIB) * 2**20)
         resource.setrlimit(resource.RLIMIT_AS, (room, room))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        torch.set_num_threads(1)  # of the parent's threads a child has only the one that forked
         with os.fdopen(write_end, "w", buffering=1) as pipe:
             for number in numbers:
                 signal.alarm(2 * SECONDS)
