@@ -45,11 +45,9 @@ def main() -> None:
     table = PrettyTable(["format", "inputs", "same", "other", "told", "faults", "seconds"], align="r")
     all_faults = 0
     for name in args.only:
-        began = time.monotonic()
+        target, began = build(name), time.monotonic()
         with tempfile.TemporaryDirectory(prefix="fuzz_") as folder:
-            counts, faults = watch(
-                build(name), args.seed, args.count, Path(folder), until=began + args.seconds
-            )
+            counts, faults = watch(target, args.seed, args.count, Path(folder), until=began + args.seconds)
         all_faults += len(faults)
         row = [counts[kind] for kind in ("same", "other", "told")]
         table.add_row([name, counts.total(), *row, len(faults), f"{time.monotonic() - began:.0f}"])
