@@ -103,6 +103,8 @@ def read_mat(path: Path) -> dict[str, np.ndarray | Unread]:
         name, value = _array(content, order, 0)
         if name in variables:
             raise ValueError(f"it holds two variables {name!r}")
+        if name and not name.isidentifier():
+            raise ValueError(f"it holds a variable called {name!r}")
         if name:  # what MATLAB stores beside functions and objects has none
             variables[name] = value
     return variables

@@ -125,7 +125,7 @@ def load(data: bytes):
         _check_program(data)
         return PlainUnpickler(data).load()
     except Exception as fault:  # a damaged pickle can raise anything
-        raise ValueError(f"{fault or type(fault).__name__}") from fault
+        raise ValueError(" ".join(str(fault).split()) or type(fault).__name__) from fault
 
 
 def _check_program(data: bytes) -> None:
