@@ -13,7 +13,7 @@ TORCHRUN := $(PY) -m torch.distributed.run --standalone
 CORES := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
 TEST_PROCESSES ?= $(shell echo $$(($(CORES) < 4 ? $(CORES) : 4)))
 
-.PHONY: help demo test faults lint smoke bench test-export test-mxnet setup clean
+.PHONY: help demo test faults fuzz lock lint smoke bench test-export test-mxnet setup clean
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -53,6 +53,17 @@ faults: export OMP_NUM_THREADS = 1
 faults: export LQFACE_FAULTS = all
 faults: $(READY)  ## kill, stop and break training at random moments, some fifty times (a quarter of an hour)
 	$(PY) -m pytest -o faulthandler_timeout=1800 tests/test_faults.py tests/test_preemption.py tests/test_torchrun.py tests/test_watchdog.py
+
+# Two minutes for each of ten formats; other inputs with FUZZ_ARGS="--seed 7", longer ones with "--seconds 3600".
+FUZZ_ARGS ?= --seconds 120
+fuzz: export OMP_NUM_THREADS = 1
+fuzz: $(READY)  ## damaged and hostile files of every format and command lines: none may hurt
+	$(PY) tests/fuzz/run.py $(FUZZ_ARGS)
+	@if $(PY) -c 'import atheris' 2>/dev/null; then $(PY) tests/fuzz/guided.py --seconds 60; \
+	else echo 'atheris is not installed: no inputs that are guided by coverage (pip install atheris)'; fi
+
+lock: $(READY)  ## requirements.lock anew: every package that pip chooses, with the hashes of its files
+	$(PY) tools/lock.py --out requirements.lock
 
 lint: $(READY)  ## style and likely faults
 	$(PY) -m ruff check .

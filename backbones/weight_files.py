@@ -37,6 +37,7 @@ def read_weight_file(path: Path) -> dict:
         content = _read_torch(path, start)
     if not isinstance(content, dict):
         raise ValueError(f"{path} is no model file: it holds a {type(content).__name__}, not a state_dict")
+    _check_memory(path, content)
     return content
 
 
@@ -88,6 +89,25 @@ def _check_archive(path: Path) -> None:
         raise ValueError("TorchScript, which is code: ask its author for a state_dict")
     if any(member.compress_type != zipfile.ZIP_STORED for member in members):  # a bomb of zeros, perhaps
         raise ValueError("it is compressed, which torch.save never does")
+    if sum(member.file_size for member in members) > path.stat().st_size:
+        raise ValueError("its parts overlap")
+
+
+def _check_memory(path: Path, content: dict) -> None:
+    """Refuse tensors that repeat a few numbers: a copy would take memory that the file does not hold."""
+    left = [("", content)]
+    while left:
+        name, value = left.pop()
+        if isinstance(value, dict):
+            left += [(f"{name}.{key}" if name else str(key), item) for key, item in value.items()]
+        elif isinstance(value, list | tuple):
+            left += [(name, item) for item in value]
+        elif isinstance(value, Tensor) and value.layout is torch.strided and not value.is_meta:
+            held = value.untyped_storage().nbytes()
+            if value.numel() * value.element_size() > held:
+                raise ValueError(
+                    f"{path}: {name} is {tuple(value.shape)}, of which the file holds {held} bytes"
+                )
 
 
 def _remedy(path: Path, forbidden: list[str]) -> str:

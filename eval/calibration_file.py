@@ -1,6 +1,5 @@
 """calibration.json: thresholds with what they hold for, so that no other model is judged by them."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -10,7 +9,7 @@ import numpy as np
 from eval.calibration import Calibration
 from eval.calibration_report import as_numbers
 from eval.models import made_otherwise
-from utils.files import write_json
+from utils.files import read_json, write_json
 
 FORMAT = "lqface calibration"
 FEW = 0.01  # share of the calibration's images below which a norm is called short
@@ -49,8 +48,9 @@ def read_calibration(path: Path, made_with: Mapping) -> dict:
         ValueError: another kind of file, or of another model or another way of making embeddings.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content["format"] != FORMAT:
+        content = read_json(path)
+        rows = [(float(row["far"]), float(row["cosine"] or 0)) for row in content["thresholds"]]
+        if content["format"] != FORMAT or not isinstance(content["made_with"], dict) or not rows:
             raise ValueError
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is no file of tools/calibrate.py") from error

@@ -171,7 +171,7 @@ def read_property(path: Path) -> int | None:
         return None
     line = path.read_text(encoding="utf-8-sig", errors="replace").partition("\n")[0].strip()
     number, *size = (field.strip() for field in line.split(","))
-    if not number.isdecimal() or int(number) < 1 or size != ["112", "112"]:
+    if not number.isdecimal() or len(number) > 18 or int(number) < 1 or size != ["112", "112"]:
         raise RecordError(f"{path}: expected '<number of classes>,112,112', got {line[:80]!r}")
     return int(number)
 

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from reports.run_files import training_lines, verification_lines
 from reports.style import COLOURS, DASHES, MUTED, STYLE
 from utils.logging import read_metrics
 
@@ -43,21 +44,24 @@ ACCURACY = Panel("Verification accuracy", "{:.4f}", smooth=False, with_markers=T
 
 
 def series_of(lines: Sequence[dict], key: str, name: str = "", spread: str | None = None) -> Series:
-    """The number `key` of lines of metrics.jsonl; what is not there or null is a gap."""
+    """The number `key` of lines of metrics.jsonl; what is no number is a gap."""
     columns = [
-        np.array([line.get(column) if line.get(column) is not None else np.nan for line in lines], float)
+        np.array([_number(line.get(column)) for line in lines])
         for column in ("step", key, *([spread] if spread else []))
     ]
     step = -(-len(lines) // MOST_POINTS) or 1
     return Series(name, *(column[::-1][::step][::-1] for column in columns))  # the last one stays
 
 
+def _number(value) -> float:
+    return float(value) if isinstance(value, int | float) else np.nan
+
+
 def accuracies(lines: Sequence[dict]) -> list[Series]:
     """A curve for each verification set, its band the standard deviation over the folds."""
     sets = {}
-    for line in lines:
-        if line["kind"] == "eval":
-            sets.setdefault(line["set"], []).append(line)
+    for line in verification_lines(lines):
+        sets.setdefault(line["set"], []).append(line)
     return [series_of(of_set, "accuracy", name, spread="accuracy_std") for name, of_set in sets.items()]
 
 
@@ -68,7 +72,7 @@ def plot_training_curves(metrics_jsonl: str | Path, png: str | Path) -> None:
         ValueError: the file holds no training step.
     """
     lines = read_metrics(metrics_jsonl)
-    train = [line for line in lines if line["kind"] == "train"]
+    train = training_lines(lines)
     if not train:
         raise ValueError(f"{metrics_jsonl} holds no training step to plot")
     last = train[-1]

@@ -2,13 +2,15 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from utils.logging import read_metrics
 
+OF_TRAINING = ("epoch", "loss", "lr", "images_per_second")  # what every line of its kind has
+OF_SET = ("accuracy", "accuracy_std")
 NOT_COMPARED = ("name", "output")  # settings that always differ between two runs, and decide nothing
 
 
@@ -31,7 +33,7 @@ class RunFiles:
     @property
     def train(self) -> list[dict]:
         """The lines of training steps, in order."""
-        return [line for line in self.lines if line["kind"] == "train"]
+        return training_lines(self.lines)
 
     @property
     def total_steps(self) -> int | None:
@@ -41,9 +43,8 @@ class RunFiles:
     def verification(self) -> dict[str, tuple[float, float, int]]:
         """For each set: the last accuracy, the best one, and the step of the best."""
         found: dict[str, tuple[float, float, int]] = {}
-        for line in self.lines:
-            if line["kind"] == "eval" and line.get("accuracy") is not None:
-                accuracy = line["accuracy"]
+        for line in verification_lines(self.lines):
+            if (accuracy := line["accuracy"]) is not None:
                 _, best, step = found.get(line["set"], (0.0, -math.inf, 0))
                 better = accuracy > best
                 found[line["set"]] = accuracy, max(accuracy, best), line["step"] if better else step
@@ -68,6 +69,22 @@ def read_run(folder: str | Path) -> RunFiles:
     config, run, hard = (_read_object(folder / name) for name in names)
     earlier = [_read_object(file) for file in sorted(folder.glob("config.[0-9][0-9][0-9][0-9].json"))]
     return RunFiles(folder, config, run, read_metrics(folder / "metrics.jsonl"), hard, earlier)
+
+
+def training_lines(lines: Sequence[dict]) -> list[dict]:
+    """The lines of metrics.jsonl about training steps; other programs may have written lines of their own."""
+    return [line for line in lines if line["kind"] == "train" and _has_numbers(line, OF_TRAINING)]
+
+
+def verification_lines(lines: Sequence[dict]) -> list[dict]:
+    """Those about verification sets."""
+    named = (line for line in lines if line["kind"] == "eval" and isinstance(line.get("set"), str))
+    return [line for line in named if _has_numbers(line, OF_SET)]
+
+
+def _has_numbers(line: dict, names: Sequence[str]) -> bool:
+    """Whether these entries are numbers, or null."""
+    return all(name in line and isinstance(line[name], int | float | None) for name in names)
 
 
 def differing(named: Mapping[str, Mapping[str, Any]]) -> dict[str, list[Any]]:

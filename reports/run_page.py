@@ -89,7 +89,9 @@ def _charts(page: Page, run: RunFiles) -> None:
     if not train:
         page.note("No step has been logged yet.")
         return
-    terms = dict.fromkeys(key for line in train for key in line if key not in (*OF_EVERY_RUN, *PANELS))
+    terms = dict.fromkeys(
+        key for line in train for key in numbers_in(line) if key not in (*OF_EVERY_RUN, *PANELS)
+    )
     own = [key for key in PANELS if any(line.get(key) for line in train)]
     panels = {"loss": LOSS, **{key: Panel(f"Part of the loss: {key}") for key in terms}}
     panels |= {"lr": LEARNING_RATE, "images_per_second": SPEED, **{key: PANELS[key] for key in own}}
@@ -99,6 +101,11 @@ def _charts(page: Page, run: RunFiles) -> None:
     charts |= {key: chart(panel, [series_of(train, key)]) for key, panel in panels.items() if key != "loss"}
     page.heading("Curves over the steps")
     page.charts({(panels | {"accuracy": ACCURACY})[key].title: figure for key, figure in charts.items()})
+
+
+def numbers_in(line: dict[str, Any]) -> list[str]:
+    """The names of its numbers."""
+    return [name for name, value in line.items() if isinstance(value, int | float | None)]
 
 
 def _hard_samples(page: Page, hard: dict[str, Any]) -> None:

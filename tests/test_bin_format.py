@@ -2,6 +2,8 @@
 
 import os
 import pickle
+import time
+import tracemalloc
 from pathlib import Path
 
 import cv2
@@ -95,6 +97,64 @@ def test_numpy_is_never_given_a_dtype_of_the_file(tmp_path, content, protocol):
     (tmp_path / "evil.bin").write_bytes(pickle.dumps(content, protocol))
     with pytest.raises(ValueError, match=r"evil.bin is no verification set"):
         load_bin(tmp_path / "evil.bin")
+
+
+def call(name: bytes, *arguments: bytes) -> bytes:
+    """The pickle of `name(*arguments)`, protocol 2; `name` is b"module name"."""
+    return b"\x80\x02c" + name.replace(b" ", b"\n") + b"\n(" + b"".join(arguments) + b"tR"
+
+
+BILLION = b"\x8a\x04" + (10**9).to_bytes(4, "little")
+DTYPE = call(b"numpy dtype", b"U\x02u1")[2:]
+RESOURCES = {
+    "bytearray of a number": (call(b"builtins bytearray", BILLION) + b".", "makes bytearray of a int"),
+    "bytes of a number": (call(b"__builtin__ bytes", BILLION) + b".", "makes bytes of a int"),
+    "a text encoded again and again": (
+        b"\x80\x02X\x10\x27\0\0"
+        + b"a" * 10_000
+        + b"q\x000"
+        + b"".join(call(b"_codecs encode", b"h\0U\x06latin1")[2:] + b"0" for _ in range(100))
+        + b"N.",
+        "more of its bytes",
+    ),
+    "another encoding": (call(b"_codecs encode", b"X\x01\0\0\0aU\x06utf_32") + b".", "as 'utf_32', allowed"),
+    "a list of a list": (call(b"builtins list", b"]") + b".", "asks for builtins.list"),
+    "an array of a number of bytes": (
+        call(b"numpy.core.multiarray _reconstruct") + b"(K\x01K\x01\x85" + DTYPE + b"\x89" + BILLION + b"tb.",
+        "an array of a int",
+    ),
+    "a list of itself": (b"\x80\x02]q\0(h\0h\0e.", "2 images for 2 pairs"),
+    "a million references": (
+        b"\x80\x02](" + b"N" * 10**6 + b"e](" + b"\x88" * (10**6 // 2) + b"e\x86.",
+        "instructions",
+    ),
+    "a memo of 500 million": (b"\x80\x02Nr\x00\x65\xcd\x1d.", "remembers something as number"),
+    "one image for 2,000 pairs": (pickle.dumps(([png()] * 4002, [True] * 2001)), "1 images fill 2001 pairs"),
+    "bytes beyond the file": (b"\x80\x04B\xff\xff\xff\x7fxx.", "no verification set"),
+    "a set, which has no order": (pickle.dumps(({png(), b"2"}, [True])), r"asks for|does not hold \(images"),
+    "a dict": (pickle.dumps(({png(): 1, b"2": 2}, [True])), r"does not hold \(images, issame\)"),
+    "pairs in pairs": (pickle.dumps(([png()] * 4, [[True], [False, True]])), "one boolean a pair"),
+    "a number of 400 digits": (pickle.dumps(([png()] * 2, [10**400])), "one boolean a pair"),
+}
+
+
+@pytest.mark.parametrize("content", RESOURCES.values(), ids=RESOURCES)
+def test_a_small_file_takes_little_memory_and_time(tmp_path, content):
+    (tmp_path / "small.bin").write_bytes(content[0])
+    tracemalloc.start()
+    start = time.process_time()
+    try:
+        with pytest.raises(ValueError, match=f"small.bin.*({content[1]})"):
+            load_bin(tmp_path / "small.bin")
+        assert tracemalloc.get_traced_memory()[1] < 100 << 20  # bytes
+    finally:
+        tracemalloc.stop()
+    assert time.process_time() - start < 30  # tracing slows it down
+
+
+def test_images_that_occur_in_many_pairs_are_read(tmp_path):
+    save_bin(tmp_path / "a.bin", [png(), png((1, 2, 3))] * 200, [True, False] * 100)
+    assert len(load_bin(tmp_path / "a.bin")[0]) == 400
 
 
 @pytest.mark.parametrize(

@@ -226,3 +226,11 @@ def test_a_json_file_that_no_run_has_written_is_told(content, tmp_path):
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(ValueError, match=r"is no config\.json of a run"):
         get_config(tmp_path / "config.json")
+
+
+@pytest.mark.parametrize(
+    "override", ["loss_args." + "a." * 600 + "b=1", "loss_args=" + "{a:" * 600 + "1" + "}" * 600]
+)
+def test_an_override_that_is_600_deep_is_one_clear_line(override):
+    with pytest.raises(ValueError, match=r"more than 16 parts|nested more than 16 deep"):
+        get_config("demo", [override])

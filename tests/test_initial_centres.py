@@ -14,7 +14,7 @@ from helpers.ranks import run_ranks
 from losses import build_loss
 from partial_fc import PartialFC
 from training import checkpoint
-from training.initial_centres import start_centres
+from training.initial_centres import read_centres, start_centres
 from utils.recordio import RecordError
 
 WIDTH, CLASSES = 8, 7
@@ -188,3 +188,10 @@ def test_a_file_without_the_centres_of_this_run_is_one_line(write, message, tmp_
 def test_a_missing_file_is_named(name, tmp_path):
     with pytest.raises(FileNotFoundError, match=name):
         started(init_head=str(tmp_path / name))
+
+
+@pytest.mark.parametrize("kind", [np.int64, bool, complex, "U1"])
+def test_an_array_of_other_numbers_is_not_cast_silently(tmp_path, kind):
+    np.save(tmp_path / "c.npy", np.ones((CLASSES, WIDTH), kind))
+    with pytest.raises(ValueError, match=r"c.npy is no array of numbers \(its numbers are no floating"):
+        read_centres(tmp_path / "c.npy", None)

@@ -1,5 +1,6 @@
 """Weights survive every kind of file: this project's, insightface's, AdaFace's, and broken ones."""
 
+import copy
 import itertools
 import logging
 import pickle
@@ -7,13 +8,14 @@ import re
 import shutil
 import sys
 import types
+import zipfile
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from backbones import MODEL_NAMES, get_model, load_backbone, save_backbone
+from backbones import MODEL_NAMES, get_model, load_backbone, save_backbone, weight_files
 from helpers.backbone_cases import SMALL, case, images, shapes, small
 from helpers.disk import damaged, file_size_limit
 from utils.buffers import FlatBuffers
@@ -143,6 +145,31 @@ def test_no_flipped_bit_loads_as_another_network(tmp_path):
     assert [line for line in told if not re.fullmatch(known, line)] == []
 
 
+def test_a_small_file_cannot_hold_large_tensors(tmp_path):
+    file, key = tmp_path / "model.pt", "features.weight"
+    for content in (
+        {key: torch.zeros(1).expand(10**12)},
+        {"state_dict": {key: torch.zeros(1, 9).expand(10**9, 9)}},
+    ):
+        torch.save(content, file)
+        with pytest.raises(
+            ValueError, match=rf"model.pt: .*{key} is \(.*, of which the file holds \d+ bytes"
+        ):
+            load_backbone(file)
+    torch.save({key: torch.zeros(16)}, tmp_path / "good.pt")
+    for kind in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        with zipfile.ZipFile(tmp_path / "good.pt") as old, zipfile.ZipFile(file, "w", kind) as new:
+            for item in old.infolist():
+                new.writestr(item.filename, old.read(item))
+            if kind == zipfile.ZIP_STORED:  # the same bytes under a hundred names
+                for number in range(100):
+                    twin = copy.copy(new.getinfo("good/data.pkl"))
+                    twin.filename = f"good/data/{number + 1}"
+                    new.filelist.append(twin)
+        with pytest.raises(ValueError, match=r"model.pt is no model file.*(overlap|compressed)"):
+            load_backbone(file)
+
+
 @pytest.mark.parametrize(
     "change", [{"input_order": "RGB"}, {"network": "r18"}, {"network_args": {}}, {"num_features": 16}]
 )
@@ -225,10 +252,15 @@ def test_adaface_checkpoints_load_as_bgr_without_lightning(name, lightning, tmp_
         torch.load(tmp_path / "adaface.ckpt", weights_only=True)
 
 
+def one_number_each(name, monkeypatch) -> dict:
+    """A large network's state_dict, each tensor one number, repeated: nothing large is written or read."""
+    monkeypatch.setattr(weight_files, "_check_memory", lambda *_: None)  # it would be refused
+    return {key: torch.zeros(()).expand(shape) for key, shape in shapes(name).items()}
+
+
 @pytest.mark.parametrize("name", [case(name) for name in MODEL_NAMES if name != "r2060"])  # takes 10 s
-def test_keys_and_shapes_tell_the_network(name, tmp_path):
-    # Every tensor of the file is one number, repeated: nothing large is written or read.
-    weights = {key: torch.zeros(()).expand(shape) for key, shape in shapes(name).items()}
+def test_keys_and_shapes_tell_the_network(name, tmp_path, monkeypatch):
+    weights = one_number_each(name, monkeypatch)
     torch.save(weights, tmp_path / "weights.pt")
     assert (tmp_path / "weights.pt").stat().st_size < 20e6
     network = load_backbone(tmp_path / "weights.pt", input_order="RGB").network
@@ -276,9 +308,9 @@ def write(path: Path, content) -> None:
         ("r34", {"num_features": 256}, "holds embeddings of 512 numbers, not num_features=256"),
     ],
 )  # fmt: skip
-def test_a_wrong_file_is_one_clear_line(content, arguments, message, tmp_path):
+def test_a_wrong_file_is_one_clear_line(content, arguments, message, tmp_path, monkeypatch):
     if content == "r34":
-        content = {key: torch.zeros(()).expand(shape) for key, shape in shapes("r34").items()}
+        content = one_number_each("r34", monkeypatch)
     write(tmp_path / "model.pt", content)
     with pytest.raises(ValueError, match=message) as error:
         load_backbone(tmp_path / "model.pt", **arguments)

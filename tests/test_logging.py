@@ -219,13 +219,35 @@ def test_setting_up_again_does_not_repeat_lines(tmp_path, capsys):
     assert (tmp_path / "a" / "train.log").read_text().count("once") == 1
 
 
+def test_lines_of_others_do_not_cost_the_curves(tmp_path):
+    log = run_log(tmp_path)
+    log_step(log, 10)
+    log.close()
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        for line in ({}, {"loss": "low"}, {"set": 3}, {"set": "a", "accuracy": "high", "accuracy_std": 0}):
+            for kind in ("train", "eval", "mine"):
+                file.write(json.dumps({"kind": kind, "step": 20, **line}) + "\n")
+    plot_training_curves(tmp_path / "metrics.jsonl", tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").stat().st_size > 1000
+
+
 def test_lines_that_are_damaged_are_left_out(tmp_path):
     log = run_log(tmp_path)
     log_step(log, 10)
     log.close()
     path = tmp_path / "metrics.jsonl"
     good = path.read_bytes()
-    bad = (good[:-40], bytes(100), b"\xff\xfe", b"[1]", b'{"kind": "train"}', b"null", b'{"step": "3"}', b"7")
+    bad = (
+        good[:-40],
+        bytes(100),
+        b"\xff\xfe",
+        b"[1]",
+        b'{"kind": "train"}',
+        b"null",
+        b'{"step": "3"}',
+        b"7",
+        b"[" * 5000,
+    )
     path.write_bytes(good + b"\n".join(bad) + b"\n" + good)
     assert read_metrics(path) == [json.loads(good)] * 2
     log = run_log(tmp_path, first_step=10)

@@ -43,7 +43,23 @@ def test_no_flipped_bit_of_any_file_loads_as_other_numbers(tmp_path):
     assert loaded > 0  # a bit of the name "crc32" in the manifest, for example
 
 
-@pytest.mark.parametrize("content", ["[]", "{}", "1", "null", '{"files": []}', '{"files": {"shared.pt": 5}}'])
+NOT_MANIFESTS = (
+    *(
+        "[]",
+        "{}",
+        "1",
+        "null",
+        "[" * 100_000,
+        '{"files": []}',
+        '{"files": ["ab"]}',
+        '{"files": {"shared.pt": 5}}',
+    ),
+    '{"files": {"shared.pt": 5, "classes_000000000-000000009.pt": 5, "../../etc/passwd": 5}}',
+    '{"files": {"shared.pt": 5, "classes_000000000-000000009.pt": 5}, "crc32": 3}',
+)
+
+
+@pytest.mark.parametrize("content", NOT_MANIFESTS)
 def test_what_is_no_manifest_is_told(tmp_path, content):
     (save(tmp_path) / "manifest.json").write_text(content)
     with pytest.raises(ValueError, match=r"manifest.json is damaged.*start again, with another output"):

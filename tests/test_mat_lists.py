@@ -47,6 +47,12 @@ def test_names_and_ids_are_read_however_matlab_nested_them(tmp_path):
         ({"gallery_set": cells([("1_1.jpg", 1), ("1_2.jpg", 1.5)])}, "row 2: 1.5 is no identity"),
         ({"gallery_set": cells([("1_1.jpg", "one"), ("1_2.jpg", 1)])}, "row 1: 'one' is no identity"),
         ({"gallery_set": cells([("1_1.jpg", np.nan)])}, "row 1: nan is no identity"),
+        ({"gallery_set": cells([("1_1.jpg", "1_0")])}, "row 1: '1_0' is no identity"),
+        (
+            {"gallery_set": cells(["a.jpg"]), "gallery_ids": np.array([[1 << 63]], np.uint64)},
+            "row 1: 9223372036854775808 is no identity, expected a whole number of 64 bits with sign",
+        ),
+        ({"gallery_set": np.ones((1, 1)) * 1j}, "'gallery_set' is a complex matrix, expected numbers, text"),
     ],
 )
 def test_a_malformed_list_is_reported_with_file_and_row(tmp_path, variables, message):
@@ -55,6 +61,13 @@ def test_a_malformed_list_is_reported_with_file_and_row(tmp_path, variables, mes
         read_identities(path, "gallery_set", "gallery_ids")
     assert str(caught.value).startswith(str(path))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("wrap", [lambda ids: ids, lambda ids: cells([str(i) for i in ids.ravel()])])
+def test_identities_of_more_than_53_bits_stay_apart(tmp_path, wrap):
+    ids = np.array([[(1 << 53) + 1], [1 << 53], [(1 << 63) - 1]], np.uint64)
+    path = write(tmp_path / "a.mat", names=cells(["a.jpg", "b.jpg", "c.jpg"]), ids=wrap(ids))
+    assert read_identities(path, "names", "ids")[1].tolist() == ids.ravel().tolist()
 
 
 def test_pairs_have_two_names_a_row(tmp_path):

@@ -37,3 +37,12 @@ def test_intervals_include_the_ends_they_name():
     assert not typed_values.inside(1, "[0, 1)")
     assert not typed_values.inside(math.inf, "[0, inf)")
     assert not typed_values.inside(math.nan, "[0, inf)")
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 600 + "]" * 600, "(" * 600 + ")" * 600, "{a:" * 600 + "1" + "}" * 600, "{[a]: 1}"]
+)
+def test_brackets_without_end_are_one_clear_line(text):
+    with pytest.raises(ValueError, match=r"nested more than 16 deep|is no name in a dict") as caught:
+        typed_values.read_literal(text)
+    assert len(str(caught.value)) < 200

@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from backbones import get_model, load_backbone, save_backbone
+from backbones import get_model, load_backbone, save_backbone, weight_files
 from eval.features import extract
 from helpers.backbone_cases import SMALL, images, shapes, small
 from utils.run_info import ROOT
@@ -25,6 +25,12 @@ MBF = {"network": "mbf", "num_features": 32, "network_args": SMALL["mbf"]}
 def mbf() -> nn.Module:
     torch.manual_seed(5)
     return get_model("mbf", num_features=64).eval()
+
+
+@pytest.fixture(autouse=True)
+def _repeated_numbers(monkeypatch):
+    """Let a file stand for a larger one, see `repeated`; test_load_backbone.py has that it is refused."""
+    monkeypatch.setattr(weight_files, "_check_memory", lambda *_: None)
 
 
 def repeated(name: str, prefix: str = "", **settings) -> dict[str, torch.Tensor]:

@@ -145,12 +145,22 @@ def read_embeddings(path: Path, made_with: dict) -> Named:
     """
     try:
         with np.load(path) as file:  # pickled arrays are refused
-            named = Named(file["paths"].tolist(), file["embeddings"], file["norm"])
-            theirs = json.loads(str(file["made_with"]))
+            if sum(member.file_size for member in file.zip.infolist()) > path.stat().st_size:
+                raise ValueError("it is compressed, which tools/embed.py never does")
+            named = Named(
+                file["paths"].tolist(),
+                *(file[name].astype("f4", casting="same_kind") for name in ("embeddings", "norm")),
+            )
+            theirs = dict(json.loads(str(file["made_with"])))
     except FileNotFoundError:
         raise
     except Exception as error:  # any bytes may be in it
         raise ValueError(f"{path} is no file of tools/embed.py, or a damaged one ({error})") from error
+    shapes = len(named.paths), named.unit.shape[:1], named.norm.shape
+    if named.unit.ndim != 2 or shapes != (len(named.unit), named.norm.shape, (len(named.unit),)):
+        raise ValueError(
+            f"{path} is damaged: {len(named.paths)} paths, embeddings of shape {named.unit.shape}"
+        )
     if not (np.isfinite(named[1]).all() and np.isfinite(named[2]).all()):
         raise ValueError(f"{path} holds embeddings that are not finite: embed again, with --precision fp32")
     if differs := made_otherwise(theirs, made_with):

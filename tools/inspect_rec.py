@@ -27,7 +27,7 @@ from loading.augment import Augmentation
 from loading.loader import Batches
 from tools.record_files import repair
 from utils.command_line import run_script
-from utils.faces import SIZE
+from utils.faces import SIZE, decode_rgb
 from utils.files import try_writing
 
 NUM_SAMPLES = 1000
@@ -43,15 +43,21 @@ def _range(values: np.ndarray) -> str:
     return f"{values.min():,} / {np.median(values):,.0f} / {values.max():,}"
 
 
+def _size(encoded: bytes) -> str:
+    """Width and height of an encoded image."""
+    try:
+        height, width = decode_rgb(encoded).shape[:2]
+    except ValueError:
+        return "undecodable"
+    return f"{width}×{height}"
+
+
 def describe(dataset: RecordDataset) -> list[tuple[str, str]]:
     """The rows of the table: name and value."""
     counts = np.bincount(dataset.labels(), minlength=dataset.num_classes)
     sample = [dataset.reader.read(dataset.keys[i]) for i in _spread(len(dataset), NUM_SAMPLES)]
     formats = [FORMATS.get(encoded[:2], "other") for _, encoded in sample]
-    decoded = (
-        cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None for _, data in sample
-    )
-    sizes = ["undecodable" if image is None else f"{image.shape[1]}×{image.shape[0]}" for image in decoded]
+    sizes = [_size(encoded) for _, encoded in sample]
     shares = [
         ", ".join(f"{found.count(name) / len(found):.1%} {name}" for name in sorted(set(found)))
         for found in (formats, sizes, [str(len(label)) for label, _ in sample])

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from backbones.backbone import Backbone
+from utils.files import read_json
 from utils.run_info import git_state
 
 HEADLINES = {"accuracy", "auc", "rank", "tar", "tpir", "tpr", "val"}  # of results.json
@@ -84,7 +85,7 @@ def headlines(path: Path) -> list[tuple[str, str, float]]:
         FileNotFoundError, ValueError: it is not there, or is none.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         title = content["title"]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is no results.json of an evaluation script") from error

@@ -130,10 +130,13 @@ def _all_centres(path: Path) -> Tensor:
     """`(num_classes, D)` of a file."""
     if path.suffix == ".npy":
         try:
-            centres = torch.from_numpy(np.load(path, allow_pickle=False).astype(np.float32))
+            centres = np.load(path, allow_pickle=False)
+            if not np.issubdtype(getattr(centres, "dtype", None), np.floating):
+                raise TypeError("its numbers are no floating-point numbers")
+            centres = torch.from_numpy(centres.astype(np.float32))
         except FileNotFoundError:
             raise FileNotFoundError(f"no file {str(path)!r}") from None
-        except (ValueError, TypeError, EOFError) as error:
+        except (ValueError, TypeError, EOFError, MemoryError) as error:
             raise ValueError(f"init_head={path} is no array of numbers ({error})") from None
         if centres.ndim != 2:
             raise ValueError(f"init_head={path} has the shape {tuple(centres.shape)}, not (num_classes, D)")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from utils.files import named_errors
+from utils.files import named_errors, read_json
 from utils.tensor_files import file_checksum, first_not_finite
 
 NAME = "manifest.json"
@@ -36,10 +36,11 @@ class Manifest:
         self.folder = folder
         path = folder / NAME
         try:
-            content = json.loads(path.read_bytes())
+            content = read_json(path)
             self.sizes = dict(content["files"])
             self.checksums = dict(content["crc32"]) if "crc32" in content else None
-            ranges = {name: re.fullmatch(r"classes_(\d+)-(\d+)\.pt", name) for name in self.sizes}
+            others = self.sizes.keys() - {"shared.pt"}
+            ranges = {name: re.fullmatch(r"classes_(\d+)-(\d+)\.pt", name) for name in others}
         except FileNotFoundError:
             raise MissingError(f"{path} is missing") from None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -47,6 +48,8 @@ class Manifest:
         if self.checksums is not None and list(self.checksums) != list(self.sizes):
             raise DamagedError(f"{path} is damaged: it has sizes and checksums of different files")
         self.shards = sorted((int(match[1]), int(match[2]), name) for name, match in ranges.items() if match)
+        if len(self.shards) < len(others):  # another file, perhaps of another folder
+            raise DamagedError(f"{path} is damaged: it lists other files than shared.pt and classes_*.pt")
         starts, ends = [start for start, _, _ in self.shards], [end for _, end, _ in self.shards]
         if not starts or starts != [0, *ends[:-1]] or "shared.pt" not in self.sizes:
             raise DamagedError(f"{path} is damaged: it does not list shared.pt and all classes")
@@ -77,9 +80,10 @@ class Manifest:
             raise DamagedError(f"{path} is damaged: its checksum is another than when it was written")
         try:
             content = torch.load(path, map_location="cpu", mmap=mmap, weights_only=True)
+            found = first_not_finite(content)
         except Exception as error:  # without a checksum it may hold any bytes, for which torch has no class
             raise DamagedError(f"{path} is damaged") from error
-        if found := first_not_finite(content):
+        if found:
             raise DamagedError(f"{path} holds numbers that are not finite, first in {found}")
         return content
 

@@ -1,5 +1,7 @@
 """Loads a config: configs/base.py, a job config over it, `key=value` over both; checked, then frozen.
 
+A config file is code: loading it runs it, with all that its owner may do. Overrides are text and run nothing.
+
 Five files work together, each on the one before:
 
     typed_values.py    one value and one annotation: does it fit, and how is it read from text?
@@ -213,6 +215,8 @@ def _parse(override: str, values: dict) -> tuple[str, Any]:
     if not equals:
         raise ValueError(f"override {override!r}: allowed is key=value{nearest(name, KINDS)}")
     kind = KINDS.get(key, Any)
+    if len(parts) > typed_values.MAX_DEPTH:
+        raise ValueError(f"override {name[:40]!r} … has more than {typed_values.MAX_DEPTH} parts")
     if not parts:
         return key, typed_values.read(text, kind)
     if key in KINDS and not typed_values.fits({}, kind):

@@ -8,6 +8,8 @@ parameters between two point patterns, TPAMI 1991, without the SVD that three di
 import cv2
 import numpy as np
 
+from utils.image_headers import NO_IMAGE, require_decodable
+
 SIZE = 112  # pixels, width and height of an aligned face
 # What an error expects.
 ALIGNED = (
@@ -17,8 +19,6 @@ ALIGNED = (
 TEMPLATE = np.array(
     [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]
 )
-# The bytes by which JPEG and PNG data begin, and those at their end, which a truncated file lacks.
-WHOLE_FILE = ((b"\xff\xd8", b"\xff\xd9"), (b"\x89PNG", b"IEND"))
 
 
 def decode_rgb(encoded: bytes, out: np.ndarray | None = None) -> np.ndarray:
@@ -27,15 +27,16 @@ def decode_rgb(encoded: bytes, out: np.ndarray | None = None) -> np.ndarray:
     Args:
         out: where the image is put, if it has this size; else it comes in memory of its own.
     Raises:
-        ValueError: it is none, or only the beginning of one (OpenCV would fill what is missing with grey).
+        ValueError: it is none, or only the beginning of one (OpenCV would fill what is missing with grey), or
+            it has more than MAX_PIXELS.
     """
-    truncated = any(encoded.startswith(begin) and encoded.rfind(end) < 0 for begin, end in WHOLE_FILE)
+    require_decodable(encoded)
     try:
-        image = None if truncated else cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR)
-    except cv2.error:  # raised for no bytes at all
+        image = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error:
         image = None
     if image is None:
-        raise ValueError(f"its {len(encoded)} bytes are no whole image that OpenCV can decode")
+        raise ValueError(NO_IMAGE.format(len(encoded)))
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, out)
 
 

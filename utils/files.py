@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -126,6 +127,14 @@ def try_writing(path: str | os.PathLike) -> None:
     finally:
         with suppress(OSError):
             probe.unlink(missing_ok=True)
+
+
+def read_json(path: str | os.PathLike) -> Any:
+    """What a JSON file holds; a ValueError where it is none, or nested deeper than Python can follow."""
+    try:
+        return json.loads(Path(path).read_bytes())
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
 
 
 def write_json(path: str | os.PathLike, content: dict) -> None:

@@ -223,7 +223,7 @@ def read_metrics(path: str | Path) -> list[dict]:
     for line in Path(path).read_bytes().split(b"\n"):
         try:
             content = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(content, dict) and isinstance(content.get("step"), int) and "kind" in content:
             lines.append(content)

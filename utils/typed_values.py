@@ -13,6 +13,9 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 NAMES = {bool: "true or false", int: "an integer", float: "a number", str: "text", dict: "a dict"}
 
 
+MAX_DEPTH = 16  # of brackets in brackets
+
+
 class Mismatch(Exception):
     """The value does not fit the annotation."""
 
@@ -74,14 +77,20 @@ def read(text: str, kind: Any) -> Any:
     return read_literal(text, words=accepts_text(kind) and bool not in members)
 
 
-def read_literal(text: str, words: bool = False) -> Any:
-    """Text as None, bool, number, list, dict or text; with `words` only as None, list, dict or text."""
+def read_literal(text: str, words: bool = False, depth: int = 0) -> Any:
+    """Text as None, bool, number, list, dict or text; with `words` only as None, list, dict or text.
+
+    Raises:
+        ValueError: lists in lists, or dicts in dicts, deeper than any setting has them.
+    """
     text = text.strip()
+    if depth > MAX_DEPTH:
+        raise ValueError(f"brackets are nested more than {MAX_DEPTH} deep: {text[:20]!r} …")
     if text[:1] + text[-1:] in ("[]", "()"):
-        return [read_literal(item, words) for item in split_items(text[1:-1])]
+        return [read_literal(item, words, depth + 1) for item in split_items(text[1:-1])]
     if text[:1] + text[-1:] == "{}":
         pairs = (item.partition(":") for item in split_items(text[1:-1]))
-        return {read_literal(key, words=True): read_literal(value) for key, _, value in pairs}
+        return {_key(key): read_literal(value, depth=depth + 1) for key, _, value in pairs}
     if len(text) >= 2 and text[0] == text[-1] and text[0] in "'\"":
         return text[1:-1]
     if text.lower() == "none":
@@ -96,6 +105,14 @@ def read_literal(text: str, words: bool = False) -> Any:
         except ValueError:
             continue
     return text
+
+
+def _key(text: str) -> str | None:
+    """The key of a dict: text, or None."""
+    key = read_literal(text, words=True)
+    if not isinstance(key, str | None):
+        raise ValueError(f"{text.strip()!r} is no name in a dict")
+    return key
 
 
 def split_items(text: str) -> list[str]:

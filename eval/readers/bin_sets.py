@@ -2,15 +2,11 @@
 
 Images 2i and 2i+1 form pair i. An image is JPEG or PNG data: bytes, a Python-2 string or a uint8 array.
 
-A pickle is a program, and these files are downloaded, so they are read by an unpickler that knows a short
-list of names. NumPy's own constructors are not behind them: given a dtype and a buffer of the file's choice,
-they follow any pointer (`numpy.ndarray(1, "O", b"8 bytes.")` crashes the interpreter). Stand-ins build arrays
-of booleans and integers, and nothing else.
+plain_pickle.py reads it: nothing in a file is executed.
 """
 
 import os
 import pickle
-from _codecs import encode
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,76 +14,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from eval.readers import plain_pickle
 from utils.errors import nearest
 from utils.faces import SIZE, decode_rgb
 from utils.files import whole_file
 
-
-class PlainDtype:
-    """Stands in for `numpy.dtype`: booleans and integers."""
-
-    allowed = ("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8")
-
-    def __init__(self, name: str | bytes, *flags):
-        name = name.decode() if isinstance(name, bytes) else name
-        if name not in self.allowed:
-            raise ValueError(f"it holds an array of dtype {name!r}, allowed are {', '.join(self.allowed)}")
-        self.dtype = np.dtype(name)
-
-    def __setstate__(self, state):
-        order = state[1]
-        self.dtype = self.dtype.newbyteorder(order.decode() if isinstance(order, bytes) else order)
-
-
-class PlainArray(np.ndarray):
-    """An array whose pickled state may only bring a `PlainDtype`."""
-
-    def __setstate__(self, state):
-        _, shape, plain, is_fortran, data = state
-        super().__setstate__((1, shape, plain.dtype, bool(is_fortran), bytes(data)))
-
-
-def reconstruct(*_) -> PlainArray:
-    """Stands in for NumPy's `_reconstruct`: an empty array, which the pickle then gives its state."""
-    return PlainArray(0, np.uint8)
-
-
-def from_buffer(data, plain: PlainDtype, shape, order, *_) -> np.ndarray:
-    """Stands in for NumPy's `_frombuffer`."""
-    return np.frombuffer(data, plain.dtype).reshape(shape, order=order)
-
-
-def scalar(plain: PlainDtype, data: bytes) -> np.generic:
-    """Stands in for NumPy's `scalar`."""
-    return np.frombuffer(data, plain.dtype)[0]
-
-
-ALLOWED = {
-    ("_codecs", "encode"): encode,
-    ("numpy", "dtype"): PlainDtype,
-    ("numpy", "ndarray"): "only ever an argument",
-}
-for module in ("__builtin__", "builtins"):
-    ALLOWED |= {
-        (module, kind.__name__): kind for kind in (list, tuple, dict, set, frozenset, bytes, bytearray)
-    }
-for module in ("numpy.core", "numpy._core"):
-    ALLOWED |= {
-        (f"{module}.multiarray", "_reconstruct"): reconstruct,
-        (f"{module}.multiarray", "scalar"): scalar,
-        (f"{module}.numeric", "_frombuffer"): from_buffer,
-    }
-
-
-class AllowListUnpickler(pickle.Unpickler):
-    """Loads containers, bytes and plain arrays; any other name is an error, before anything is imported."""
-
-    def find_class(self, module: str, name: str):
-        if (module, name) not in ALLOWED:
-            raise ValueError(
-                f"it asks for {module}.{name}, which nothing but a malicious or foreign file needs"
-            )
-        return ALLOWED[module, name]
+MAX_PAIRS_OF_AN_IMAGE = 1000  # on average: what repeats costs a byte or two, and 37,632 in memory
 
 
 def decode_image(data) -> np.ndarray:
@@ -136,24 +68,26 @@ def load_bin(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
         ValueError: a forbidden name in the pickle, an undecodable image, anything but two images a pair.
     """
     path = require_bin(path)
-    with open(path, "rb") as file:
-        try:
-            content = AllowListUnpickler(file, encoding="bytes").load()  # bytes: what Python 2 called str
-        except Exception as fault:  # a damaged pickle can raise anything
-            raise ValueError(f"{path} is no verification set: {fault or type(fault).__name__}") from fault
+    try:
+        content = plain_pickle.load(path.read_bytes())
+    except ValueError as fault:
+        raise ValueError(f"{path} is no verification set: {fault}") from fault
     if not (
-        isinstance(content, (tuple, list))
+        isinstance(content, tuple | list)
         and len(content) == 2
-        and all(hasattr(c, "__len__") for c in content)
+        and all(isinstance(c, tuple | list) or (isinstance(c, np.ndarray) and c.ndim == 1) for c in content)
     ):
         raise ValueError(f"{path} is no verification set: it does not hold (images, issame)")
-    encoded, issame = list(content[0]), np.array(list(content[1]))
+    encoded, issame = list(content[0]), list(content[1])
     if len(encoded) != 2 * len(issame) or not encoded:
         raise ValueError(
             f"{path}: {len(encoded)} images for {len(issame)} pairs, expected two a pair and at least one"
         )
-    if issame.ndim != 1 or not np.isin(issame, (0, 1)).all():
+    if not all(isinstance(same, bool | int | np.bool_ | np.integer) and same in (0, 1) for same in issame):
         raise ValueError(f"{path}: issame has to hold one boolean a pair")
+    different = len(set(map(id, encoded)))
+    if len(encoded) > 2 * MAX_PAIRS_OF_AN_IMAGE * different:
+        raise ValueError(f"{path}: {different} images fill {len(issame)} pairs, damaged or malicious")
 
     def decode(index: int) -> None:
         try:
@@ -164,7 +98,7 @@ def load_bin(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
     images = np.empty((len(encoded), SIZE, SIZE, 3), dtype=np.uint8)
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # OpenCV decodes without Python's lock
         list(pool.map(decode, range(len(encoded))))
-    return images, issame.astype(bool)
+    return images, np.array(issame, dtype=bool)
 
 
 def save_bin(path: str | Path, encoded: Sequence[bytes], issame: Sequence[bool]) -> None:

@@ -7,30 +7,33 @@ An (N, 2) cell of [name, id] rows, without the second variable, is read as well.
 and the row where there is one; rows count from 1, as MATLAB's do.
 """
 
+import re
 from pathlib import Path
 
 import numpy as np
-from scipy.io import loadmat
 
+from eval.readers.mat_file import Unread, read_mat
 from utils.errors import nearest
 
 
-def read_variables(path: str | Path) -> dict[str, np.ndarray]:
-    """The variables of a MATLAB file of version 4 to 7.2, by name.
+def read_variables(path: str | Path) -> dict[str, np.ndarray | Unread]:
+    """The variables of a MATLAB file of version 5 to 7.2, by name.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: another format, or a damaged file.
     """
-    if not Path(path).is_file():
+    path = Path(path)
+    if not path.is_file():
         raise FileNotFoundError(f"no list {path}")
+    with open(path, "rb") as file:
+        start = file.read(10)
+    if start == b"MATLAB 7.3" or start[1:4] == b"HDF":
+        raise ValueError(f"{path} is a MATLAB 7.3 file: save it again with `save -v7` in MATLAB")
     try:
-        content = loadmat(path)
-    except NotImplementedError:  # SciPy's word for HDF5
-        raise ValueError(f"{path} is a MATLAB 7.3 file: save it again with `save -v7` in MATLAB") from None
-    except Exception as fault:  # a damaged file can raise anything
-        raise ValueError(f"{path} is no MATLAB file: {fault or type(fault).__name__}") from fault
-    return {name: value for name, value in content.items() if not name.startswith("__")}
+        return read_mat(path)
+    except ValueError as fault:
+        raise ValueError(f"{path} is no MATLAB file: {fault}") from fault
 
 
 def read_identities(path: str | Path, names_key: str, ids_key: str) -> tuple[list[str], np.ndarray]:
@@ -48,7 +51,7 @@ def read_identities(path: str | Path, names_key: str, ids_key: str) -> tuple[lis
     variables = read_variables(path)
     names = variable(variables, names_key, path)
     if ids_key in variables:
-        names, ids = names.reshape(-1), variables[ids_key].reshape(-1)
+        names, ids = names.reshape(-1), variable(variables, ids_key, path).reshape(-1)
         if len(names) != len(ids):
             raise ValueError(f"{path}: {len(names)} names in {names_key!r}, {len(ids)} ids in {ids_key!r}")
     elif names.ndim == 2 and names.shape[1] == 2:
@@ -85,9 +88,12 @@ def variable(variables: dict[str, np.ndarray], key: str, path: str | Path) -> np
     if key not in variables:
         there = ", ".join(variables) or "nothing"
         raise ValueError(f"{path}: no variable {key!r}{nearest(key, variables)} (it holds {there})")
-    if variables[key].size == 0:
+    value = variables[key]
+    if isinstance(value, Unread):
+        raise ValueError(f"{path}: {key!r} is {value.kind}, expected numbers, text or a cell")
+    if value.size == 0:
         raise ValueError(f"{path}: {key!r} is empty")
-    return variables[key]
+    return value
 
 
 def shape(array: np.ndarray) -> str:
@@ -95,8 +101,8 @@ def shape(array: np.ndarray) -> str:
 
 
 def content_of(entry: object) -> object:
-    """What a cell holds: SciPy wraps a text or a number into arrays of one element, once a nesting."""
-    while isinstance(entry, np.ndarray) and entry.size == 1:
+    """What a cell holds: a text or a number is an array of one element, and is so again in each nesting."""
+    while isinstance(entry, np.ndarray | np.generic) and entry.size == 1:
         entry = entry.item()
     return entry
 
@@ -110,11 +116,11 @@ def name_in(entry: object, place: str) -> str:
 
 
 def number_in(entry: object, place: str) -> int:
-    """The identity in a cell: a whole number, or its digits."""
+    """The identity in a cell: a whole number of 64 bits with sign, or its digits."""
     number = content_of(entry)
-    try:
-        if int(number) == float(number):
-            return int(number)
-    except (TypeError, ValueError, OverflowError):
-        pass
-    raise ValueError(f"{place}: {number!r} is no identity, expected a whole number")
+    is_digits = isinstance(number, str) and re.fullmatch(r"\s*-?[0-9]{1,19}\s*", number)
+    if is_digits or isinstance(number, int) or (isinstance(number, float) and number.is_integer()):
+        whole = int(number)
+        if -(1 << 63) <= whole < 1 << 63:
+            return whole
+    raise ValueError(f"{place}: {number!r} is no identity, expected a whole number of 64 bits with sign")

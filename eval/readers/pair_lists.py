@@ -19,7 +19,12 @@ def read_pairs(path: Path, images: Path) -> list[Pair]:
     Raises:
         ValueError: a malformed line, or no pair at all.
     """
-    pairs = (read_csv_pairs if path.suffix.lower() == ".csv" else read_lfw_pairs)(path, images)
+    try:
+        pairs = (read_csv_pairs if path.suffix.lower() == ".csv" else read_lfw_pairs)(path, images)
+    except (ValueError, OSError, csv.Error) as error:  # no text, no number, no name that a file can have
+        if str(path) in str(error):
+            raise
+        raise ValueError(f"{path} is no list of pairs: {str(error)[:200]}") from error
     if not pairs:
         raise ValueError(f"{path} lists no pairs")
     return pairs
