@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from utils.batch_norm import FrozenBatchStatistics
+from backbones.batch_norm import FrozenBatchStatistics
 
 LARGEST_PIXEL = 10  # of what can be a normalised image, random numbers of a trial included
 

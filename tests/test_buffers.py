@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from utils.batch_norm import FrozenBatchStatistics
+from backbones.batch_norm import FrozenBatchStatistics
 from utils.buffers import saved_buffers, with_buffers
 
 

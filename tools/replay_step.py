@@ -22,8 +22,8 @@ from prettytable import PrettyTable
 from torch import Tensor, nn
 
 from backbones import load_backbone
+from backbones.batch_norm import FrozenBatchStatistics
 from training.diagnosis import each_output, faulty_images
-from utils.batch_norm import FrozenBatchStatistics
 from utils.command_line import run_script
 from utils.precision import PRECISIONS, autocast
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
+from backbones.batch_norm import FrozenBatchStatistics
 from backbones.lora import merged_name
 from ranks.sync_batch_norm import local_batch_norm
-from utils.batch_norm import FrozenBatchStatistics
 from utils.distributed import gather_objects, rank
 from utils.files import whole_file
 from utils.precision import autocast
