@@ -84,7 +84,7 @@ def test_the_bytes_of_the_centres_are_those_of_a_step(overrides, numbers):
 def test_a_run_whose_centres_alone_exceed_the_device_is_refused_with_what_helps(monkeypatch):
     cfg, backbone = load("network=mbf", "precision=fp32"), get_model("mbf").train()
     line = estimate_memory(cfg, backbone, 1000, 8, CPU)
-    assert re.match(r"memory in GiB: class centres centres 0\.00, gradient 0\.00, optimiser 0\.00; est", line)
+    assert re.match(r"memory in GiB: class centres 0\.00, gradient 0\.00, optimiser 0\.00; est", line)
     monkeypatch.setattr(memory, "memory_of", lambda device: 3 * 4 * 512 * 1000)
     assert estimate_memory(cfg, backbone, 1000, 8, CPU)
     with pytest.raises(ValueError, match=r"num_classes=1001 on 1 rank.*More ranks.*head_update.*sample_rate"):

@@ -130,7 +130,7 @@ def estimate_memory(
         estimated[f"activations not known ({type(error).__name__})"] = 0
     together = sum(exact.values()) + sum(estimated.values())
     return (
-        f"memory in GiB: class centres {in_gib(exact)}; estimated: {in_gib(estimated)}; together "
+        f"memory in GiB: class {in_gib(exact)}; estimated: {in_gib(estimated)}; together "
         f"{together / GIB:.2f} of {there / GIB:.1f}"
     )
 
