@@ -230,6 +230,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.pairs < FEWEST_PAIRS:
         raise ValueError(f"--pairs is {args.pairs}, allowed: {FEWEST_PAIRS} or more, two for each fold")
+    if args.baseline:
+        raise ValueError("--baseline compares other evaluations: here give both networks, --model OLD NEW")
     if args.best_first and len(args.data) == 1:
         raise ValueError(f"--best-first orders several sets, --data has one: {args.data[0]}")
     chosen = parse_choices(args.only)

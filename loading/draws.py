@@ -51,4 +51,4 @@ class Draws:
         counters = np.empty((4, len(indices), blocks), "<u4")
         counters[0:2], counters[2], counters[3] = indices.T[:, :, None], stream, np.arange(blocks)
         found = philox(counters.reshape(4, -1), self.key).reshape(4, len(indices), blocks)
-        return np.moveaxis(found, 0, 2).reshape(len(indices), -1)[:, :count] * 2.0**-32
+        return np.moveaxis(found, 0, 2).reshape(len(indices), 4 * blocks)[:, :count] * 2.0**-32
