@@ -62,7 +62,7 @@ class Step:
         self.ddp = data_parallel(self.backbone, device)
         self.perturb = AlignmentPerturbation() if aroface else None
         cfg, scaler = SimpleNamespace(**CFG), make_scaler("fp32", torch.device("cpu"))
-        self.optimizer = build_optimizer(cfg, self.backbone, self.head, lr=0.1)
+        self.optimizer = build_optimizer(cfg, self.backbone, self.head, lr=0.1, fused=device.type != "meta")
         self.guard = StepGuard(self.backbone, self.head, self.optimizer, scaler, cfg, steps=range(9))
         if device.type == "meta":  # a GPU's optimiser reads the verdict itself
             self.guard._update = lambda skipped: self.optimizer.step()
