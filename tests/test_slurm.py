@@ -12,7 +12,7 @@ from utils.run_info import ROOT
 
 # Stand-ins: the step writes down its command line, leaves what a run leaves, and ends with a code.
 SCONTROL = """#!/bin/sh
-case "$1" in show) echo gpu07; echo gpu08 ;; *) echo "$@" > scontrol.txt ;; esac
+case "$1" in show) echo gpu07; sleep 0.1; echo gpu08 ;; *) echo "$@" > scontrol.txt ;; esac
 """
 SRUN = """#!/bin/bash
 printf '%s\\n' "$@" > srun.txt

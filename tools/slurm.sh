@@ -35,7 +35,8 @@ test -f train_v2.py || { echo "error: $PWD is not the repository: submit from th
 python=${LQFACE_PYTHON:-.venv/bin/python}
 
 # The first machine is where the ranks meet. A port that follows from the job: two jobs may share a machine.
-first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+machines=$(scontrol show hostnames "$SLURM_JOB_NODELIST") # not into head, which would end scontrol by SIGPIPE
+first=${machines%%$'\n'*}
 port=$((20000 + SLURM_JOB_ID % 10000))
 
 # What lies here is of an earlier start: after this one it has to mean this one.
