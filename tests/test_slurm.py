@@ -96,12 +96,11 @@ def test_a_failed_start_after_a_stop_does_not_go_round_for_ever(start, tmp_path)
 
 
 def test_a_signal_to_the_script_waits_for_the_step(start, tmp_path):
-    process = start("trap 'touch run/PREEMPTED; exit 1' USR1; while :; do sleep 0.05; done", *RUN)
+    process = start("trap 'touch run/PREEMPTED; exit 1' USR1; touch ready; while :; do sleep .1; done", *RUN)
     deadline = time.monotonic() + 20
-    while not (tmp_path / "srun.pid").exists() or not (tmp_path / "srun.pid").read_text():
+    while not (tmp_path / "ready").exists():
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    time.sleep(0.2)
     process.send_signal(signal.SIGUSR1)  # to the batch script alone: nothing ends yet
     time.sleep(0.3)
     assert process.poll() is None

@@ -47,13 +47,13 @@ rm -f "$output/PREEMPTED"
 
 # In the background, so that bash runs the trap at once. The ranks get the signal from SLURM, which sends it to every
 # process of the step, or from torchrun, which hands on what is named here.
+trap 'signalled=1' TERM USR1
 srun --kill-on-bad-exit=1 "$python" -m torch.distributed.run \
     --nnodes="$SLURM_JOB_NUM_NODES" --nproc_per_node="${SLURM_GPUS_ON_NODE:-1}" \
     --rdzv_id="$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}" --rdzv_backend=c10d --rdzv_endpoint="$first:$port" \
     --signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1 --shutdown-timeout=300 \
     train_v2.py "$@" resume=auto &
 step=$!
-trap 'signalled=1' TERM USR1
 while :; do
     signalled="" code=0
     wait "$step" || code=$?
