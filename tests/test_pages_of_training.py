@@ -6,6 +6,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,9 @@ def outcomes(tmp_path_factory) -> dict[tuple[str, str], tuple[int, str]]:
         for number in range(1, 4):
             album.add(person, Request(folder / "photographs" / name / f"{number}.jpg", 0.0, loose=True))
     album.draw(map)
+    same = [f"{name}/1.png,{name}/{number}.png,1" for name in PEOPLE for number in (2, 3)]
+    different = [f"{a}/1.png,{b}/{n}.png,0" for a, b in pairwise(PEOPLE) for n in (2, 3)]
+    (folder / "pairs.csv").write_text("\n".join(same + different))
     first_of_training = {page: i for i, (page, c) in reversed(list(enumerate(STEPS))) if is_training(c)}
     before = [
         step for i, step in enumerate(STEPS) if step[0] in NEWCOMERS[:2] and i < first_of_training[step[0]]
