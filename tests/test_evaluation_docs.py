@@ -86,17 +86,6 @@ def test_every_script_is_in_the_readme_and_has_tests(script):
     assert (ROOT / f"tests/test_{script.name}").is_file()
 
 
-def test_links_lead_somewhere():
-    links = [link for link in re.findall(r"\]\(([^)\s]+)\)", TEXT) if not link.startswith("https://")]
-    assert any("#" in link for link in links)
-    for link in links:
-        file, _, anchor = link.partition("#")
-        page = (ROOT / "docs" / file).read_text() if file else TEXT
-        headings = re.findall(r"^#+ (.+)$", page, re.MULTILINE)
-        slugs = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
-        assert not anchor or anchor in slugs, link
-
-
 def test_the_table_of_options_is_complete():
     parser = arguments("")
     options = set(re.findall(r"^  (?:-h, )?(--[a-z-]+)", parser.format_help(), re.MULTILINE)) - {"--help"}

@@ -75,14 +75,3 @@ def test_the_tables_name_settings_and_ways_to_start():
     settings = {name for row in rows for name in re.findall(r"`(\w+)`", row)} - set(INIT_HEADS)
     assert settings <= Settings.__annotations__.keys() | {"finetune_r100"}
     assert set(INIT_HEADS) <= {row.strip("`") for row in rows}
-
-
-def test_links_lead_somewhere():
-    for link in re.findall(r"\]\(([^)]+)\)", TEXT):
-        file, _, anchor = link.partition("#")
-        if file.startswith("http"):
-            continue
-        path = ROOT / "docs" / file if file else ROOT / "docs" / "finetuning.md"
-        headings = re.findall(r"^#+ (.+)$", path.read_text(), re.M)
-        anchors = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
-        assert not anchor or anchor in anchors, link
