@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from dataset import decode
+from loading.readers.base import decode
 from loading.record_layout import MAX_EMPTY, find_record, read_property
 from utils.recordio import (
     CONTENT_HEAD,
