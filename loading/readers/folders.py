@@ -30,6 +30,11 @@ class FileDataset(FaceDataset):
     def __len__(self) -> int:
         return len(self._paths)
 
+    @property
+    def relative_paths(self) -> np.ndarray:
+        """The names of all files, `(N,)` bytes."""
+        return self._paths
+
     def path(self, index: int) -> Path:
         """The file of one image."""
         return self.root / os.fsdecode(self._paths[index])
