@@ -41,5 +41,5 @@ def ordered(
 
 
 def _start(start: Callable, arguments: tuple) -> None:
-    cv2.setNumThreads(1)
+    cv2.setNumThreads(0)  # 1 would wait, after a fork, for the threads of the process before
     start(*arguments)
