@@ -164,6 +164,16 @@ def test_an_lmdb_that_cannot_be_used_is_one_line(entries, message, tmp_path):
         open_data(tmp_path).labels()
 
 
+def test_a_truncated_lmdb_is_told(tmp_path):
+    file = write_lmdb(tmp_path, LABELS) / "faces.lmdb"
+    file.write_bytes(file.read_bytes()[:-8192])
+    with pytest.raises(RecordError, match=r"faces\.lmdb is truncated: it has [\d,]+ bytes, its pages take"):
+        open_data(tmp_path)
+    file.write_bytes(b"no LMDB" * 9999)
+    with pytest.raises(RecordError, match=r"faces\.lmdb: "):
+        open_data(tmp_path)
+
+
 def test_an_lmdb_of_another_layout_is_told(tmp_path):
     lmdb = pytest.importorskip("lmdb")
     pytest.importorskip("msgpack")

@@ -112,7 +112,7 @@ def read_list(path: Path, root: Path) -> FileDataset:
     if not rows:
         raise ValueError(f"{path} names no image")
     images, people = zip(*rows)
-    are_numbers = all(re.fullmatch(r"\d+(\.0*)?", name) for name in people)
+    are_numbers = all(re.fullmatch(r"\d{1,18}(\.0*)?", name, re.ASCII) for name in people)
     people = [name.partition(".")[0] for name in people] if are_numbers else people
     identities = sorted(set(people), key=int if are_numbers else None)
     numbers = {name: number for number, name in enumerate(identities)}

@@ -112,9 +112,17 @@ def _packages() -> tuple:
 def _opened(path: str):
     """An LMDB: a process may open it once. Without locks it is but a memory map, which survives a fork."""
     lmdb, _ = _packages()
-    return lmdb.open(
-        path, subdir=os.path.isdir(path), readonly=True, lock=False, readahead=False, meminit=False
-    )
+    is_folder = os.path.isdir(path)
+    try:
+        opened = lmdb.open(path, subdir=is_folder, readonly=True, lock=False, readahead=False, meminit=False)
+    except lmdb.Error as error:
+        raise RecordError(f"{path}: {error}") from None
+    size = os.path.getsize(os.path.join(path, "data.mdb") if is_folder else path)
+    needed = (opened.info()["last_pgno"] + 1) * opened.stat()["psize"]
+    if size < needed:  # to read behind the end of a memory map ends the process
+        opened.close()
+        raise RecordError(f"{path} is truncated: it has {size:,} bytes, its pages take {needed:,}")
+    return opened
 
 
 def _as_bytes(key: bytes | str) -> bytes:
