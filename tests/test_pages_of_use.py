@@ -72,6 +72,7 @@ def folder(tmp_path_factory):
     shutil.copy(BINS / "py2.bin", root / "pairs.bin")
     lines = [f"people/p{person}/{number}.jpg,p{person}\n" for person in range(3) for number in range(2)]
     (root / "faces.csv").write_text("".join(["path,identity\n", *lines]))
+    (root / "pairs.csv").write_text("ann/1.png,ann/2.png,1\nann/1.png,bob/1.png,0\n")
     return root
 
 
