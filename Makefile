@@ -54,7 +54,7 @@ faults: export LQFACE_FAULTS = all
 faults: $(READY)  ## kill, stop and break training at random moments, some fifty times (a quarter of an hour)
 	$(PY) -m pytest -o faulthandler_timeout=1800 tests/test_faults.py tests/test_preemption.py tests/test_torchrun.py tests/test_watchdog.py
 
-# Two minutes for each of ten formats; other inputs with FUZZ_ARGS="--seed 7", longer ones with "--seconds 3600".
+# Two minutes for each of thirteen formats; other inputs with FUZZ_ARGS="--seed 7", longer ones with "--seconds 3600".
 FUZZ_ARGS ?= --seconds 120
 fuzz: export OMP_NUM_THREADS = 1
 fuzz: $(READY)  ## damaged and hostile files of every format and command lines: none may hurt

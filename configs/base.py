@@ -72,8 +72,9 @@ class Settings:
     report: bool = True
 
     # ---- data ----
-    # Folder with train.rec and train.idx (or a .rec file), or with one sub-folder of images per identity; a
-    # list of such, put one after another; or "synthetic": random images. It has to be given.
+    # Folder with train.rec and train.idx (or a .rec file), or with one sub-folder of images per identity, or
+    # with .tar (webdataset), .parquet (Hugging Face) or .lmdb (Vec2Face+) files, or one such file; a list of
+    # such, put one after another; or "synthetic": random images. It has to be given.
     rec: str | list[str] | None = None
     # Number of identities. None: counted in the data. Given: an upper limit. "synthetic" needs it.
     num_classes: Count | None = None

@@ -6,6 +6,7 @@
     draws.py          random numbers of images, for a whole batch at once
     shared_images.py  memory in which worker processes hand images over
     bad_records.py    images that cannot be used and were replaced
+    readers/          the data themselves, one file for each kind that they may be kept in
 
-dataset.py has the data themselves.
+dataset.py chooses among them.
 """

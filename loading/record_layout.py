@@ -108,17 +108,28 @@ def count_classes(
         keys = keys[np.linspace(0, len(keys) - 1, NUM_PROBES).astype(np.int64)]
     labels = reader.first_labels(keys)
     check_labels(reader, keys, labels, declared, source)
-    num_classes = declared or int(labels.max()) + 1
     if not all_read:
-        return num_classes, []
-    classes = np.unique(labels).astype(np.int64)
+        return declared, []
+    return count_labels(reader.rec_path, labels.astype(np.int64), declared)
+
+
+def count_labels(source: object, labels: np.ndarray, declared: int | None) -> tuple[int, list[str]]:
+    """The number of classes: `declared`, if given, else the largest label plus one; and what to warn of.
+
+    Args:
+        source: the data, as a user calls them.
+        labels: `(N,)` int64 from 0, of all images.
+    Raises:
+        RecordError: labels leave out most of their range, though nobody has declared it.
+    """
+    num_classes, classes = declared or int(labels.max()) + 1, np.unique(labels)
     if declared is None and len(classes) < (1 - MAX_EMPTY) * num_classes:
         raise RecordError(
-            f"{reader.rec_path}: its labels go up to {num_classes - 1:,}, but only {len(classes):,} of them "
+            f"{source}: its labels go up to {num_classes - 1:,}, but only {len(classes):,} of them "
             f"occur: number the people from 0 without gaps, or declare num_classes={num_classes} if the rest "
             "is to stay empty"
         )
-    return num_classes, gaps(reader.rec_path, len(classes), num_classes, int(classes[0]))
+    return num_classes, gaps(source, len(classes), num_classes, int(classes[0]))
 
 
 def gaps(source: object, present: int, num_classes: int, first: int = 0) -> list[str]:

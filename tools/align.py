@@ -12,13 +12,9 @@ shows some before and after: look at it. OUT appears when all is done. docs/use.
 """
 
 import argparse
-import multiprocessing
-import os
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
@@ -31,6 +27,7 @@ from tools.alignment.faces import CHOICES
 from tools.alignment.landmark_files import write_landmarks
 from tools.alignment.photograph import Aligner, Options, Outcome, align_one, start_worker, write_image
 from tools.alignment.sheet import contact_sheet
+from tools.processes import DEFAULT_WORKERS, ordered
 from utils.command_line import run_script
 from utils.errors import printable
 from utils.files import whole_folder
@@ -82,25 +79,8 @@ def stems(names: Sequence[str]) -> list[str]:
 
 
 def outcomes(options: Options, jobs: list[tuple[str, str, bool]], workers: int) -> Iterator[Outcome]:
-    """Align all photographs, in order, in so many processes; 0: in this one.
-
-    Raises:
-        ValueError: a process has died.
-    """
-    if workers == 0:
-        aligner = Aligner(options)
-        yield from (aligner(*job) for job in jobs)
-        return
-    context = multiprocessing.get_context("spawn")  # OpenCV's threads do not survive a fork
-    pool = ProcessPoolExecutor(workers, context, start_worker, (options,))
-    try:
-        yield from pool.map(align_one, jobs, chunksize=max(1, min(16, len(jobs) // (4 * workers))))
-    except BrokenProcessPool as error:
-        raise ValueError(
-            "a worker process has died, perhaps for want of memory: --workers 1 needs less"
-        ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
+    """Align all photographs, in order, in so many processes; 0: in this one."""
+    return ordered(align_one, jobs, workers, start_worker, (options,))  # OpenCV's threads survive no fork
 
 
 def on_sheet(count: int) -> set[int]:
@@ -159,7 +139,7 @@ def main() -> None:
     )
     add("--crops", action="store_true", help="each photograph is a small crop of one face, as in TinyFace")
     add("--format", choices=("png", "jpg"), default="png", help="of the aligned faces (default png)")
-    workers = min(8, os.cpu_count() or 1)
+    workers = DEFAULT_WORKERS
     add("--workers", type=int, default=workers, help=f"processes; 0: none but this one (default {workers})")
     args = parser.parse_args()
     if args.workers < 0 or (args.min_face is not None and args.min_face < 1):

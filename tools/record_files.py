@@ -1,16 +1,20 @@
-"""Record files made anew: from images (`pack`), or from what can still be read of others (`repair`)."""
+"""Record files made anew: from images (`write_rec`), or from what can still be read of others (`repair`)."""
 
 import mmap
 import struct
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
-from dataset import decode
+from loading.readers.base import decode
 from loading.record_layout import MAX_EMPTY, find_record, read_property
+from utils.errors import printable
+from utils.files import whole_files
 from utils.recordio import (
     CONTENT_HEAD,
     FIRST,
@@ -26,34 +30,92 @@ from utils.recordio import (
 )
 
 MAX_LABEL = 1 << 31
-FILES = ("train.rec", "train.idx", "property", "identities.txt")
+NAMES, IMAGES, DUPLICATES = "identities.txt", "images.txt", "duplicates.csv"
+FILES = ("train.rec", "train.idx", "property", NAMES, IMAGES, DUPLICATES)
+Record = tuple[Sequence[float], bytes]  # label numbers after the first, and the encoded image
+
+
+class Content(NamedTuple):
+    """What is to be written.
+
+    `labels`: `(N,)` integers below the number of `identities`, the names of the people. `record(i)` gives
+    image i, `names` what their files were called, None where nobody knows.
+    """
+
+    labels: np.ndarray
+    identities: list[str]
+    record: Callable[[int], Record]
+    names: list[str] | None = None
 
 
 def require_free(out: Path) -> None:
-    """Make the folder; FileExistsError where it holds record files already."""
+    """FileExistsError where the folder holds record files already."""
     for path in (out / name for name in FILES):
         if path.exists():
             raise FileExistsError(f"{path} exists already: remove it, or choose another folder")
+
+
+@contextmanager
+def whole_rec(out: Path) -> Iterator[Path]:
+    """A folder to write record files to, which are all in `out` at the end, or none after an error."""
+    require_free(out)
     out.mkdir(parents=True, exist_ok=True)
+    with whole_files(out / "train.rec") as partial:
+        yield partial
 
 
-def pack(out: Path, labels: np.ndarray, num_classes: int, payload: Callable[[int], bytes]) -> None:
+def write_rec(folder: Path, content: Content, *, grouped: bool = True) -> None:
+    """Write train.rec, train.idx, property, identities.txt and, where names are known, images.txt.
+
+    Args:
+        grouped: labels ascend, and insightface's header and identity records are written. Otherwise every
+            record is an image, in any order.
+    """
+    labels, first = content.labels, int(grouped)
+    if grouped:
+        pack(folder, labels, len(content.identities), content.record)
+    else:
+        with IndexedRecordWriter(folder / "train.idx", folder / "train.rec") as records:
+            _write_images(records, labels, content.record, first_key=0)
+        _write_property(folder, len(content.identities))
+    _write_lines(folder / NAMES, enumerate(content.identities))
+    if content.names is not None:
+        _write_lines(folder / IMAGES, enumerate(content.names, start=first))
+
+
+def pack(out: Path, labels: np.ndarray, num_classes: int, record: Callable[[int], Record]) -> None:
     """Write train.rec, train.idx and property in insightface's layout.
 
     Args:
         labels: `(N,)` integers in [0, num_classes), ascending.
-        payload: of image i, its encoded bytes.
+        record: of image i.
     """
     total = len(labels)
     with IndexedRecordWriter(out / "train.idx", out / "train.rec") as records:
         # Keys: 0 the header, 1…N the images, N+1…N+C the ranges [first, last + 1) of the identities' keys.
         records.write(0, (total + 1, total + 1 + num_classes), b"")
-        for index, label in enumerate(labels.tolist()):
-            records.write(1 + index, label, payload(index))
+        _write_images(records, labels, record, first_key=1)
         ends = 1 + np.cumsum(np.bincount(labels, minlength=num_classes))
         for label, (first, end) in enumerate(zip([1, *ends[:-1]], ends)):
             records.write(total + 1 + label, (first, end), b"")
-        (out / "property").write_text(f"{num_classes},112,112\n")
+    _write_property(out, num_classes)
+
+
+def _write_images(
+    records: IndexedRecordWriter, labels: np.ndarray, record: Callable[[int], Record], first_key: int
+) -> None:
+    for index in tqdm(range(len(labels)), desc="writing", unit="img", disable=None):
+        (further, encoded), label = record(index), int(labels[index])
+        records.write(first_key + index, (label, *further) if len(further) else label, encoded)
+
+
+def _write_property(folder: Path, num_classes: int) -> None:
+    (folder / "property").write_text(f"{num_classes},112,112\n")
+
+
+def _write_lines(path: Path, lines: Iterable[tuple[int, str]]) -> None:
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        file.writelines(f"{number}\t{printable(name)}\n" for number, name in lines)
 
 
 def repair(source: Path, out: Path) -> list[str]:
@@ -94,9 +156,13 @@ def repair(source: Path, out: Path) -> list[str]:
                 f"{record}: labels go up to {num_classes - 1:,}, but only {present:,} of them occur: if this "
                 f"is right, say so in a file property, '{num_classes},112,112'"
             )
-        pack(out, ascending, num_classes, lambda i: _parsed(_record_at(data, places[order[i]])[0])[1])
-    if (names := record.parent / "identities.txt").is_file():
-        (out / "identities.txt").write_bytes(names.read_bytes())
+        with whole_rec(out) as folder:
+            pack(
+                folder, ascending, num_classes,
+                lambda i: ((), _parsed(_record_at(data, places[order[i]])[0])[1]),
+            )  # fmt: skip
+            if (names := record.parent / NAMES).is_file():
+                (folder / NAMES).write_bytes(names.read_bytes())
     left_out = [f"left out {count:,}: {reason}" for reason, count in lost.most_common()]
     return [f"{len(places):,} images of {present:,} identities", *left_out]
 

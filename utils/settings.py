@@ -17,6 +17,7 @@ from utils.run_info import ROOT
 KINDS = base.Settings.__annotations__
 DEFAULTS = to_builtin(base.config)  # a copy: a config file may change base.config
 PATH_SETTINGS = ("output", "rec", "val_targets", "val_root", "pretrained", "teacher", "init_head")
+DATA_FILES = (".rec", ".idx", ".tar", ".parquet", ".lmdb")  # what rec may be, beside a folder
 INIT_HEADS = ("random", "class_means")
 WORDS = {"init_head": INIT_HEADS, "teacher": ("pretrained",)}  # values of path settings that are no path
 
@@ -73,7 +74,8 @@ def derive(values: dict) -> None:
     values["fp16"] = values["precision"] == "fp16"
     if values["val_root"] is None and values["rec"] and values["rec"] != "synthetic":
         root = values["rec"] if isinstance(values["rec"], str) else values["rec"][0]
-        values["val_root"] = os.path.dirname(root) if root.endswith((".rec", ".idx")) else root
+        is_file = root.endswith(DATA_FILES) and not os.path.isdir(root)
+        values["val_root"] = os.path.dirname(root) if is_file else root
     if values["val_root"]:
         is_path, root = _is_file_path, Path(values["val_root"])
         values["val_targets"] = [

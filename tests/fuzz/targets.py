@@ -25,6 +25,9 @@ from eval.readers.mat_lists import read_identities, read_name_pairs
 from eval.readers.pair_lists import read_pairs
 from eval.readers.tables import read_rows
 from fuzz.mutations import as_bytes, changed_bytes, changed_text
+from helpers.other_data import WRITERS
+from loading.readers.choice import open_data
+from tools.record_sources import read_list
 from training import checkpoint
 from utils.config import get_config
 from utils.faces import decode_rgb
@@ -132,6 +135,31 @@ def read_records(folder: Path):
     data = RecordDataset(folder)
     samples = [data.read(i) for i in range(len(data))]
     return [(label, image.tobytes()) for image, label in samples], data.num_classes, data.labels().tolist()
+
+
+def container_files(kind: str) -> list[Files]:
+    """The small images of the tests in a tar or in Parquet; LMDB checks nothing, as docs/data.md says."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = WRITERS[kind](Path(folder), [0, 1, 0, 1])
+        return [{path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*.*")}]
+
+
+def read_container(folder: Path):
+    for kept in folder.glob("*.index.npz"):  # of the input before
+        kept.unlink()
+    data = open_data(folder)
+    return [(label, image.tobytes()) for image, label in map(data.read, range(len(data)))], data.num_classes
+
+
+IMAGE_LISTS = {
+    "list.lst": b"0\t3\tann/1.png\n1\t5.0\tbob/1.png\n2\t3\t0.5\tann/2.png\n",
+    "list.csv": b'path,identity\nann/1.png,ann\n"bob/1,2.png",bob\n',
+}
+
+
+def read_image_lists(folder: Path):
+    found = [read_list(folder / name, folder) for name in IMAGE_LISTS]
+    return [(data.identities, data.relative_paths.tolist(), data.labels().tolist()) for data in found]
 
 
 # ------------------------------------------------------------------------------- verification sets, lists
@@ -279,6 +307,9 @@ def build(name: str) -> Target:
 TARGETS: dict[str, Callable[[str], Target]] = {
     "rec": lambda name: Target(name, record_files(), ["train.rec"], read_records),
     "idx": lambda name: Target(name, record_files(), ["train.idx", "property"], read_records, text=True),
+    "tar": lambda name: Target(name, files := container_files("tar"), list(files[0]), read_container),
+    "parquet": lambda name: Target(name, files := container_files("parquet"), list(files[0]), read_container),
+    "lists": lambda name: Target(name, [IMAGE_LISTS], list(IMAGE_LISTS), read_image_lists, text=True),
     "bin": lambda name: Target(name, bin_files(), ["set.bin"], read_bin),
     "mat": lambda name: Target(name, mat_files(), ["list.mat"], read_mat_lists),
     "text": lambda name: Target(name, [LISTS], list(LISTS), read_lists, text=True),

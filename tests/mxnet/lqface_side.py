@@ -9,7 +9,8 @@ import cv2
 import numpy as np
 from samples import LAYOUTS, check, records
 
-from dataset import RecordDataset, decode
+from dataset import RecordDataset
+from loading.readers.base import decode
 from utils.recordio import IndexedRecordReader, IndexedRecordWriter
 
 

@@ -190,9 +190,8 @@ _aligner: Aligner | None = None
 
 
 def start_worker(options: Options) -> None:
-    """Load the detector once a process; each process has one thread."""
+    """Load the detector once a process."""
     global _aligner
-    cv2.setNumThreads(1)
     _aligner = Aligner(options)
 
 
