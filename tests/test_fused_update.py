@@ -13,12 +13,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from helpers.ranks import run_ranks
 from losses import build_loss, build_regularizer
 from partial_fc import PartialFC
+from ranks.data_parallel import data_parallel
 from training import checkpoint
 from training.head_update import HeadUpdate
 from training.optimizer import build_optimizer, make_scaler
 from training.step_guard import StepGuard
 from training.training_state import TrainingState
-from utils.distributed import data_parallel, rank, start_process_group, stop_process_group, world_size
+from utils.distributed import rank, start_process_group, stop_process_group, world_size
 
 CLASSES, SIZE, BATCH = 23, 8, 12
 BATCHES = {1: (12,), 2: (5, 7), 3: (5, 0, 7)}
