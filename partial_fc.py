@@ -23,6 +23,7 @@ from classifier.class_update import ClassUpdate, check_fused
 from classifier.dense import dense
 from classifier.fused import fused_stream
 from classifier.kernels.choice import check_setting, use_kernels
+from classifier.own_classes import own_cosines
 from classifier.shard import Shard
 from classifier.step import Step
 from classifier.step_loss import StepLoss
@@ -60,8 +61,8 @@ class PartialFC(nn.Module):
             moves centres and trained `class_rows` by `update_rule`, and makes no gradient of them.
         seed: of the centres and of the sampling.
 
-    Attributes of the last step, detached: `last_terms`, the parts of the loss and means over the global
-    batch; `last_samples`, "own_cosine" and "norm" of this rank's samples, `(b,)` each; `sampled`, class ids.
+    Attributes of the last step, detached: `last_terms`, the parts of the loss; `last_samples`, "own_cosine" and
+    "norm" of this rank's samples, `(b,)` each; `last_means`, both over the global batch; `sampled`, class ids.
 
     Attributes:
         update_rule: for "fused", to be set before the first step: training/head_update.py has one. It gets
@@ -123,6 +124,7 @@ class PartialFC(nn.Module):
         self.num_samplings = self.step = self.micro_batch = self._room_for_labels = 0
         self.sampled = torch.arange(self.class_start, self.class_start + self.num_local)
         self.last_terms: dict[str, Tensor] = {}
+        self.last_means: dict[str, Tensor] = {}
         self.last_samples: dict[str, Tensor] = {}
         self._only_input_gradient = False
         self._replaced_rows: list[tuple[Shard, Tensor, Tensor]] | None = None
@@ -218,10 +220,11 @@ class PartialFC(nn.Module):
             compared = engine(to_shard, norms, step.shard.active_rows(self.weight), step)
 
         loss = step.loss.per_sample(compared.own_cos, compared.lse_others, norms).mean()
-        seen = {"own_cosine": compared.own_cos.detach(), "norm": norms.detach()}
+        own = own_cosines(compared.own_cos.detach(), norms.detach(), self.weight.detach(), step)
+        seen = {"own_cosine": own, "norm": norms.detach()}
         self.last_samples = {name: values[of_this_rank] for name, values in seen.items()}
-        means = {name: values.mean() for name, values in seen.items()}
-        self.last_terms = {**self.loss.terms(), "ce": loss.detach(), **means}
+        self.last_means = {name: values.mean() for name, values in seen.items()}
+        self.last_terms = {**self.loss.terms(), "ce": loss.detach()}
         if self.regularizers:
             directions = embeddings if self.loss.normalize else normalise(raw)
             raw = torch.where(inverse_norm(raw) > 0, raw, 0)
