@@ -16,6 +16,7 @@ from eval.metrics import normalise
 from eval.readers.bin_sets import load_bin
 from eval.verification import evaluate, load_set, main, summary, verify
 from eval.verification_page import pairs_of
+from eval.verification_report import means, table
 from helpers.evaluation_runs import BINS, GOLDENS, ROOT, Fake, run, save_small_model
 
 
@@ -221,6 +222,28 @@ def test_the_summary_of_several_sets_is_a_table_with_their_mean():
     mean = np.mean([result.mean for result in results.values()])
     assert [cell.strip() for cell in lines[5].split("|")[1:4]] == ["mean", "", f"{100 * mean:.2f}"]
     assert summary({}, {}, {}) == ""
+
+
+def report_of(accuracy: float, val: float, enough: bool, **model) -> dict:
+    shown = dict(pairs=6000, std=0.0, far=0.0, best_cosine=0.2, xnorm=20.0)
+    return dict(accuracy=accuracy, val=val, enough_pairs=enough, **shown, **model)
+
+
+def test_a_mean_is_over_the_sets_of_one_model_and_of_val_over_those_that_have_it():
+    old, new = dict(model="old.pt"), dict(model="new.pt")
+    reports = {
+        "lfw old.pt": report_of(0.5, 0.25, True, **old),
+        "lfw new.pt": report_of(0.75, 0.5, True, **new),
+    }
+    assert [row[0] for row in table(reports).rows] == list(reports)
+    reports |= {
+        "few old.pt": report_of(1.0, 0.0, False, **old),
+        "few new.pt": report_of(1.0, 0.0, False, **new),
+    }
+    expected = {"mean old.pt": (0.75, 0.25), "mean new.pt": (0.875, 0.5)}
+    assert {name: (mean["accuracy"], mean["val"]) for name, mean in means(reports).items()} == expected
+    assert [row[2:4] for row in table(reports).rows[-2:]] == [["75.00", "25.00"], ["87.50", "50.00"]]
+    assert means({"few": report_of(1.0, 0.0, False)}) == {"mean": {"accuracy": 1.0, "val": None}}
 
 
 @pytest.fixture(scope="module")
