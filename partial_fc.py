@@ -61,8 +61,9 @@ class PartialFC(nn.Module):
             moves centres and trained `class_rows` by `update_rule`, and makes no gradient of them.
         seed: of the centres and of the sampling.
 
-    Attributes of the last step, detached: `last_terms`, the parts of the loss; `last_samples`, "own_cosine" and
-    "norm" of this rank's samples, `(b,)` each; `last_means`, both over the global batch; `sampled`, class ids.
+    Attributes of the last step, detached: `last_terms`, the parts of the loss; `last_samples`, "own_cosine"
+    and "norm" of this rank's samples, `(b,)` each; `last_means`, both over the global batch; `sampled`,
+    class ids.
 
     Attributes:
         update_rule: for "fused", to be set before the first step: training/head_update.py has one. It gets

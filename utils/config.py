@@ -65,8 +65,8 @@ def get_config(name_or_path: str | os.PathLike, overrides: Iterable[str] = ()) -
     A file is Python, which is run, or the config.json of a run, which is read: the same run once more, in a
     folder of its own.
 
-    Another `loss` or `network` among the overrides drops what the file sets for its own (base.BELONGS_TO), and
-    `fp16` or `precision` what it says by the other (base.TWO_NAMES).
+    Another `loss` or `network` among the overrides drops what the file sets for its own (base.BELONGS_TO),
+    and `fp16` or `precision` what it says by the other (base.TWO_NAMES).
 
     Also fills in what base.py leaves to be derived: `name` (of the file), `output`, `val_root`, `loss`,
     `loss_args` (with the margin_list), `precision` and `fp16`; makes paths absolute, `val_targets` paths and
