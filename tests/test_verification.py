@@ -11,11 +11,13 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from sklearn.model_selection import KFold
 
+from eval.baseline import compare
 from eval.features import extract
 from eval.metrics import normalise
 from eval.readers.bin_sets import load_bin
-from eval.verification import evaluate, load_set, main, summary, verify
-from eval.verification_page import pairs_of
+from eval.report import Report
+from eval.verification import evaluate, load_set, main, report, summary, verify
+from eval.verification_page import pairs_of, report_sets
 from eval.verification_report import means, table
 from helpers.evaluation_runs import BINS, GOLDENS, ROOT, Fake, run, save_small_model
 
@@ -187,6 +189,19 @@ def test_a_set_that_is_sorted_by_kind_scores_too_low_and_is_warned_of():
     files, sets = {"mine": BINS / "py3.bin"}, {"mine": (None, alternating)}
     assert "\nWarning: mine: 10 of the 10 folds" in summary({"mine": in_blocks}, files, sets)
     assert "Warning" not in summary({"mine": mixed}, files, sets)
+
+
+def test_another_list_of_as_many_pairs_is_told_from_the_baseline_s():
+    def outcomes_of(issame):
+        page, result = Report("Verification", {}), scored(noisy_pairs(issame), issame)
+        report_sets(page, {"mine": result}, {"mine": report(result, BINS / "py3.bin", len(issame))})
+        return page.outcomes
+
+    alternating = np.arange(100) % 2 == 0
+    ours = outcomes_of(alternating)
+    assert list(compare(ours, outcomes_of(alternating))) == ["mine accuracy"]
+    with pytest.raises(ValueError, match="of other data: mine accuracy"):
+        compare(ours, outcomes_of(~alternating))
 
 
 @pytest.mark.parametrize(("num_different", "has_val"), [(1110, False), (1120, True)])
