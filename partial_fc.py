@@ -62,8 +62,8 @@ class PartialFC(nn.Module):
         seed: of the centres and of the sampling.
 
     Attributes of the last step, detached: `last_terms`, the parts of the loss; `last_samples`, "own_cosine"
-    and "norm" of this rank's samples, `(b,)` each; `last_means`, both over the global batch; `sampled`,
-    class ids.
+    and "norm" of this rank's samples, `(b,)` each; `last_means`, their means over the global batch;
+    `sampled`, class ids.
 
     Attributes:
         update_rule: for "fused", to be set before the first step: training/head_update.py has one. It gets
@@ -125,8 +125,8 @@ class PartialFC(nn.Module):
         self.num_samplings = self.step = self.micro_batch = self._room_for_labels = 0
         self.sampled = torch.arange(self.class_start, self.class_start + self.num_local)
         self.last_terms: dict[str, Tensor] = {}
-        self.last_means: dict[str, Tensor] = {}
         self.last_samples: dict[str, Tensor] = {}
+        self.last_means: dict[str, Tensor] = {}
         self._only_input_gradient = False
         self._replaced_rows: list[tuple[Shard, Tensor, Tensor]] | None = None
 

@@ -202,8 +202,15 @@ def main() -> None:
             batch = distill.seen, labels, [dataset.name_of(i) for i in indices.tolist()]
             explain = partial(explain_skips, done, (backbone, head), batch, cfg.precision, output)
             guard.stop_if_stuck(warmup(step)(explain))  # waits for the GPU, so only where it logs
-            numbers = dict(epoch=schedule.epoch(done), lr=lr, **guard.numbers(), **head.last_means)
-            log.log_step(done, **numbers, **head.last_terms, **distill.last_terms, **loader.report_bad())
+            numbers = dict(epoch=schedule.epoch(done), lr=lr, **guard.numbers())
+            log.log_step(
+                done,
+                **numbers,
+                **head.last_terms,
+                **head.last_means,
+                **distill.last_terms,
+                **loader.report_bad(),
+            )
             report.add(schedule.epoch(step), indices, labels, head.last_samples)
         if perturb and done == 1:
             log.log_pairs(done, "aroface_samples", as_rgb(perturb.samples, backbone.input_order))

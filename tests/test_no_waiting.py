@@ -25,7 +25,7 @@ from utils.distributed import start_process_group, stop_process_group
 from utils.precision import autocast
 
 CFG = dict(optimizer="sgd", momentum=0.9, weight_decay=0.1, no_decay_norm_bias=False)
-CFG |= dict(grad_clip=1.0, max_skipped_steps=3)
+CFG |= dict(grad_clip=1.0, max_skipped_steps=3, sampled_update=None)
 WAITS = ("_local_scalar_dense", "nonzero", "_coalesce", "is_nonzero", "item", "_unique2", "masked_select")
 
 
