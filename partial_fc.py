@@ -23,6 +23,7 @@ from classifier.class_update import ClassUpdate, check_fused
 from classifier.dense import dense
 from classifier.fused import fused_stream
 from classifier.kernels.choice import check_setting, use_kernels
+from classifier.own_classes import own_cosines
 from classifier.shard import Shard
 from classifier.step import Step
 from classifier.step_loss import StepLoss
@@ -220,7 +221,8 @@ class PartialFC(nn.Module):
             compared = engine(to_shard, norms, step.shard.active_rows(self.weight), step)
 
         loss = step.loss.per_sample(compared.own_cos, compared.lse_others, norms).mean()
-        seen = {"own_cosine": compared.own_cos.detach(), "norm": norms.detach()}
+        own = own_cosines(compared.own_cos.detach(), norms.detach(), self.weight.detach(), step)
+        seen = {"own_cosine": own, "norm": norms.detach()}
         self.last_samples = {name: values[of_this_rank] for name, values in seen.items()}
         self.last_means = {name: values.mean() for name, values in seen.items()}
         self.last_terms = {**self.loss.terms(), "ce": loss.detach()}

@@ -37,6 +37,19 @@ def compare_own(embeddings: Tensor, weight: Tensor, step: Step) -> OwnClasses:
     return OwnClasses(directions, cos, centres)
 
 
+def own_cosines(own_cos: Tensor, norms: Tensor, weight: Tensor, step: Step) -> Tensor:
+    """`OwnClasses.cos` as cosines `(B,)`, also where the loss compares by inner products.
+
+    Args:
+        norms: `(B,)`, of the embeddings.
+        weight: all centres of this rank, whether they take part or not.
+    """
+    if step.loss.normalizes:
+        return own_cos
+    lengths = all_reduce(step.shard.to_batch(weight[step.shard.classes].norm(dim=1)))
+    return own_cos / (norms * lengths).clamp_min(torch.finfo(own_cos.dtype).tiny)
+
+
 def own_centre_gradients(
     embeddings: Tensor,
     weight: Tensor,

@@ -61,6 +61,11 @@ class Shard:
         own = torch.full((len(labels),), -1, device=device).index_copy(0, rows, columns)
         return cls(rows, columns, own, sampled, frozen)
 
+    @property
+    def classes(self) -> Tensor:
+        """`(k,)`, the local ids of the samples' classes, whether classes are sampled or not."""
+        return self.columns if self.sampled is None else self.sampled[self.columns]
+
     def active_rows(self, table: Tensor) -> Tensor:
         """The rows `(n, ...)` of a per-class tensor of this rank that take part in this step."""
         table = table.detach() if self.frozen else table
@@ -84,11 +89,10 @@ class Shard:
         Args:
             where: a number on the device; 0: nothing changes, and nobody has waited to know it. None: put.
         """
-        classes = self.columns if self.sampled is None else self.sampled[self.columns]
         rows = rows[self.rows]
         if where is not None:
-            rows = torch.where(where > 0, rows, table[classes])
-        table.index_copy_(0, classes, rows)
+            rows = torch.where(where > 0, rows, table[self.classes])
+        table.index_copy_(0, self.classes, rows)
 
 
 class SampleRows(torch.autograd.Function):

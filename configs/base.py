@@ -283,6 +283,9 @@ BELONGS_TO = {
     "network": ("network_args",),
 }
 
+# Two names of one thing: on the command line one replaces what the config says by the other.
+TWO_NAMES = {"fp16": "precision", "precision": "fp16"}
+
 # Settings in which the ranks of a run may differ: how each machine calls its folders, and what acts on one
 # process alone. All others are compared before the first step, and so is the content of the data.
 MAY_DIFFER_BETWEEN_RANKS = (

@@ -34,6 +34,7 @@ class VerificationResult:
     val: float  # true accept rate at the threshold where the other folds have FAR = 1e-3, mean over the folds
     far: float  # the false accept rate really met there
     right: np.ndarray  # (P,) bool: which pairs are decided rightly, each at the threshold of its fold
+    same: np.ndarray  # (P,) bool: which pairs are of one person
     num_pairs: np.ndarray  # (folds, 2) pairs of different people, of one person
     xnorm: float | None = None  # mean length of the raw features, both views
 
@@ -142,6 +143,7 @@ def evaluate(embeddings: np.ndarray, issame: np.ndarray, nrof_folds: int = 10) -
         fpr=rates[0],
         threshold=THRESHOLDS[best],
         right=(distance < THRESHOLDS[best][fold]) == issame,
+        same=issame,
         val=float(val),
         far=float(far),
         num_pairs=num_pairs,

@@ -47,6 +47,7 @@ def main() -> None:
                 views = run.features(images, model)
                 results[name] = score(*views, issame)
                 reports[name] = report(results[name], path, len(issame))
+                reports[name] |= {} if alone else {"model": model_name}
                 if run.is_main:
                     calibrations[name] = calibration(*views, issame, args.seed)
                     pages[name] = pairs_of(images, issame, pair_cosines(*views), results[name])

@@ -61,18 +61,31 @@ def report(result: VerificationResult, path: Path, num_pairs: int) -> dict:
     }
 
 
-def mean_of(reports: Mapping[str, dict], key: str) -> float:
-    """Over the sets."""
-    return float(np.mean([r[key] for r in reports.values()]))
+def means(reports: Mapping[str, dict]) -> dict[str, dict]:
+    """{"mean": accuracy and VAL over the sets}; of several models "mean MODEL" for each.
+
+    VAL is over the sets that have enough pairs for it, None without any.
+    """
+    of_models: dict[str, list[dict]] = {}
+    for r in reports.values():
+        of_models.setdefault(f"mean {r['model']}" if "model" in r else "mean", []).append(r)
+    found = {}
+    for name, of_model in of_models.items():
+        vals = [r["val"] for r in of_model if r["enough_pairs"]]
+        accuracy = float(np.mean([r["accuracy"] for r in of_model]))
+        found[name] = {"accuracy": accuracy, "val": float(np.mean(vals)) if vals else None}
+    return found
 
 
 def table(reports: Mapping[str, dict]) -> PrettyTable:
-    """One row a set, and their mean where there are several. FAR: what VAL's thresholds really let in.
+    """One row a set, and their mean (of each model) where there are several.
+
+    FAR: what VAL's thresholds really let in.
 
     A set with so few pairs of different people that no threshold has the rate has no VAL here.
 
     Args:
-        reports: name of the set -> what `report` returns.
+        reports: name of the set -> what `report` returns; of several models with its name as "model".
     """
     columns = ["set", "pairs", "accuracy %", "VAL % @FAR=1e-3", "FAR %", "best cosine", "XNorm"]
     rows = PrettyTable(columns, align="r")
@@ -82,10 +95,10 @@ def table(reports: Mapping[str, dict]) -> PrettyTable:
         shares = [f"{100 * r[key]:.2f}" for key in ("val", "far")]
         shares = shares if r["enough_pairs"] else ["too few pairs", ""]
         rows.add_row([name, r["pairs"], accuracy, *shares, f"{r['best_cosine']:.3f}", f"{r['xnorm']:.4g}"])
-    if len(reports) > 1:
-        enough = {name: r for name, r in reports.items() if r["enough_pairs"]}
-        val = f"{100 * mean_of(enough, 'val'):.2f}" if enough else ""
-        rows.add_row(["mean", "", f"{100 * mean_of(reports, 'accuracy'):.2f}", val, "", "", ""])
+    mean_rows = means(reports)
+    for name, mean in mean_rows.items() if len(reports) > len(mean_rows) else ():
+        val = "" if mean["val"] is None else f"{100 * mean['val']:.2f}"
+        rows.add_row([name, "", f"{100 * mean['accuracy']:.2f}", val, "", "", ""])
     return rows
 
 

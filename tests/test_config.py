@@ -221,6 +221,24 @@ def test_the_config_json_of_a_run_runs_it_again_in_a_folder_of_its_own(preset, t
     assert get_config(file, ["lr=0.125"]).lr == 0.125
 
 
+@pytest.mark.parametrize(
+    ("preset", "override", "precision"),
+    [
+        ("demo", "fp16=true", "fp16"),  # which says precision="auto"
+        ("demo", "fp16=false", "fp32"),
+        ("ms1mv2_r100", "precision=bf16", "bf16"),  # which says fp16=True
+        ("ms1mv2_r100", "precision=fp32", "fp32"),
+    ],
+)
+def test_either_name_of_the_precision_replaces_what_a_file_says_by_the_other(
+    preset, override, precision, tmp_path
+):
+    (tmp_path / "config.json").write_text(json.dumps(to_builtin(get_config(preset, ["rec=/data/faces"]))))
+    for file in (preset, tmp_path / "config.json"):
+        cfg = get_config(file, ["rec=/data/faces", override])
+        assert (cfg.precision, cfg.fp16) == (precision, precision == "fp16")
+
+
 @pytest.mark.parametrize("content", ["[1]", "{}", '{"name": "x"}', "no json"])
 def test_a_json_file_that_no_run_has_written_is_told(content, tmp_path):
     (tmp_path / "config.json").write_text(content)

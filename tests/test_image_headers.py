@@ -119,6 +119,22 @@ def test_what_would_take_gigabytes_is_refused_by_its_header(name):
     assert time.process_time() - start < 0.5
 
 
+FRAME = b"\xff\xc0\0\x0b\x08\0\x70\0\x70\x01\x01\x11\0"
+ENDLESS = {
+    "filling": b"\xff" * 30_000,
+    "filling and data": b"\xff" * 30_000 + b"\0" * 8,
+    "scans": FRAME + b"\xff\xda\0\x02" * 40_000,
+}
+
+
+@pytest.mark.parametrize("name", ENDLESS)
+def test_a_jpeg_of_filling_or_of_scans_without_an_end_is_refused_in_a_moment(name):
+    start = time.process_time()
+    with pytest.raises(ValueError, match="no whole image"):
+        size_of(b"\xff\xd8" + ENDLESS[name])
+    assert time.process_time() - start < 0.5
+
+
 def test_looking_at_the_header_costs_little_beside_decoding():
     data = with_thumbnail(encoded(".jpg", (112, 112)))
     times = {}

@@ -223,6 +223,17 @@ def test_last_terms_show_each_part_of_the_loss_without_its_graph():
     torch.testing.assert_close(head.last_terms["ce"] + head.last_terms["compact"], result["loss"])
 
 
+@pytest.mark.parametrize("engine", ["stream", "dense"])
+@pytest.mark.parametrize("sample_rate", [1.0, 0.5])
+def test_what_is_told_of_a_sample_is_a_cosine_also_where_the_loss_takes_inner_products(engine, sample_rate):
+    head = PartialFC(build_loss("softmax"), 8, 12, engine=engine, sample_rate=sample_rate)
+    embeddings, labels = 40 * torch.randn(5, 8), torch.arange(5, 10)
+    head(embeddings, labels)
+    expected = torch.nn.functional.cosine_similarity(embeddings, head.weight.detach()[labels])
+    assert torch.allclose(head.last_samples["own_cosine"], expected)
+    assert torch.allclose(head.last_means["own_cosine"], expected.mean())
+
+
 def test_progress_reaches_the_loss_and_its_regularizers():
     seen = []
 

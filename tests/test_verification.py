@@ -11,11 +11,14 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from sklearn.model_selection import KFold
 
+from eval.baseline import compare
 from eval.features import extract
 from eval.metrics import normalise
 from eval.readers.bin_sets import load_bin
-from eval.verification import evaluate, load_set, main, summary, verify
-from eval.verification_page import pairs_of
+from eval.report import Report
+from eval.verification import evaluate, load_set, main, report, summary, verify
+from eval.verification_page import pairs_of, report_sets
+from eval.verification_report import means, table
 from helpers.evaluation_runs import BINS, GOLDENS, ROOT, Fake, run, save_small_model
 
 
@@ -188,6 +191,19 @@ def test_a_set_that_is_sorted_by_kind_scores_too_low_and_is_warned_of():
     assert "Warning" not in summary({"mine": mixed}, files, sets)
 
 
+def test_another_list_of_as_many_pairs_is_told_from_the_baseline_s():
+    def outcomes_of(issame):
+        page, result = Report("Verification", {}), scored(noisy_pairs(issame), issame)
+        report_sets(page, {"mine": result}, {"mine": report(result, BINS / "py3.bin", len(issame))})
+        return page.outcomes
+
+    alternating = np.arange(100) % 2 == 0
+    ours = outcomes_of(alternating)
+    assert list(compare(ours, outcomes_of(alternating))) == ["mine accuracy"]
+    with pytest.raises(ValueError, match="of other data: mine accuracy"):
+        compare(ours, outcomes_of(~alternating))
+
+
 @pytest.mark.parametrize(("num_different", "has_val"), [(1110, False), (1120, True)])
 def test_val_is_printed_where_nine_folds_have_a_thousand_pairs_of_different_people(num_different, has_val):
     issame = np.arange(num_different + 100) % (num_different // 100 + 1) == 0
@@ -221,6 +237,28 @@ def test_the_summary_of_several_sets_is_a_table_with_their_mean():
     mean = np.mean([result.mean for result in results.values()])
     assert [cell.strip() for cell in lines[5].split("|")[1:4]] == ["mean", "", f"{100 * mean:.2f}"]
     assert summary({}, {}, {}) == ""
+
+
+def report_of(accuracy: float, val: float, enough: bool, **model) -> dict:
+    shown = dict(pairs=6000, std=0.0, far=0.0, best_cosine=0.2, xnorm=20.0)
+    return dict(accuracy=accuracy, val=val, enough_pairs=enough, **shown, **model)
+
+
+def test_a_mean_is_over_the_sets_of_one_model_and_of_val_over_those_that_have_it():
+    old, new = dict(model="old.pt"), dict(model="new.pt")
+    reports = {
+        "lfw old.pt": report_of(0.5, 0.25, True, **old),
+        "lfw new.pt": report_of(0.75, 0.5, True, **new),
+    }
+    assert [row[0] for row in table(reports).rows] == list(reports)
+    reports |= {
+        "few old.pt": report_of(1.0, 0.0, False, **old),
+        "few new.pt": report_of(1.0, 0.0, False, **new),
+    }
+    expected = {"mean old.pt": (0.75, 0.25), "mean new.pt": (0.875, 0.5)}
+    assert {name: (mean["accuracy"], mean["val"]) for name, mean in means(reports).items()} == expected
+    assert [row[2:4] for row in table(reports).rows[-2:]] == [["75.00", "25.00"], ["87.50", "50.00"]]
+    assert means({"few": report_of(1.0, 0.0, False)}) == {"mean": {"accuracy": 1.0, "val": None}}
 
 
 @pytest.fixture(scope="module")

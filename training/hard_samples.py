@@ -25,7 +25,7 @@ LEAST_SEEN = 3  # images of an identity, without which its mean says nothing
 class HardSamples:
     """Collects cosines and norms with the indices of their images; `write` reads those images.
 
-    Memory: 56 bytes a class, and NUM_SAMPLES entries.
+    Memory: 64 bytes a class and NUM_SAMPLES entries, for the newest epoch and the one before.
 
     Args:
         dataset: what the indices point into.

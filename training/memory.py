@@ -30,7 +30,7 @@ def bytes_of_centres(cfg, num_classes: int, batch: int) -> dict[str, int]:
     """What the class centres of the rank with most classes take, exactly.
 
     Args:
-        cfg: embedding_size, sample_rate, optimizer, momentum, freeze, and head_update where there is one.
+        cfg: embedding_size, sample_rate, optimizer, momentum, freeze, head_update, head_momentum.
         batch: samples in a micro-batch of all ranks.
     """
     rows = -(-num_classes // world_size())
@@ -38,8 +38,11 @@ def bytes_of_centres(cfg, num_classes: int, batch: int) -> dict[str, int]:
     row = 4 * cfg.embedding_size
     if "head" in cfg.freeze:
         return {"centres": rows * row}
-    gradient = 0 if cfg.get("head_update") == "fused" else sampled * row
-    return {"centres": rows * row, "gradient": gradient, "optimiser": numbers_per_weight(cfg) * rows * row}
+    gradient = 0 if cfg.head_update == "fused" else sampled * row
+    remembered = numbers_per_weight(cfg)
+    if cfg.head_momentum == "bf16" and remembered:
+        remembered -= 0.5  # the momentum takes two bytes in place of four
+    return {"centres": rows * row, "gradient": gradient, "optimiser": int(remembered * rows * row)}
 
 
 def numbers_per_weight(cfg) -> int:

@@ -65,7 +65,8 @@ def get_config(name_or_path: str | os.PathLike, overrides: Iterable[str] = ()) -
     A file is Python, which is run, or the config.json of a run, which is read: the same run once more, in a
     folder of its own.
 
-    Another `loss` or `network` among the overrides drops what the file sets for its own (base.BELONGS_TO).
+    Another `loss` or `network` among the overrides drops what the file sets for its own (base.BELONGS_TO),
+    and `fp16` or `precision` what it says by the other (base.TWO_NAMES).
 
     Also fills in what base.py leaves to be derived: `name` (of the file), `output`, `val_root`, `loss`,
     `loss_args` (with the margin_list), `precision` and `fp16`; makes paths absolute, `val_targets` paths and
@@ -88,10 +89,13 @@ def get_config(name_or_path: str | os.PathLike, overrides: Iterable[str] = ()) -
             values[key] = absolute(key, checked(key, value), ROOT)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
-    owners = tuple(f"{owner}=" for owner in base.BELONGS_TO)
+    owners, overrides = tuple(f"{owner}=" for owner in base.BELONGS_TO), list(overrides)
+    named = {text.partition("=")[0].strip() for text in overrides}
     for override in sorted(overrides, key=lambda text: not text.startswith(owners)):  # these first
         key, value = _parse(override, values)
         given.add(key)
+        if key in base.TWO_NAMES and base.TWO_NAMES[key] not in named:
+            values[base.TWO_NAMES[key]] = None
         foreign = foreign and key != "val_targets"
         if key in base.BELONGS_TO and value != (loss_of(values) if key == "loss" else values[key]):
             for other in base.BELONGS_TO[key]:

@@ -15,7 +15,7 @@ NO_IMAGE = "its {} bytes are no whole image that OpenCV can decode"
 MAX_PIXELS = 120_000_000  # larger than photographs are; decoded 360 MB, for a moment twice
 TOO_MANY = f"more than the {MAX_PIXELS:,} that are decoded"
 # 0xFF in the data of a JPEG is followed by 0 or a restart marker, 0xD0 to 0xD7; anything else is a marker.
-MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])", re.DOTALL)
+MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]", re.DOTALL)
 FILLING = {0x00, 0xFF, *range(0xD0, 0xD8)}
 END, SCAN, WITHOUT_LENGTH = 0xD9, 0xDA, (0x01, 0xD8)
 SEQUENTIAL = (0xC0, 0xC1)  # of the markers with the size: those of files whose data come in one scan
@@ -70,7 +70,8 @@ def _size_of_jpeg(encoded: bytes) -> tuple[int, int]:
             size = max(size or (0, 0), (width, height), key=lambda pair: pair[0] * pair[1])
             is_sequential = marker in SEQUENTIAL
         position += encoded[position] << 8 | encoded[position + 1]
-        if marker == SCAN and is_sequential and encoded.find(b"\xff\xd9", position) >= 0:
+        if marker == SCAN and is_sequential:
+            encoded.index(b"\xff\xd9", position)  # or an error: no end comes
             return size[0], size[1]
 
 

@@ -101,7 +101,8 @@ def derive(values: dict) -> None:
         is_foreign = values["loss"] is None and values["margin_list"]
         values["sampled_update"] = values["sampled_update"] or ("dense" if is_foreign else "sparse")
     elif values["sampled_update"]:
-        raise ValueError(f"sampled_update={values['sampled_update']!r} counts only with sample_rate < 1")
+        given = f"sampled_update={values['sampled_update']!r}"
+        raise ValueError(f"{given} counts only with sample_rate < 1: allowed is sampled_update=None")
     values["loss"] = loss_of(values)
     if values["loss"] == "combined":
         values["loss_args"] = margins | values["loss_args"]
