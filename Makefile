@@ -80,7 +80,7 @@ smoke: $(READY)  ## the demo at reduced size, on two processes: does the whole c
 	$(TORCHRUN) --nproc_per_node=2 train_v2.py configs/demo rec=$(DATA) output=$(RUN) \
 	    num_steps=10 batch_size=16 frequent=5
 	$(PY) tools/evaluate_demo.py --model $(RUN)/model.pt --data $(DATA) --quick
-	@for file in model.pt curves.png metrics.jsonl config.json run.json; do \
+	@for file in model.pt curves.png report.html metrics.jsonl config.json run.json; do \
 	    test -s $(RUN)/$$file || { echo "error: the smoke run left no $$file" >&2; exit 1; }; \
 	done
 
