@@ -57,6 +57,8 @@ def outcomes(tmp_path_factory) -> dict[tuple[str, str], tuple[int, str]]:
     same = [f"{name}/1.png,{name}/{number}.png,1" for name in PEOPLE for number in (2, 3)]
     different = [f"{a}/1.png,{b}/{n}.png,0" for a, b in pairwise(PEOPLE) for n in (2, 3)]
     (folder / "pairs.csv").write_text("\n".join(same + different))
+    rows = [f"faces_112x112/{name}/{number}.png,{name}" for name in PEOPLE for number in (1, 2, 3)]
+    (folder / "faces.csv").write_text("\n".join(["path,identity", *rows]))
     first_of_training = {page: i for i, (page, c) in reversed(list(enumerate(STEPS))) if is_training(c)}
     before = [
         step for i, step in enumerate(STEPS) if step[0] in NEWCOMERS[:2] and i < first_of_training[step[0]]
@@ -77,7 +79,8 @@ def run(command: str, patch: pytest.MonkeyPatch) -> tuple[int, str]:
     if program != "python":
         finished = subprocess.run([program, script, *words], capture_output=True, text=True, timeout=20)
         return finished.returncode, finished.stdout + finished.stderr
-    alone = ["--workers", "0"] if script == "tools/align.py" else []  # to start others takes seconds
+    # To start other processes takes seconds.
+    alone = ["--workers", "0"] if script in ("tools/align.py", "tools/make_rec.py") else []
     patch.setattr(sys, "argv", [script, *words, *alone])
     importlib.import_module(script.removesuffix(".py").replace("/", ".")).main()
     return 0, ""
