@@ -41,7 +41,7 @@ FAULTS = {
     "told": lambda folder: refuse(f"{folder}/file is damaged"),
     "vague": lambda folder: refuse("it is damaged"),
     "traceback": lambda folder: {}["key"],
-    "memory": lambda folder: np.ones(20 << 20, np.uint8).any(),
+    "memory": lambda folder: np.ones(64 << 20, np.uint8).any(),  # so much comes new from the system
     "hang": lambda folder: time.sleep(30),
     "crash": lambda folder: os.kill(os.getpid(), 11),
     "executed": lambda folder: (folder / "canary").write_text("!"),
@@ -52,7 +52,7 @@ FAULTS = {
 def test_the_watch_tells_each_fault_and_goes_on_after_it(fault, tmp_path, monkeypatch):
     monkeypatch.setattr(watch, "SECONDS", 1)
     monkeypatch.setattr(watch, "MEMORY_MIB", 10 if fault == "memory" else 2048)
-    monkeypatch.setattr(watch.resource, "setrlimit", lambda *_: None)  # 20 MiB have to be there to be seen
+    monkeypatch.setattr(watch.resource, "setrlimit", lambda *_: None)  # 64 MiB have to be there to be seen
     counts, found = watch.watch(Planted(fault), seed=0, count=2, folder=tmp_path)
     assert counts == {fault: 2}
     assert [(each.number, each.kind) for each in found] == (
