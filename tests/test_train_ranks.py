@@ -102,4 +102,4 @@ def test_a_run_goes_on_with_another_number_of_ranks_and_the_same_global_batch(tr
 
 
 def test_the_saved_model_has_the_statistics_of_all_ranks(train, alone):
-    torch.testing.assert_close(train(2, 4)["norm.running_mean"], alone["norm.running_mean"])
+    torch.testing.assert_close(train(2, 4, 1)["norm.running_mean"], alone["norm.running_mean"])
