@@ -77,6 +77,14 @@ def test_a_file_that_asks_for_dali_gets_this_loader_and_one_line(tmp_path):
         get_config(write_job(tmp_path, MS1MV3_R50), ["dali=true"])
 
 
+def test_a_foreign_file_may_be_copied_into_configs(tmp_path, monkeypatch):
+    monkeypatch.setattr("utils.config.ROOT", tmp_path)
+    (tmp_path / "configs").mkdir()
+    cfg = get_config(write_job(tmp_path / "configs", MS1MV3_R50 + "config.dali = True\n"))
+    assert cfg.may_lack_sets
+    assert len(cfg.warnings) == 1
+
+
 def test_positives_only_is_a_sample_rate(tmp_path):
     assert get_config(write_job(tmp_path, MS1MV3_R50 + "config.sample_rate = 0\n")).sample_rate == 0
 

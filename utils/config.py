@@ -80,7 +80,7 @@ def get_config(name_or_path: str | os.PathLike, overrides: Iterable[str] = ()) -
     values = {key: checked(key, value) for key, value in DEFAULTS.items()}
     content, warnings = to_builtin(_run(path)), []
     name = content.pop("name", path.stem) if path.suffix == ".json" else path.stem
-    foreign = path.parent != ROOT / "configs" and is_foreign(content)
+    foreign = is_foreign(content)
     if foreign:
         content, warnings = translate(content)
     given = set(content)
