@@ -14,7 +14,7 @@ import train_v2
 from configs import base
 from helpers.job_files import MS1MV3_R50, load, write_job
 from utils import settings, typed_values
-from utils.config import find_config, get_config
+from utils.config import find_config, get_config, verification_files
 from utils.frozen import to_builtin
 from utils.run_info import ROOT, write_run_info
 
@@ -237,6 +237,16 @@ def test_either_name_of_the_precision_replaces_what_a_file_says_by_the_other(
     for file in (preset, tmp_path / "config.json"):
         cfg = get_config(file, ["rec=/data/faces", override])
         assert (cfg.precision, cfg.fp16) == (precision, precision == "fp16")
+
+
+def test_a_run_again_goes_on_without_a_verification_set_that_is_gone(tmp_path):
+    first = get_config("demo", [f"output={tmp_path}/run", f"rec={tmp_path}", "val_targets=[gone]"])
+    with pytest.raises(FileNotFoundError, match="gone"):
+        verification_files(first)
+    (tmp_path / "config.json").write_text(json.dumps(to_builtin(first)))
+    assert verification_files(get_config(tmp_path / "config.json")) == {}
+    with pytest.raises(FileNotFoundError, match="gone"):
+        verification_files(get_config(tmp_path / "config.json", ["val_targets=[gone]"]))
 
 
 @pytest.mark.parametrize("content", ["[1]", "{}", '{"name": "x"}', "no json"])

@@ -83,6 +83,7 @@ def get_config(name_or_path: str | os.PathLike, overrides: Iterable[str] = ()) -
     foreign = is_foreign(content)
     if foreign:
         content, warnings = translate(content)
+    may_lack_sets = foreign or path.suffix == ".json"  # as where the first run went on without one
     given = set(content)
     for key, value in content.items():
         try:
@@ -96,7 +97,7 @@ def get_config(name_or_path: str | os.PathLike, overrides: Iterable[str] = ()) -
         given.add(key)
         if key in base.TWO_NAMES and base.TWO_NAMES[key] not in named:
             values[base.TWO_NAMES[key]] = None
-        foreign = foreign and key != "val_targets"
+        may_lack_sets = may_lack_sets and key != "val_targets"
         if key in base.BELONGS_TO and value != (loss_of(values) if key == "loss" else values[key]):
             for other in base.BELONGS_TO[key]:
                 values[other] = to_builtin(DEFAULTS[other])
@@ -110,7 +111,9 @@ def get_config(name_or_path: str | os.PathLike, overrides: Iterable[str] = ()) -
     derive(values)
     check_together(values)
     cfg = FrozenConfig(values)
-    vars(cfg).update(warnings=(*warnings, *unused(values, given)), may_lack_sets=foreign)
+    vars(cfg).update(
+        warnings=(*warnings, *unused(values, given)), may_lack_sets=foreign or path.suffix == ".json"
+    )
     return cfg
 
 
