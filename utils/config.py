@@ -111,9 +111,7 @@ def get_config(name_or_path: str | os.PathLike, overrides: Iterable[str] = ()) -
     derive(values)
     check_together(values)
     cfg = FrozenConfig(values)
-    vars(cfg).update(
-        warnings=(*warnings, *unused(values, given)), may_lack_sets=foreign or path.suffix == ".json"
-    )
+    vars(cfg).update(warnings=(*warnings, *unused(values, given)), may_lack_sets=may_lack_sets)
     return cfg
 
 
