@@ -131,7 +131,7 @@ def main() -> None:
     facts = (f"{name} {value}" for name, value in derived.items())
     logger.info("%s\n%s\n%s", "  ".join(facts), head, memory)
     for hint in hints(cfg, device, derived["parameters"]):
-        logger.warning("%s", hint)
+        logger.info("warning: %s", hint)
     counts = dict(total_steps=total_steps, global_batch=global_batch, first_step=first_step)
     with fail_together():
         mirrors = open_mirrors(cfg, output, first_step) if rank() == 0 else ()

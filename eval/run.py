@@ -175,11 +175,17 @@ class Evaluation:
         return plain, flip
 
     def write_report(self) -> None:
-        """Compare with the baseline, if there is one, and write and print everything; for rank 0."""
-        if self.args.baseline:
-            differences = compare(self.report.outcomes, self.baseline, self.args.seed)
-            self.report.compare(differences, self.args.baseline)
-        self.report.write(self.out)
+        """Compare with the baseline, if there is one, and write and print everything; for rank 0.
+
+        Raises:
+            ValueError: the baseline is of other data; everything else is written by then.
+        """
+        try:
+            if self.args.baseline:
+                differences = compare(self.report.outcomes, self.baseline, self.args.seed)
+                self.report.compare(differences, self.args.baseline)
+        finally:
+            self.report.write(self.out)
 
     def cache_file(self, faces: Sequence, model: int) -> Path:
         """The file that keeps, or would keep, the features of these faces."""

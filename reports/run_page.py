@@ -84,23 +84,22 @@ def _verification(rows: dict[str, tuple[float, float, int]]) -> PrettyTable:
 
 
 def _charts(page: Page, run: RunFiles) -> None:
-    """Curves of everything that metrics.jsonl holds: its terms of the loss are those of the config."""
+    """Curves of everything that metrics.jsonl holds; what is not of every run goes by its name there."""
     train = run.train
     if not train:
         page.note("No step has been logged yet.")
         return
-    terms = dict.fromkeys(
-        key for line in train for key in numbers_in(line) if key not in (*OF_EVERY_RUN, *PANELS)
-    )
-    own = [key for key in PANELS if any(line.get(key) for line in train)]
-    panels = {"loss": LOSS, **{key: Panel(f"Part of the loss: {key}") for key in terms}}
-    panels |= {"lr": LEARNING_RATE, "images_per_second": SPEED, **{key: PANELS[key] for key in own}}
-    charts = {"loss": chart(LOSS, [series_of(train, "loss")])}
+    known = (*OF_EVERY_RUN, *PANELS)
+    others = dict.fromkeys(key for line in train for key in numbers_in(line) if key not in known)
+    panels = {key: Panel(f"Logged as {key}") for key in others}
+    panels |= {"lr": LEARNING_RATE, "images_per_second": SPEED}
+    panels |= {key: panel for key, panel in PANELS.items() if any(line.get(key) for line in train)}
+    charts = {LOSS.title: chart(LOSS, [series_of(train, "loss")])}
     if found := accuracies(run.lines):
-        charts["accuracy"] = chart(ACCURACY, found)
-    charts |= {key: chart(panel, [series_of(train, key)]) for key, panel in panels.items() if key != "loss"}
+        charts[ACCURACY.title] = chart(ACCURACY, found)
+    charts |= {panel.title: chart(panel, [series_of(train, key)]) for key, panel in panels.items()}
     page.heading("Curves over the steps")
-    page.charts({(panels | {"accuracy": ACCURACY})[key].title: figure for key, figure in charts.items()})
+    page.charts(charts)
 
 
 def numbers_in(line: dict[str, Any]) -> list[str]:

@@ -14,11 +14,14 @@ from reports.comparison import comparison_page, names_of, results_table, setting
 from reports.curves import series_of
 from reports.run_files import differing, read_run
 from reports.run_page import run_page, write_run_page
-from training import hard_samples
+from training import hard_samples, run_report
 from training.hard_samples import HardSamples
 from training.hints import hints
+from training.run_report import RunReport
 from utils.config import get_config
 from utils.frozen import to_builtin
+from utils.logging import RunLog
+from utils.progress import here
 from utils.run_info import ROOT
 
 
@@ -59,7 +62,7 @@ def test_the_page_tells_what_ran_how_far_and_what_came_out(tmp_path):
     assert "1.5 million parameters" in text
     assert "H100" in text
     assert "lfw 80.00 90.00 6" in text  # the last accuracy, the best one and its step
-    for title in ("Loss", "Learning rate", "Part of the loss: ce", "Part of the loss: disc", "Verification"):
+    for title in ("Loss", "Learning rate", "Logged as ce", "Logged as disc", "Verification"):
         assert title in text
     assert "lr 0.37" in text.split("differ from configs/base.py")[1].split("All settings")[0]
 
@@ -199,3 +202,21 @@ def test_the_training_script_starts_without_what_it_needs_only_later():
     code = f"import sys, train_v2; print([name for name in {late} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.stdout == "[]\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    "why_not", ["", "drawn a moment ago", "asked to stop", "report=false", "another rank"]
+)
+def test_a_run_draws_now_and_then_unless_it_has_to_stop(why_not, tmp_path, monkeypatch):
+    write_run(tmp_path / "tiny")
+    log = RunLog(tmp_path / "tiny", rank=int(why_not == "another rank"), total_steps=20, global_batch=8)
+    monkeypatch.setattr(run_report, "REST_S", 60 if why_not == "drawn a moment ago" else -1)
+    monkeypatch.setattr(here, "stop_agreed", why_not == "asked to stop")
+    log.log_step(1, epoch=0.1, loss=2.0, lr=0.1)
+    report = RunReport(log, SyntheticDataset(10, 96), on=why_not != "report=false")
+    report.draw()
+    assert (tmp_path / "tiny/report.html").exists() == (not why_not)
+    report.draw(at_the_end=True)
+    log.close()
+    assert (tmp_path / "tiny/report.html").exists() == (why_not not in ("report=false", "another rank"))
+    assert (tmp_path / "tiny/curves.png").exists() == (why_not != "another rank")

@@ -182,6 +182,7 @@ def test_what_cannot_be_logged_or_drawn_costs_no_run(of_faulty_disks):
     assert "Traceback" not in output
     assert len(losses(folder / "gaps")) == 6
     assert (folder / "gaps/model.pt").exists()
+    assert not (folder / "gaps/report.html").exists()  # report=false
     assert not list((folder / "gaps").glob("*.partial"))
 
 

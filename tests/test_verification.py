@@ -374,3 +374,25 @@ def test_several_models_come_onto_one_page_and_are_compared_with_an_earlier_one(
     ]
     assert found["py3 accuracy"]["ours"] == pytest.approx(sets["py3 new/model.pt"]["accuracy"])
     assert found["py3 accuracy"]["theirs"] == pytest.approx(sets["py3 old/model.pt"]["accuracy"])
+
+
+def test_a_baseline_of_other_data_costs_no_results(tmp_path, monkeypatch, capsys):
+    model = save_small_model(tmp_path / "model.pt")
+    common = ["verification.py", "--model", str(model), "--no-cache"]
+    monkeypatch.setattr("sys.argv", [*common, "--data", str(BINS / "py3.bin"), "--out", f"{tmp_path}/old"])
+    main()
+    monkeypatch.setattr(
+        "sys.argv",
+        [
+            *common,
+            "--data",
+            str(BINS / "py2.bin"),
+            "--out",
+            f"{tmp_path}/new",
+            "--baseline",
+            f"{tmp_path}/old",
+        ],
+    )
+    with pytest.raises(ValueError, match="another protocol or other sets"):
+        main()
+    assert "py2" in json.loads((tmp_path / "new/results.json").read_text())["sets"]

@@ -8,6 +8,7 @@ from torch import Tensor
 from dataset import FaceDataset
 from training.hard_samples import HardSamples
 from utils.logging import RunLog
+from utils.progress import here
 
 REST_S = 300  # seconds between two drawings: to draw takes seconds
 
@@ -33,9 +34,10 @@ class RunReport:
             self.hard_samples.add(int(epoch), indices, labels, cosines, norms)
 
     def draw(self, *, at_the_end: bool = False) -> None:
-        """Write the files anew, unless the last time was a moment ago."""
+        """Write the files anew, unless the last time was a moment ago or the run is asked to stop."""
         now = time.monotonic()
-        if not self.log.is_main or not (at_the_end or (self.on and now > self._drawn_at + REST_S)):
+        is_due = self.on and now > self._drawn_at + REST_S and not here.stop_agreed
+        if not self.log.is_main or not (at_the_end or is_due):
             return
         self._drawn_at = now
         # Not at the top: matplotlib takes a second to import, which the first step does not have to wait for.
