@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from eval import eval_tinyface as tinyface
 from eval.baseline import (
     FILE,
     Outcomes,
@@ -15,6 +16,7 @@ from eval.baseline import (
     write_outcomes,
 )
 from eval.report import Report
+from eval.survface.protocol import evaluate_pairs, evaluate_probes
 
 
 def outcomes(seed, num=400, people=80, better=0.0):
@@ -117,3 +119,24 @@ def test_the_report_has_the_differences_for_eyes_and_for_programs(tmp_path, caps
 def test_each_rate_has_its_row():
     found = outcomes_at(["a", "b"], np.array([[True, False], [True, True]]), np.array([0, 1]))
     assert {name: outcome.right.mean() for name, outcome in found.items()} == {"a": 0.5, "b": 1.0}
+
+
+def test_a_rate_is_the_mean_of_its_outcomes():
+    rng = np.random.default_rng(4)
+    people = np.repeat(np.arange(30), 4)
+    unit = rng.normal(size=(30, 8))[people] + rng.normal(size=(120, 8))
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    first, second = rng.integers(120, size=(2, 3000))
+    second[:300] = first[:300] // 4 * 4 + rng.integers(4, size=300)
+    same = people[first] == people[second]
+    pairs = evaluate_pairs(unit[first], unit[second], same, np.stack([people[first], people[second]], axis=1))
+    probes = evaluate_probes(unit[0:80:4], unit[1:80:4], unit[80:], people[0:80:4], people[1:80:4])
+    closed = tinyface.evaluate(unit[1::4], unit[0::4], people[1::4], people[0::4])
+    for outcomes, rates in (
+        (pairs.outcomes, pairs.tpr),
+        (probes.outcomes, [*probes.rate, *probes.tpir]),
+        (closed.outcomes, closed.rate),
+    ):
+        np.testing.assert_allclose([found.right.mean() for found in outcomes.values()], rates)
+    assert 0 < pairs.tpr[-1] < 1
+    assert 0 < closed.rate[0] < 1
