@@ -149,6 +149,8 @@ def test_random_features_score_what_the_published_steps_give(noise):
     expected = published_steps(ijb, features.features)
     one, many = verify(ijb, features), identify(ijb, features)
     assert np.allclose(one.tar, expected["tar"])
+    assert [found.right.mean() for found in one.outcomes.values()] == pytest.approx(one.tar)
+    assert [found.right.mean() for found in many.probe.outcomes.values()] == pytest.approx(many.probe.rank)
     for definition, rates in (("legacy", many.legacy), ("probe", many.probe)):
         assert np.allclose(rates.rank, expected[f"{definition} rank"])
         assert np.allclose(rates.tpir, expected[f"{definition} tpir"])
