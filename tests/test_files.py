@@ -8,7 +8,15 @@ import sys
 import pytest
 
 from helpers.disk import file_size_limit
-from utils.files import remove_partial_files, try_writing, whole_file, whole_files, whole_folder, write_json
+from utils.files import (
+    remove_partial_files,
+    try_writing,
+    unlike_names,
+    whole_file,
+    whole_files,
+    whole_folder,
+    write_json,
+)
 from utils.run_info import ROOT
 from utils.seeds import seed_of
 
@@ -153,3 +161,12 @@ def test_a_place_is_tried_before_the_work_and_nothing_stays_there(tmp_path):
     with pytest.raises(FileNotFoundError, match="/proc/none"):
         try_writing("/proc/none")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_names_say_as_much_of_a_path_as_tells_them_apart(tmp_path):
+    assert unlike_names(["a/lfw.bin", "b/cfp.bin"], stems=True) == ["lfw", "cfp"]
+    assert unlike_names(["a/lfw.bin", "b/lfw.bin"], stems=True) == ["a/lfw", "b/lfw"]
+    assert unlike_names(["a/lfw.bin", "a/lfw.old"], stems=True) == ["lfw.bin", "lfw.old"]
+    assert unlike_names(["x/a/m.pt", "y/a/m.pt"]) == ["x/a/m.pt", "y/a/m.pt"]
+    with pytest.raises(ValueError, match="is named twice"):
+        unlike_names([tmp_path / "m.pt", f"{tmp_path}/./m.pt"])
