@@ -11,11 +11,18 @@ os.environ["TRITON_INTERPRET"] = "1"
 os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
 
 import pytest
+import torch
 from hypothesis import settings
 
 # The same examples on every run: a red CI means a change of the code, not of luck. Speed is no claim here.
 settings.register_profile("lqface", derandomize=True, deadline=None, print_blob=True)
 settings.load_profile("lqface")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup():
+    """Each test, with the fixtures that it makes, draws the same numbers on every run and in every order."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session", autouse=True)

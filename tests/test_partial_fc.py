@@ -230,8 +230,8 @@ def test_what_is_told_of_a_sample_is_a_cosine_also_where_the_loss_takes_inner_pr
     embeddings, labels = 40 * torch.randn(5, 8), torch.arange(5, 10)
     head(embeddings, labels)
     expected = torch.nn.functional.cosine_similarity(embeddings, head.weight.detach()[labels])
-    assert torch.allclose(head.last_samples["own_cosine"], expected)
-    assert torch.allclose(head.last_means["own_cosine"], expected.mean())
+    torch.testing.assert_close(head.last_samples["own_cosine"], expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(head.last_means["own_cosine"], expected.mean(), rtol=0, atol=1e-6)
 
 
 def test_progress_reaches_the_loss_and_its_regularizers():

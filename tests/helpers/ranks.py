@@ -15,6 +15,7 @@ from utils.distributed import start_process_group, stop_process_group
 
 # What takes seconds to import; torch._dynamo is imported by the first step of an optimiser.
 PRELOADED = ["torch", "torch._dynamo", "torch.nn.parallel", "numpy", "cv2"]
+SECONDS_FOR_ITS_PEERS = 5  # that ranks have to end with words of their own, once one has failed
 
 
 def run_ranks(world_size: int, function: Callable, *args, timeout: float = 120) -> list:
@@ -55,21 +56,26 @@ def run_ranks(world_size: int, function: Callable, *args, timeout: float = 120) 
 
 def _receive(receivers: list, deadline: float, timeout: float) -> list:
     results: dict[int, object] = {}
-    while len(results) < len(receivers):
-        waiting = {receivers[r]: r for r in range(len(receivers)) if r not in results}
+    failures: dict[int, str] = {}
+    waiting = {receiver: r for r, receiver in enumerate(receivers)}
+    while waiting:
         ready = wait(list(waiting), max(0, deadline - time.monotonic()))
         if not ready:
-            raise AssertionError(f"ranks {list(waiting.values())} did not finish within {timeout} s")
-        failures = []
-        for r in sorted(waiting[receiver] for receiver in ready):
+            break
+        for receiver in ready:
+            r = waiting.pop(receiver)
             try:
-                failure, results[r] = pickle.loads(receivers[r].recv_bytes())
+                failure, results[r] = pickle.loads(receiver.recv_bytes())
             except EOFError:
                 failure = "died without a word"
             if failure:
-                failures.append(f"rank {r} of {len(receivers)}: {failure}")
-        if failures:  # all of them: the peers of a failing rank fail too, and may be read first
-            raise AssertionError("\n".join(failures))
+                failures[r] = f"rank {r} of {len(receivers)}: {failure}"
+        if failures:  # the peers of a failing rank fail too and may be heard first: all get time to speak
+            deadline = min(deadline, time.monotonic() + SECONDS_FOR_ITS_PEERS)
+    if failures:
+        raise AssertionError("\n".join(failures[r] for r in sorted(failures)))
+    if waiting:
+        raise AssertionError(f"ranks {list(waiting.values())} did not finish within {timeout} s")
     return [results[r] for r in range(len(receivers))]
 
 
