@@ -17,7 +17,6 @@ N1D0F1, `cvlface` N0D1F1. Rates, ties and intervals: see ijb/protocol.py.
 
 import sys
 from collections.abc import Mapping
-from itertools import chain
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -53,8 +52,8 @@ NOTES = [
     """legacy: both galleries as one, FPIR a share of pairs, as insightface's ijb_1n.py and AdaFace print it;
     probe: each gallery by itself, FPIR a share of the probes whom it does not know, as NIST defines it. No
     number of one can be compared with one of the other.""",
-    """± half the 95 % interval over subjects drawn with replacement. too few pairs: fewer than 1 / FAR are of
-    different people, so that no threshold has this rate.""",
+    """± half the 95 % interval over subjects drawn with replacement. too few pairs or probes: fewer than
+    1 / rate are of different people, or of nobody in the gallery, so that no threshold has this rate.""",
 ]
 # Convention, as printed -> 1:1, 1:N (None where its lists are not there).
 Results = Mapping[str, tuple[Verification, Identification | None]]
@@ -94,14 +93,13 @@ def report_tables(report: Report, ijb: IJB, results: Results) -> None:
     ranks, tpirs = (f"rank-{k} %" for k in RANKS), (f"TPIR % @FPIR={fpir:g}" for fpir in FPIRS)
     identification = PrettyTable(["convention", "definition", *ranks, *tpirs], align="r")
     for name, (one, many) in results.items():
-        rates = zip(in_percent(one.tar, one.tar_interval), one.enough_pairs)
-        tars = [rate if enough else "too few pairs" for rate, enough in rates]
+        tars = in_percent(one.tar, one.tar_interval, one.enough_pairs)
         report.keep_outcomes(one.outcomes, f"{ijb.name} {name} 1:1")
         verification.add_row([name, *tars, f"{100 * one.auc:.4f}"])
         for definition, of in (("legacy", many.legacy), ("probe", many.probe)) if many else ():
             report.keep_outcomes(of.outcomes, f"{ijb.name} {name} 1:N {definition}")
-            shares = chain(in_percent(of.rank, of.rank_interval), in_percent(of.tpir, of.tpir_interval))
-            identification.add_row([name, definition, *shares])
+            tpirs = in_percent(of.tpir, of.tpir_interval, of.enough_probes, "probes")
+            identification.add_row([name, definition, *in_percent(of.rank, of.rank_interval), *tpirs])
     report.table(verification, f"{ijb.name} 1:1, TAR % at FAR, of {len(ijb.same):,} pairs")
     if ijb.probes:
         report.table(identification, f"{ijb.name} 1:N, of {len(ijb.probes.templates):,} probes")

@@ -78,7 +78,8 @@ def report_rates(report: Report, ijbs: IJBS, results: list[IJBSResult], empty: n
         sizes = [len(protocol.probes), result.num_mated, *map(len, protocol.galleries)]
         faceless = [int(empty[of].sum()) for of in (protocol.probes, np.concatenate(protocol.galleries))]
         report.keep_outcomes(result.outcomes, protocol.name)
-        shares = in_percent(result.rate, result.rate_interval) + in_percent(result.tpir, result.tpir_interval)
+        shares = in_percent(result.rate, result.rate_interval)
+        shares += in_percent(result.tpir, result.tpir_interval, result.enough_probes, "probes")
         table.add_row([protocol.name, *sizes, "{} + {}".format(*faceless), *shares])
         report.numbers(
             protocol.name,
@@ -90,6 +91,7 @@ def report_rates(report: Report, ijbs: IJBS, results: list[IJBSResult], empty: n
                 "tpir": dict(zip(FPIRS, result.tpir)),
                 "tpir_interval": dict(zip(FPIRS, result.tpir_interval)),
                 "fpir": dict(zip(FPIRS, result.fpir)),
+                "enough_probes": dict(zip(FPIRS, result.enough_probes)),
                 "cmc": result.cmc,
             },
         )
@@ -159,7 +161,8 @@ def main() -> None:
             "frames": args.list or "all images of the tree",
             "features": f"f(x){' + f(mirrored x)' * args.flip}, raw; template: unit(mean over its frames)",
             "rank-k": "G1 and G2 together, of the probes with a mate; ties against the probe",
-            "TPIR": "G1 and G2 averaged; rank 1 and score >= threshold; number of false alarms rounded down",
+            "TPIR": "G1 and G2 averaged; rank 1 and score >= threshold; number of false alarms rounded down; "
+            "too few probes: a gallery knows all but fewer than 1 / FPIR of them",
             "interval": f"95 %, bootstrap over people, thresholds held fixed, seed {args.seed}",
         }
         num_frames = np.bincount(frames.sighting, minlength=len(ijbs.sightings))

@@ -80,8 +80,7 @@ def report_pairs(report: Report, name: str, pairs: Pairs, result: PairResult) ->
     table = PrettyTable(
         [*sizes, *(f"@FAR={far:g}" for far in FARS), "AUC %", "accuracy %, ± fold std"], align="r"
     )
-    rates = zip(in_percent(result.tpr, result.interval), FARS * sizes["negative"] >= 1)
-    shares = [rate if enough else "too few pairs" for rate, enough in rates]
+    shares = in_percent(result.tpr, result.interval, FARS * sizes["negative"] >= 1)
     accuracy = in_percent([result.accuracy], [result.std])
     table.add_row([*sizes.values(), *shares, f"{100 * result.auc:.2f}", *accuracy])
     report.table(table, "SurvFace, verification: TPR in percent at FAR")
@@ -98,8 +97,8 @@ def report_probes(report: Report, name: str, probes: Probes, result: ProbeResult
     sizes = {"gallery": len(probes.gallery_ids), "mated": len(probes.mated_ids)}
     sizes["unmated"] = probes.num_unmated
     table = PrettyTable([*sizes, *(f"@FPIR={fpir:g}" for fpir in FPIRS)], align="r")
-    rates = zip(in_percent(result.tpir, result.tpir_interval), FPIRS * probes.num_unmated >= 1)
-    table.add_row([*sizes.values(), *(rate if enough else "too few probes" for rate, enough in rates)])
+    enough = FPIRS * probes.num_unmated >= 1
+    table.add_row([*sizes.values(), *in_percent(result.tpir, result.tpir_interval, enough, "probes")])
     report.table(table, f"SurvFace, open-set identification: TPIR{TPIR_RANK} in percent at FPIR")
     table = PrettyTable([f"rank-{rank} %" for rank in RANKS], align="r")
     table.add_row(in_percent(result.rate, result.rate_interval))

@@ -19,6 +19,7 @@ class OpenSet(NamedTuple):
     tpir: np.ndarray  # (F,) at the wanted FPIRs
     interval: np.ndarray  # (F,) half width of the 95 % interval of tpir
     fpir: np.ndarray  # (F,) what the thresholds really let pass
+    enough: np.ndarray  # (F,) bool: whether each gallery has at least 1/FPIR probes that it does not know
 
 
 def open_set(
@@ -38,7 +39,8 @@ def open_set(
         bootstrap_means(at.identified[:, 0], people[found.mated], seed) for at, found in zip(rates, searches)
     ]
     fpir, tpir = means(rates)
-    return OpenSet(tpir, np.hypot(*intervals) / 2, fpir)
+    unknown = min(np.sum(~found.mated) for found in searches)
+    return OpenSet(tpir, np.hypot(*intervals) / 2, fpir, fpirs * unknown >= 1)
 
 
 def open_set_curve(searches: Sequence[Search], rule: str) -> tuple[np.ndarray, np.ndarray]:

@@ -145,6 +145,14 @@ def as_json(value: Any) -> Any:
     return value if value is None or isinstance(value, bool | int) else str(value)
 
 
-def in_percent(rates: np.ndarray, interval: np.ndarray) -> list[str]:
-    """Such as 97.12 ± 0.30."""
-    return [f"{100 * rate:.2f} ± {100 * half:.2f}" for rate, half in zip(rates, interval)]
+def in_percent(
+    rates: np.ndarray, interval: np.ndarray, enough: np.ndarray | None = None, of: str = "pairs"
+) -> list[str]:
+    """Such as 97.12 ± 0.30.
+
+    Args:
+        enough: whether there are so many that a threshold can have the rate; None: it needs none.
+        of: what there are too few of where it has not.
+    """
+    shares = [f"{100 * rate:.2f} ± {100 * half:.2f}" for rate, half in zip(rates, interval)]
+    return shares if enough is None else [share if e else f"too few {of}" for share, e in zip(shares, enough)]

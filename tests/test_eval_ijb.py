@@ -82,6 +82,8 @@ def test_partly_wrong_features_score_what_is_worked_out_by_hand():
     # G1 does not know probes 2 and 3: threshold cos 5°, both mates above. G2 does not know probes 0 and 1:
     # 78° and 39°, threshold cos 39°, mates at 35° and 3°.
     assert many.probe.tpir.tolist() == [1, 1]
+    # Four probes, of whom each gallery does not know two: a tenth of them is less than one.
+    assert many.legacy.enough_probes.tolist() == many.probe.enough_probes.tolist() == [False, False]
 
     # Of the 28 pairs, four are genuine, at 2°, 1°, 35° and 3°; of the others 4° (probes 1 and 2) and 5° are
     # the nearest, then 37°: before any false accept three genuine ones are found, the fourth after two.
@@ -243,7 +245,7 @@ def test_the_script_writes_the_same_numbers_twice_each_beside_its_convention(tmp
     assert printed.count(" too few pairs |") == 5 * 2 * 8
     assert found["IJBC"]["N0D0F0"]["1:N"].keys() == {"legacy", "probe"}
     for text in (" ".join(printed.split()), (results.parent / "report.html").read_text()):
-        for note in ("N1: ", "D1: ", "F1: ", "legacy: ", "probe: ", "too few pairs: ", "± "):
+        for note in ("N1: ", "D1: ", "F1: ", "legacy: ", "probe: ", "too few pairs or probes: ", "± "):
             assert note in text
 
 

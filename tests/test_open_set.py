@@ -40,6 +40,11 @@ def test_rates_are_means_over_the_galleries_with_an_interval_over_people(rule, f
     assert at.interval == pytest.approx([np.hypot(*halves) / 2])
 
 
+def test_a_rate_needs_probes_that_a_gallery_does_not_know():
+    galleries, people = searches()  # each does not know three
+    assert open_set(galleries, people, np.array([0.3, 0.34]), "truncate").enough.tolist() == [False, True]
+
+
 def test_an_open_set_curve_is_the_mean_over_the_galleries():
     # Ten strangers score .01 to .10; of the mates that come first all, or half, score above all of them.
     strangers = np.arange(1, 11) / 100

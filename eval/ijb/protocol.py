@@ -82,6 +82,7 @@ class Rates:
     rank_interval: np.ndarray  # (3,) half width of the 95 % interval
     tpir: np.ndarray  # (2,) at FPIRS
     tpir_interval: np.ndarray  # (2,)
+    enough_probes: np.ndarray  # (2,) bool: whether there are at least 1/FPIR probes that count for it
     cmc: np.ndarray  # (50,) identified at CMC_RANKS
     outcomes: dict[str, Outcomes]  # what the rates are means of
 
@@ -184,7 +185,7 @@ def identify(ijb: IJB, templates: Templates, seed: int = 0) -> Identification:
     own_rank = np.where(each[0].mated, each[0].mate_rank, each[1].mate_rank)
     at = open_set(each, subjects, FPIRS, rule="ijb", seed=seed)
 
-    def rates(rank: np.ndarray, tpir: np.ndarray, interval: np.ndarray) -> Rates:
+    def rates(rank: np.ndarray, tpir: np.ndarray, interval: np.ndarray, enough: np.ndarray) -> Rates:
         within = rank <= RANKS[:, None]  # (3, Q)
         return Rates(
             rank=within.mean(axis=1),
@@ -192,11 +193,13 @@ def identify(ijb: IJB, templates: Templates, seed: int = 0) -> Identification:
             outcomes=outcomes_at([f"rank-{k}" for k in RANKS], within, subjects),
             tpir=tpir,
             tpir_interval=interval,
+            enough_probes=enough,
             cmc=(rank <= CMC_RANKS[:, None]).mean(axis=1),
         )
 
+    above_interval = bootstrap_means(above, subjects, seed)
     return Identification(
-        legacy=rates(both.mate_rank, by_pairs.tpir, bootstrap_means(above, subjects, seed)),
-        probe=rates(own_rank, at.tpir, at.interval),
+        legacy=rates(both.mate_rank, by_pairs.tpir, above_interval, FPIRS * len(probes) >= 1),
+        probe=rates(own_rank, at.tpir, at.interval, at.enough),
         curve=open_set_curve(each, rule="ijb"),
     )

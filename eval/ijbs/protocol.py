@@ -41,6 +41,7 @@ class IJBSResult:
     tpir: np.ndarray  # (2,) at FPIRS
     tpir_interval: np.ndarray  # (2,)
     fpir: np.ndarray  # (2,) what the thresholds really let pass
+    enough_probes: np.ndarray  # (2,) bool: whether each gallery has 1/FPIR probes that it does not know
     cmc: np.ndarray  # (50,) identified at CMC_RANKS
     calibration: Calibration
     outcomes: dict[str, Outcomes]  # what the rates are means of
@@ -102,6 +103,7 @@ def evaluate(features: np.ndarray, subjects: np.ndarray, protocol: Protocol, see
         tpir=at.tpir,
         tpir_interval=at.interval,
         fpir=at.fpir,
+        enough_probes=at.enough,
         cmc=cmc(both, CMC_RANKS),
         calibration=calibrate_search(
             features[protocol.probes], features[gallery], people, subjects[gallery], seed=seed
