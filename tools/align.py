@@ -27,7 +27,7 @@ from tools.alignment.faces import CHOICES
 from tools.alignment.landmark_files import write_landmarks
 from tools.alignment.photograph import Aligner, Options, Outcome, align_one, start_worker, write_image
 from tools.alignment.sheet import contact_sheet
-from tools.processes import DEFAULT_WORKERS, ordered
+from tools.helpers.processes import DEFAULT_WORKERS, ordered
 from utils.command_line import run_script
 from utils.errors import printable
 from utils.files import whole_folder
