@@ -40,6 +40,7 @@ class VerificationResult:
 
     @property
     def mean(self) -> float:
+        """Accuracy, mean over the folds."""
         return float(self.accuracy.mean())
 
     @property
