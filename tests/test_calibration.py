@@ -79,7 +79,7 @@ def test_of_very_many_pairs_equal_scores_come_in_all_or_none_too(monkeypatch):
     monkeypatch.setattr(calibration, "ALL_KEPT", 400)
     monkeypatch.setattr(calibration, "HIGHEST", 100)
     unit = directions(60)
-    for alike in (30, 60):  # 435 pairs of 1,770, then all: more than the highest that are kept
+    for alike in (30, 60):  # 435 of 1,770 pairs, then all: more than the 100 that are kept
         unit[:alike] = np.eye(16)[0]
         found = calibrate_set(unit, fars=[0.1])
         assert found.cosine == [np.nextafter(1, 2)]
