@@ -118,7 +118,8 @@ def summary(out: Path, done: Sequence[Outcome], faces: str) -> str:
     return f"{out}: {'; '.join(parts)}"
 
 
-def main() -> None:
+def parse_arguments() -> argparse.Namespace:
+    """The command line, with what does not go together refused."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -146,6 +147,11 @@ def main() -> None:
         raise ValueError("--workers is 0 or more, --min-face 1 or more")
     if args.crops and (args.landmarks or args.min_face is not None):
         raise ValueError("--crops looks for one large face: --landmarks and --min-face mean nothing with it")
+    return args
+
+
+def main() -> None:
+    args = parse_arguments()
     centre = (args.no_face or ("centre" if args.crops else "skip")) == "centre"
     options = Options(
         args.images, args.out, args.detector, args.landmarks, args.faces, args.min_face, args.crops, centre,
