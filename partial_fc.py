@@ -135,11 +135,12 @@ class PartialFC(nn.Module):
         return f"{classes}, sample_rate={self.sample_rate}, {self.engine}"
 
     def get_extra_state(self) -> dict:
+        """What the random draws of the next step depend on; part of `state_dict`."""
         return {"num_samplings": self.num_samplings, "step": self.step, "micro_batch": self.micro_batch}
 
     def set_extra_state(self, state: dict) -> None:
+        """Put back what `get_extra_state` returned; older checkpoints lack step and micro_batch."""
         self.num_samplings = state["num_samplings"]
-        # Checkpoints of earlier versions lack both.
         self.step, self.micro_batch = state.get("step", 0), state.get("micro_batch", 0)
 
     def remember_class_rows(self) -> None:

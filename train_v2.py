@@ -203,14 +203,8 @@ def main() -> None:
             explain = partial(explain_skips, done, (backbone, head), batch, cfg.precision, output)
             guard.stop_if_stuck(warmup(step)(explain))  # waits for the GPU, so only where it logs
             numbers = dict(epoch=schedule.epoch(done), lr=lr, **guard.numbers())
-            log.log_step(
-                done,
-                **numbers,
-                **head.last_terms,
-                **head.last_means,
-                **distill.last_terms,
-                **loader.report_bad(),
-            )
+            terms = head.last_terms | head.last_means | distill.last_terms
+            log.log_step(done, **numbers, **terms, **loader.report_bad())
             report.add(schedule.epoch(step), indices, labels, head.last_samples)
         if perturb and done == 1:
             log.log_pairs(done, "aroface_samples", as_rgb(perturb.samples, backbone.input_order))

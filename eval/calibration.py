@@ -161,7 +161,8 @@ def _kept(blocks: Iterator[_Block], at_most: int, seed: int) -> Scores:
         high = [_highest(np.concatenate([*high, _rows(block, block.different & (block.score > floor))]))]
         floor = high[0][:, 0].min() if len(high[0]) == HIGHEST else floor
     kept, below = np.concatenate(high), np.concatenate(others)
-    below = below[below[:, 0] < kept[:, 0].min(initial=np.inf)]
+    # Not only lower ones: of scores equal to the lowest that is kept, some are left out.
+    below = below[below[:, 0] <= kept[:, 0].min(initial=np.inf)]
     stands_for = (pairs - len(kept)) / max(1, len(below))
     weights = np.append(np.ones(len(kept)), np.full(len(below), stands_for))
     kept = np.concatenate([kept, below])

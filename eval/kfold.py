@@ -40,6 +40,7 @@ class VerificationResult:
 
     @property
     def mean(self) -> float:
+        """Accuracy, mean over the folds."""
         return float(self.accuracy.mean())
 
     @property
@@ -97,6 +98,16 @@ def load_set(path: str | Path, nrof_folds: int = 10) -> tuple[np.ndarray, np.nda
     return images, issame
 
 
+def squared_distances(embeddings: np.ndarray, issame: np.ndarray) -> np.ndarray:
+    """Of the two rows of each pair, `(P,)` float64. Arguments and errors as `evaluate`."""
+    embeddings = np.asarray(embeddings, dtype=np.float64)
+    if embeddings.ndim != 2 or issame.ndim != 1 or len(embeddings) != 2 * len(issame):
+        shapes = f"embeddings {embeddings.shape} and issame {issame.shape}"
+        raise ValueError(f"{shapes} do not fit: expected (2P, D) and (P,)")
+    check_unit(embeddings)
+    return np.square(embeddings[0::2] - embeddings[1::2]).sum(axis=1)
+
+
 def evaluate(embeddings: np.ndarray, issame: np.ndarray, nrof_folds: int = 10) -> VerificationResult:
     """k-fold verification accuracy, ROC and VAL@FAR=1e-3.
 
@@ -107,13 +118,9 @@ def evaluate(embeddings: np.ndarray, issame: np.ndarray, nrof_folds: int = 10) -
     Raises:
         ValueError: shapes that do not fit, rows not of unit length, one kind of pair only, too few pairs.
     """
-    embeddings, issame = np.asarray(embeddings, dtype=np.float64), np.asarray(issame).astype(bool)
-    if embeddings.ndim != 2 or issame.ndim != 1 or len(embeddings) != 2 * len(issame):
-        shapes = f"embeddings {embeddings.shape} and issame {issame.shape}"
-        raise ValueError(f"{shapes} do not fit: expected (2P, D) and (P,)")
-    check_unit(embeddings)
+    issame = np.asarray(issame).astype(bool)
+    distance = squared_distances(embeddings, issame)  # (P,)
     fold = folds_of_pairs(issame, nrof_folds)  # (P,)
-    distance = np.square(embeddings[0::2] - embeddings[1::2]).sum(axis=1)  # (P,)
     group = 2 * fold + issame  # (P,) fold by fold: different pairs, same pairs
 
     def accepted_at(thresholds: np.ndarray) -> np.ndarray:

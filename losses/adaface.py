@@ -114,6 +114,7 @@ class MagFace(MarginLoss):
         return self.scale * torch.where(phi > math.pi, own_cos, phi.cos())
 
     def norm_term(self, norms: Tensor) -> Tensor:
+        """What each sample pays for a short embedding: `(B,)` raw norms -> `(B,)`, least at u_a."""
         a = norms.clamp(self.l_a, self.u_a)
         return self.lambda_g * (a / self.u_a**2 + 1 / a)
 

@@ -208,4 +208,4 @@ def gradient_sign(embeddings: Tensor, loss: Callable[[Tensor], Tensor], paramete
         return torch.zeros_like(parameters)
     gradient = gradient / (gradient.abs().max() / GRADIENT_PEAK).clamp_min(torch.finfo(gradient.dtype).tiny)
     (gradient,) = torch.autograd.grad(embeddings, parameters, gradient.to(embeddings.dtype))
-    return gradient.nan_to_num(posinf=1, neginf=-1).sign()  # of an overflow the sign is left, or nothing
+    return gradient.nan_to_num(posinf=1, neginf=-1).sign()  # inf keeps its sign, NaN gives 0

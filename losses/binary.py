@@ -179,6 +179,7 @@ class SphereFace2(BinaryLoss):
         return self.scale * self.with_gradient(self.other_similarity(cos), cos) + self.bias
 
     def with_gradient(self, similarity: Tensor, cos: Tensor) -> Tensor:
+        """The similarity, with the derivative by the cosine that `gradient` asks for."""
         return straight_through(similarity, cos) if self.gradient == "straight_through" else similarity
 
 
@@ -186,7 +187,8 @@ FAR_LEFT = -15.0  # here softplus(z) = exp(z)·(1 − exp(z)/2) to the last digi
 
 
 def softplus(z: Tensor) -> Tensor:
-    return F.softplus(z, threshold=40)  # torch's own threshold, 20, costs float64 its last digits
+    """log(1 + exp(z)); with torch's own threshold, 20, it would cost float64 its last digits."""
+    return F.softplus(z, threshold=40)
 
 
 def log_softplus(z: Tensor) -> Tensor:

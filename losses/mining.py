@@ -50,6 +50,7 @@ class MVSoftmax(MarginLoss):
         self.kind, self.m, self.t = kind, m, t
 
     def margined(self, own_cos: Tensor) -> Tensor:
+        """The own cosine with its margin, any shape; another class is hard above it."""
         return own_cos - self.m if self.kind == "am" else (angle(own_cos) + self.m).cos()
 
     def own_logit(self, own_cos: Tensor, norms: Tensor, statistics: dict) -> Tensor:
@@ -137,6 +138,7 @@ class NPCFace(MarginLoss):
         self.m0, self.m1, self.t, self.a, self.m_hard = m0, m1, t, a, m_hard
 
     def is_hard(self, cos: Tensor, own_cos: Tensor) -> Tensor:
+        """Which classes are hard negatives: cosines `(B, n)`, own cosines `(B, 1)` -> `(B, n)` bool."""
         return cos > (angle(own_cos) + self.m_hard).cos()
 
     def row_statistics(self, cos: Tensor, own_cos: Tensor, norms: Tensor) -> dict[str, tuple[Tensor, str]]:

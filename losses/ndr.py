@@ -94,6 +94,7 @@ class NDR(Regularizer):
             self.progress = min(step / self.ramp, 1.0)
 
     def update_state(self, batch: Batch) -> None:
+        """Age the memory by a step, and take in the noise among the global batch's `(B, D)` directions."""
         self.quality.update(batch.norms)
         # By masks and a stable sort, which make no GPU wait for the number of noise samples.
         arriving = self.is_noise(batch) * self.max_age
@@ -108,7 +109,7 @@ class NDR(Regularizer):
         self.steps_left.copy_(left[kept])
 
     def is_noise(self, batch: Batch) -> Tensor:
-        """`(B,)`, bool."""
+        """Which samples are noise, `(B,)` bool: near no class, and with a long norm."""
         return (batch.max_cos < self.max_cos) & (self.quality(batch.norms) > self.min_k)
 
     def forward(self, batch: Batch) -> Tensor:

@@ -130,6 +130,11 @@ class Normalise(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient: Tensor, *_):
+        """The gradient of x for the whole batch; those of weight and bias from this rank's images alone.
+
+        Args:
+            gradient: as x, `(n, C, ...)`, of this rank's part of the result.
+        """
         x, weight, mean, inverse_std, count = ctx.saved_tensors
         dims, per_channel = dims_of(x)
         centred = x - mean.view(per_channel)  # promoted to the type of the statistics

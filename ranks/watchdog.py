@@ -73,6 +73,7 @@ class Watchdog(threading.Thread):
         self.has_store = True
 
     def run(self) -> None:
+        """Beat and watch every BEAT_S seconds, until the group or its store is gone."""
         last = time.monotonic()
         while world_size() > 1 and not self.has_left:
             time.sleep(BEAT_S)

@@ -75,6 +75,16 @@ def test_of_very_many_pairs_the_highest_are_kept_and_the_others_stand_for_more(m
     assert far == pytest.approx(0.1, abs=5e-4)
 
 
+def test_of_very_many_pairs_equal_scores_come_in_all_or_none_too(monkeypatch):
+    monkeypatch.setattr(calibration, "ALL_KEPT", 400)
+    monkeypatch.setattr(calibration, "HIGHEST", 100)
+    unit = directions(60)
+    for alike in (30, 60):  # 435 of 1,770 pairs, then all: more than the 100 that are kept
+        unit[:alike] = np.eye(16)[0]
+        found = calibrate_set(unit, fars=[0.1])
+        assert found.cosine == [np.nextafter(1, 2)]
+
+
 def test_the_interval_is_as_wide_as_the_threshold_moves_between_draws_of_people():
     moved = [calibrate_set(directions(100, seed), fars=[0.01]) for seed in range(60)]
     cosines = np.array([found.cosine[0] for found in moved])

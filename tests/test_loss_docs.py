@@ -14,8 +14,8 @@ from PIL import Image
 
 from losses import LOSSES, REGULARIZERS, build_loss, build_perturbation, build_regularizer
 from losses.aroface import AlignmentPerturbation
-from tools.loss_pictures import argument_parser
-from tools.loss_views import Choice
+from tools.helpers.loss_pictures import argument_parser
+from tools.helpers.loss_views import Choice
 from utils import typed_values
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"

@@ -7,7 +7,7 @@ from PIL import Image
 from helpers.interface_losses import Drawing, HardNegatives, Learning
 from losses import LOSSES
 from tools import decision_boundary, loss_curves
-from tools.loss_pictures import argument_parser, make_pictures
+from tools.helpers.loss_pictures import argument_parser, make_pictures
 
 
 def pictures(draw, *arguments) -> None:

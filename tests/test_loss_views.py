@@ -9,7 +9,7 @@ from helpers.interface_losses import Drawing, HardNegatives, Learning, MovedByOw
 from helpers.loss_references import VARIANTS
 from losses import LOSSES, MarginLoss, build_loss
 from partial_fc import PartialFC
-from tools.loss_views import (
+from tools.helpers.loss_views import (
     Choice,
     TrainingStatistics,
     advantage,

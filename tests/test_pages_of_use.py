@@ -102,6 +102,6 @@ def test_everything_on_the_page_runs_in_its_order(page, folder, monkeypatch, cap
 @pytest.mark.parametrize("page", PAGES)
 def test_every_option_that_the_page_names_is_one_of_a_tool(page):
     named = set(re.findall(r"`(--[a-z-]+)[` ]", PAGES[page]))
-    sources = [*(ROOT / "tools").glob("*.py"), ROOT / "eval" / "models.py"]
+    sources = [*(ROOT / "tools").rglob("*.py"), ROOT / "eval" / "models.py"]
     known = {word for path in sources for word in re.findall(r'"(--[a-z-]+)"', path.read_text())}
     assert named <= known, named - known

@@ -9,10 +9,10 @@ import pytest
 from dataset import RecordDataset
 from helpers.other_data import LABELS, WRITERS
 from helpers.records import picture, png, write_rec
+from tools.helpers.record_sources import as_it_was, open_rec
 from tools.make_rec import Options, make_rec
 from tools.merge_rec import merge_rec
 from tools.rec_to_folder import rec_to_folder
-from tools.record_sources import as_it_was, open_rec
 from tools.shuffle_rec import shuffle_rec
 from tools.split_rec import counts_of_shares, split_rec
 from utils.errors import printable

@@ -14,10 +14,10 @@ from tools import inspect_rec
 from tools import make_rec as make_rec_tool
 from tools.alignment.faces import Face
 from tools.alignment.photograph import Aligner
+from tools.helpers.look_alikes import describe, look_alikes
+from tools.helpers.record_files import repair
 from tools.inspect_rec import contact_sheet
-from tools.look_alikes import describe, look_alikes
 from tools.make_rec import Options, make_rec
-from tools.record_files import repair
 from utils.faces import TEMPLATE, align
 from utils.recordio import MAGIC_BYTES
 
@@ -212,7 +212,7 @@ def test_nothing_is_left_of_a_rec_whose_writing_fails(folder, tmp_path, monkeypa
     def fail(*arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("tools.record_files._write_property", fail)
+    monkeypatch.setattr("tools.helpers.record_files._write_property", fail)
     with pytest.raises(OSError, match="No space left"):
         make_rec(folder, tmp_path / "rec")
     assert list((tmp_path / "rec").iterdir()) == []

@@ -232,6 +232,7 @@ def test_mistakes_are_one_clear_line(made, of_people, tmp_path, monkeypatch):
         (verify, [*model, pair[0], big], r"big\.jpg is 200x300, expected .*tools/align\.py .*docs/use\.md"),
         (verify, [*model, pair[0], tmp_path / "none.jpg"], "images these are missing"),
         (search, [*model, "--gallery", tmp_path / "text.npz", "--probes", big], "no file of tools/embed.py"),
+        (search, [*model, "--gallery", tmp_path / "text.npz", big, "--probes", big], "given with others"),
         (search, [*model, "--gallery", tmp_path / "nowhere", "--probes", big], "no image or folder"),
         (search, [*model, "--gallery", made, "--probes", big, "--top", 0], "--top is 0, allowed: 1 or more"),
         (embed_script, [*model, "--images", big, "--out", "x.txt"], r"allowed is NAME\.npz"),

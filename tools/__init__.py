@@ -1,1 +1,1 @@
-"""Scripts for data, models and pictures, and what they share."""
+"""Scripts for data, models and pictures; what they share is in helpers/, alignment/ and demo/."""

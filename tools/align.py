@@ -27,7 +27,7 @@ from tools.alignment.faces import CHOICES
 from tools.alignment.landmark_files import write_landmarks
 from tools.alignment.photograph import Aligner, Options, Outcome, align_one, start_worker, write_image
 from tools.alignment.sheet import contact_sheet
-from tools.processes import DEFAULT_WORKERS, ordered
+from tools.helpers.processes import DEFAULT_WORKERS, ordered
 from utils.command_line import run_script
 from utils.errors import printable
 from utils.files import whole_folder
@@ -118,7 +118,8 @@ def summary(out: Path, done: Sequence[Outcome], faces: str) -> str:
     return f"{out}: {'; '.join(parts)}"
 
 
-def main() -> None:
+def parse_arguments() -> argparse.Namespace:
+    """The command line, with what does not go together refused."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -146,6 +147,11 @@ def main() -> None:
         raise ValueError("--workers is 0 or more, --min-face 1 or more")
     if args.crops and (args.landmarks or args.min_face is not None):
         raise ValueError("--crops looks for one large face: --landmarks and --min-face mean nothing with it")
+    return args
+
+
+def main() -> None:
+    args = parse_arguments()
     centre = (args.no_face or ("centre" if args.crops else "skip")) == "centre"
     options = Options(
         args.images, args.out, args.detector, args.landmarks, args.faces, args.min_face, args.crops, centre,

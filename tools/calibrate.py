@@ -25,7 +25,7 @@ from eval.calibration import Calibration, calibrate_pairs, calibrate_set
 from eval.calibration_file import write_calibration
 from eval.calibration_report import in_words
 from eval.readers.pair_lists import read_pairs
-from tools.embedder import Embedder, Named, add_arguments, find_images
+from tools.helpers.embedder import Embedder, Named, add_arguments, find_images
 from utils.command_line import run_script
 from utils.files import try_writing
 

@@ -94,6 +94,7 @@ class Steps:
         self.axes, self.y, self.number = axes, 0.0, 0
 
     def heading(self, words: str) -> None:
+        """The name of what follows, at the left edge."""
         self.y -= GAP
         text(self.axes, LEFT, self.y - 1, words, align="left", **HEADING)
         self.y -= 3.2
@@ -167,6 +168,7 @@ def draw_steps(axes: Axes) -> float:
 
 
 def draw_legend(axes: Axes, y: float) -> None:
+    """What the four kinds of boxes mean, in a row at height y."""
     words = ("one rank's own", "equal on all ranks", "crosses the network", "only where asked for")
     for i, (meaning, look) in enumerate(zip(words, (None, EQUAL, NETWORK, IF_ASKED))):
         x = LEFT + 23 * i
@@ -197,11 +199,13 @@ def box(axes: Axes, bounds: tuple, look: Look) -> None:
 
 
 def text(axes: Axes, x: float, y: float, words: str, align: str = "center", **font) -> None:
+    """Words around (x, y), in the figure's font unless `font` says otherwise."""
     font = {"size": 9.5, "color": INK} | font
     axes.text(x, y, words, ha=align, va="center", linespacing=1.25, **font)
 
 
 def draw(png: Path) -> None:
+    """The whole figure as a PNG of few colours."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(9.2, 11.9), dpi=110, layout="constrained")
         above, below = figure.subplots(2, 1, height_ratios=(0.28, 1))

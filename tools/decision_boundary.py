@@ -24,8 +24,8 @@ from matplotlib.figure import Figure
 
 from losses import MarginLoss
 from reports.style import MUTED
-from tools.loss_pictures import Picture, argument_parser, make_pictures, small_multiples
-from tools.loss_views import advantage
+from tools.helpers.loss_pictures import Picture, argument_parser, make_pictures, small_multiples
+from tools.helpers.loss_views import advantage
 from utils.command_line import run_script
 
 CLASS_1, CLASS_2 = "#0072b2", "#d55e00"  # also different for colour-blind eyes (Okabe and Ito)

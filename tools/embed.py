@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
-from tools.embedder import Embedder, add_arguments, find_images, write_embeddings
+from tools.helpers.embedder import Embedder, add_arguments, find_images, write_embeddings
 from utils.command_line import run_script
 from utils.files import try_writing
 

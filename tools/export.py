@@ -35,7 +35,7 @@ from backbones.export import (
     write_torchscript,
 )
 from eval.models import add_model_arguments, load_network
-from tools.model_card import model_card
+from tools.helpers.model_card import model_card
 from utils.command_line import run_script
 from utils.errors import needed_package
 from utils.files import whole_files, whole_folder

@@ -25,7 +25,7 @@ from prettytable import PrettyTable
 from dataset import RecordDataset
 from loading.augment import Augmentation
 from loading.loader import Batches
-from tools.record_files import repair
+from tools.helpers.record_files import repair
 from utils.command_line import run_script
 from utils.faces import SIZE, decode_rgb
 from utils.files import try_writing

@@ -30,8 +30,8 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from reports.style import COLOURS, MUTED
-from tools.loss_pictures import Picture, argument_parser, make_pictures, small_multiples
-from tools.loss_views import advantage, gradient_scale, target_logit
+from tools.helpers.loss_pictures import Picture, argument_parser, make_pictures, small_multiples
+from tools.helpers.loss_views import advantage, gradient_scale, target_logit
 from utils.command_line import run_script
 
 DEGREES = np.linspace(0.25, 179.75, 719)

@@ -26,11 +26,11 @@ from tqdm import tqdm
 
 from eval.readers.errors import ListedError, names_in_file
 from loading.readers.base import FaceDataset, decode
-from tools.aligned_source import aligned
-from tools.look_alikes import describe, look_alikes, write_look_alikes
-from tools.processes import DEFAULT_WORKERS, ordered
-from tools.record_files import DUPLICATES, require_free, whole_rec, write_rec
-from tools.record_sources import Source, copied, open_source
+from tools.helpers.aligned_source import aligned
+from tools.helpers.look_alikes import describe, look_alikes, write_look_alikes
+from tools.helpers.processes import DEFAULT_WORKERS, ordered
+from tools.helpers.record_files import DUPLICATES, require_free, whole_rec, write_rec
+from tools.helpers.record_sources import Source, copied, open_source
 from utils.command_line import run_script
 from utils.recordio import RecordError
 

@@ -16,8 +16,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
-from tools.record_files import require_free, whole_rec, write_rec
-from tools.record_sources import copied, open_rec
+from tools.helpers.record_files import require_free, whole_rec, write_rec
+from tools.helpers.record_sources import copied, open_rec
 from utils.command_line import run_script
 
 

@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tqdm import tqdm
 
 from loading.image_files import is_content, is_image
-from tools.record_sources import Source, open_rec
+from tools.helpers.record_sources import Source, open_rec
 from utils.command_line import run_script
 from utils.files import whole_folder
 from utils.recordio import RecordError

@@ -20,7 +20,7 @@ import numpy as np
 from prettytable import PrettyTable
 
 from eval.identification import top_k
-from tools.embedder import Embedder, Named, add_arguments, add_decision, decision_rule
+from tools.helpers.embedder import Embedder, Named, add_arguments, add_decision, decision_rule
 from utils.command_line import run_script
 from utils.files import whole_file
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tools.embedder import Embedder, add_arguments, add_decision, decision_rule
+from tools.helpers.embedder import Embedder, add_arguments, add_decision, decision_rule
 from utils.command_line import run_script
 
 

@@ -87,6 +87,10 @@ class Seen:
         self._some = np.full((num_classes, NUM_IMAGES), -1)
 
     def add(self, indices: np.ndarray, labels: np.ndarray, cosines: np.ndarray, norms: np.ndarray) -> None:
+        """Take in a batch, `(B,)` each: places in the data set, classes, own cosines and raw norms.
+
+        A sample whose cosine is not finite is left out.
+        """
         usable = np.isfinite(cosines)  # a step with NaN says nothing of its images
         for index, label, cosine, norm in zip(*(c[usable] for c in (indices, labels, cosines, norms))):
             index, label = int(index), int(label)

@@ -40,7 +40,26 @@ def build_optimizer(
     Raises:
         ValueError: an unknown optimizer, or nothing that learns.
     """
-    kinds, rates = ("backbone", "head", "loss", "no_decay"), rates or {}
+    param_groups = _groups(cfg, backbone, head, rates or {})
+    if not param_groups:
+        raise ValueError("freeze leaves nothing that learns, neither in the backbone nor in the head")
+    if cfg.optimizer == "sgd":
+        optimizer = SGD(param_groups, lr=lr, momentum=cfg.momentum, fused=fused)
+    elif cfg.optimizer == "adamw":
+        optimizer = AdamW(param_groups, lr=lr, betas=(cfg.momentum, 0.999), fused=fused)
+    else:
+        allowed = ("sgd", "adamw")
+        near = nearest(cfg.optimizer, allowed)
+        raise ValueError(f"optimizer {cfg.optimizer!r}: allowed are {allowed}{near}")
+    optimizer.moves_every_row = cfg.sampled_update == "dense"
+    return optimizer
+
+
+def _groups(
+    cfg, backbone: nn.Module, head: nn.Module, rates: Mapping[nn.Parameter, tuple[int, float]]
+) -> list[dict]:
+    """The groups of parameters, those that have any; arguments as of `build_optimizer`."""
+    kinds = ("backbone", "head", "loss", "no_decay")
     levels = sorted({level for level, _ in rates.values()} | {0})
     names = {(kind, level): f"{kind} {level}" if level else kind for kind in kinds for level in levels}
     groups = {name: [] for name in names.values()}
@@ -55,7 +74,7 @@ def build_optimizer(
                 group = names[kind, level]
                 groups[group].append(parameter)
                 factors[group] = factor
-    param_groups = [
+    return [
         {
             "name": name,
             "params": parameters,
@@ -65,18 +84,6 @@ def build_optimizer(
         for name, parameters in groups.items()
         if parameters
     ]
-    if not param_groups:
-        raise ValueError("freeze leaves nothing that learns, neither in the backbone nor in the head")
-    if cfg.optimizer == "sgd":
-        optimizer = SGD(param_groups, lr=lr, momentum=cfg.momentum, fused=fused)
-    elif cfg.optimizer == "adamw":
-        optimizer = AdamW(param_groups, lr=lr, betas=(cfg.momentum, 0.999), fused=fused)
-    else:
-        allowed = ("sgd", "adamw")
-        near = nearest(cfg.optimizer, allowed)
-        raise ValueError(f"optimizer {cfg.optimizer!r}: allowed are {allowed}{near}")
-    optimizer.moves_every_row = cfg.sampled_update == "dense"
-    return optimizer
 
 
 def split_optimizer_state(

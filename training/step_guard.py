@@ -139,6 +139,7 @@ class StepGuard:
         return {name: getattr(self, name) for name in names} | {"is_save_postponed": self.is_save_postponed}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Put back what `state_dict` returned; an older checkpoint lacks num_skipped_late."""
         self.num_skipped.copy_(state["num_skipped"]), self.in_a_row.copy_(state["in_a_row"])
         self.num_skipped_late.copy_(state.get("num_skipped_late", self.num_skipped_late))
         self.is_save_postponed = state["is_save_postponed"]

@@ -70,5 +70,6 @@ class LineHandler(logging.Handler):
         self.file.write(self.format(record))
 
     def close(self) -> None:
+        """The file too."""
         self.file.close()
         super().close()

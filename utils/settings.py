@@ -61,6 +61,14 @@ def _is_file_path(val_target: str) -> bool:
 def derive(values: dict) -> None:
     """Replace, in place, each None that stands for what follows from other settings."""
     values["output"] = values["output"] or str(ROOT / "work_dirs" / values["name"])
+    values["regularizers"] = [_name_and_hyper(term) for term in values["regularizers"]]
+    _derive_precision(values)
+    _derive_validation(values)
+    _derive_teacher(values)
+    _derive_loss(values)
+
+
+def _derive_precision(values: dict) -> None:
     both = None not in (values["fp16"], values["precision"])
     if both and values["fp16"] != (values["precision"] == "fp16"):
         given = f"fp16={values['fp16']} and precision={values['precision']!r}"
@@ -72,6 +80,9 @@ def derive(values: dict) -> None:
     if values["channels_last"] == "auto":
         values["channels_last"] = channels_last_is_faster(values["network"], values["precision"])
     values["fp16"] = values["precision"] == "fp16"
+
+
+def _derive_validation(values: dict) -> None:
     if values["val_root"] is None and values["rec"] and values["rec"] != "synthetic":
         root = values["rec"] if isinstance(values["rec"], str) else values["rec"][0]
         is_file = root.endswith(DATA_FILES) and not os.path.isdir(root)
@@ -81,7 +92,9 @@ def derive(values: dict) -> None:
         values["val_targets"] = [
             t if is_path(t) else str(root / f"{t.removesuffix('.bin')}.bin") for t in values["val_targets"]
         ]
-    values["regularizers"] = [_name_and_hyper(term) for term in values["regularizers"]]
+
+
+def _derive_teacher(values: dict) -> None:
     if values["teacher"] == "pretrained":
         if values["pretrained"] is None:
             raise ValueError("teacher='pretrained', but pretrained is not set")
@@ -89,6 +102,8 @@ def derive(values: dict) -> None:
         order = values["distillation"].get("input_order", values["input_order"])
         values["distillation"] = values["distillation"] | ({"input_order": order} if order else {})
 
+
+def _derive_loss(values: dict) -> None:
     margin_settings = ("margin_list", "interclass_filtering_threshold")
     margins = {key: values[key] for key in margin_settings if values[key]}
     for key in margins.keys() & values["loss_args"].keys():
@@ -128,14 +143,7 @@ def check_together(values: dict) -> None:
     for argument in values["network_args"].keys() & base.NETWORK_SETTINGS.keys():
         setting = base.NETWORK_SETTINGS[argument]
         raise ValueError(f"network_args.{argument} is no argument of the network here: set {setting}")
-    if not values["rec"]:
-        raise ValueError(
-            "rec is not set: allowed is a folder of training data, a list of them, or 'synthetic'"
-        )
-    if values["rec"] == "synthetic":
-        for key in ("num_classes", "num_image"):
-            if values[key] is None:
-                raise ValueError(f"rec='synthetic' needs {key}: there is no data to count")
+    _check_data(values)
     for key in ("sync_bn", "grad_checkpointing"):
         if values["compile"] and values[key]:
             raise ValueError(f"compile=True cannot compile a network with {key}=True: leave one out")
@@ -144,16 +152,6 @@ def check_together(values: dict) -> None:
             "resume='auto' would always start anew, as save_all_states=False keeps no checkpoint: it is "
             "allowed with save_all_states=true"
         )
-    stems = [Path(target).stem for target in values["val_targets"]]
-    for target in values["val_targets"]:
-        if not _is_file_path(target):
-            raise ValueError(
-                f"val_targets: {target!r}: rec='synthetic' has no folder to look in: give val_root"
-            )
-        if stems.count(Path(target).stem) > 1:
-            raise ValueError(
-                f"val_targets: {Path(target).stem!r} is there twice, results are known by that name"
-            )
     for key, (other, needed) in base.USED_WITH.items():
         if values[other] != needed and values[key] != DEFAULTS[key]:
             raise ValueError(
@@ -177,6 +175,27 @@ def check_together(values: dict) -> None:
     _check_aroface(values)
     if sorted(set(values["milestones"])) != values["milestones"]:
         raise ValueError(f"milestones={values['milestones']}: allowed are rising epochs")
+
+
+def _check_data(values: dict) -> None:
+    if not values["rec"]:
+        raise ValueError(
+            "rec is not set: allowed is a folder of training data, a list of them, or 'synthetic'"
+        )
+    if values["rec"] == "synthetic":
+        for key in ("num_classes", "num_image"):
+            if values[key] is None:
+                raise ValueError(f"rec='synthetic' needs {key}: there is no data to count")
+    stems = [Path(target).stem for target in values["val_targets"]]
+    for target in values["val_targets"]:
+        if not _is_file_path(target):
+            raise ValueError(
+                f"val_targets: {target!r}: rec='synthetic' has no folder to look in: give val_root"
+            )
+        if stems.count(Path(target).stem) > 1:
+            raise ValueError(
+                f"val_targets: {Path(target).stem!r} is there twice, results are known by that name"
+            )
 
 
 def _check_aroface(values: dict) -> None:

@@ -29,10 +29,8 @@ CLASSES = {6: "f8", 7: "f4", 8: "i1", 9: "u1", 10: "i2", 11: "u2", 12: "i4", 13:
 OPAQUE = 17
 OTHERS = {3: "an object", 5: "a sparse matrix", 16: "a function", OPAQUE: "an object"}
 COMPLEX = 8  # bit of the attributes
-MAX_RATIO, FREE = (
-    200,
-    1 << 24,
-)  # names that count up shrink to a fiftieth; below FREE bytes no ratio is asked for
+MAX_RATIO = 200  # names that count up shrink to a fiftieth
+FREE = 1 << 24  # bytes that anything may become, whatever the ratio
 MAX_INFLATED = 1 << 26  # bytes of all variables: 700,000 names; TinyFace's longest list has 153,428
 MAX_DEPTH, MAX_DIMENSIONS = 32, 32
 

@@ -52,6 +52,7 @@ class PairResult:
 
     @property
     def accuracy(self) -> float:
+        """Mean over the folds."""
         return float(self.fold_accuracy.mean())
 
     @property

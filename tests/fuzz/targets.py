@@ -27,7 +27,7 @@ from eval.readers.tables import read_rows
 from fuzz.mutations import as_bytes, changed_bytes, changed_text
 from helpers.other_data import WRITERS
 from loading.readers.choice import open_data
-from tools.record_sources import read_list
+from tools.helpers.record_sources import read_list
 from training import checkpoint
 from utils.config import get_config
 from utils.faces import decode_rgb

@@ -18,7 +18,7 @@ from eval.readers.text import ENCODING, text_of
 from loading.readers.base import FaceDataset
 from loading.readers.choice import open_data
 from loading.readers.folders import FileDataset
-from tools.record_files import IMAGES, NAMES, Content, Record
+from tools.helpers.record_files import IMAGES, NAMES, Content, Record
 
 LISTS = (".lst", ".csv")
 PATH_COLUMNS, IDENTITY_COLUMNS = ("path", "file", "image"), ("identity", "label", "id", "name")

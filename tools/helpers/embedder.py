@@ -68,11 +68,14 @@ class Embedder:
 
         Raises:
             FileNotFoundError: nothing is there.
-            ValueError: a file of embeddings that another model made, or images that cannot be used.
+            ValueError: a file of embeddings that another model made or that is one of several sources, or
+                images that cannot be used.
         """
         sources = list(sources)
-        if len(sources) == 1 and sources[0].suffix == ".npz":
-            return read_embeddings(sources[0], self.made_with)
+        if files := [source for source in sources if source.suffix == ".npz"]:
+            if len(sources) > 1:
+                raise ValueError(f"{files[0]} holds embeddings: it cannot be given with others")
+            return read_embeddings(files[0], self.made_with)
         return self.embed(find_images(sources), progress)
 
 

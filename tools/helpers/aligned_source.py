@@ -12,8 +12,8 @@ from tqdm import tqdm
 from eval.readers.errors import first_few
 from loading.readers.folders import FileDataset
 from tools.alignment.photograph import Options, align_one, start_worker
-from tools.processes import ordered
-from tools.record_sources import Source
+from tools.helpers.processes import ordered
+from tools.helpers.record_sources import Source
 from utils.recordio import RecordError
 
 

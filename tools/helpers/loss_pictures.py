@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from losses import LOSSES, MarginLoss
 from reports.style import MUTED, STYLE
-from tools.loss_views import Choice, TrainingStatistics, check_movable
+from tools.helpers.loss_views import Choice, TrainingStatistics, check_movable
 from utils.errors import require
 
 FRAMES_PER_SECOND = 8

@@ -1,0 +1,1 @@
+"""What several scripts of tools/ share; no command of its own."""
