@@ -130,6 +130,7 @@ RESOURCES = {
     ),
     "a memo of 500 million": (b"\x80\x02Nr\x00\x65\xcd\x1d.", "remembers something as number"),
     "one image for 2,000 pairs": (pickle.dumps(([png()] * 4002, [True] * 2001)), "1 images fill 2001 pairs"),
+    "the same in protocol 0": (b"Np500000000\n.", "remembers something as number"),
     "bytes beyond the file": (b"\x80\x04B\xff\xff\xff\x7fxx.", "no verification set"),
     "a set, which has no order": (pickle.dumps(({png(), b"2"}, [True])), r"asks for|does not hold \(images"),
     "a dict": (pickle.dumps(({png(): 1, b"2": 2}, [True])), r"does not hold \(images, issame\)"),
