@@ -35,7 +35,7 @@ from utils.precision import PRECISIONS
 from utils.seeds import seed_of
 from utils.unit_vectors import inverse_norm, normalise
 
-DRAW_STREAM = 3  # last number of the seeds of `MarginLoss.draw`
+DRAW_STREAM, SAMPLE_STREAM = 3, 4  # last numbers of the seeds of `MarginLoss.draw`, and of the sampling
 BLOCK_BYTES = {"cpu": 4 << 20, "cuda": 256 << 20}  # of a block (batch, chunk) of `stream`, in float32
 
 
@@ -316,7 +316,7 @@ class PartialFC(nn.Module):
     def _sample(self, own_classes: Tensor, num_own: int) -> Tensor:
         """Local class ids of this step, ascending: the batch's own classes, filled up with random others."""
         generator = torch.Generator(own_classes.device)
-        generator.manual_seed(seed_of(self.seed, rank(), self.num_samplings))
+        generator.manual_seed(seed_of(self.seed, rank(), self.num_samplings, SAMPLE_STREAM))
         self.num_samplings += not self._only_input_gradient
         priority = torch.rand(self.num_local, device=own_classes.device, generator=generator)
         priority[own_classes] = 2.0

@@ -117,6 +117,15 @@ RESOURCES = {
         + b"N.",
         "more of its bytes",
     ),
+    "bytes copied again and again": (
+        b"\x80\x03B\x10\x27\0\0"
+        + b"a" * 10_000
+        + b"q\x000"
+        + b"".join(call(b"builtins bytearray", b"h\0")[2:] + b"0" for _ in range(100))
+        + b"N.",
+        "more of its bytes",
+    ),
+    "an array of objects": (b"\x80\x02" + DTYPE.replace(b"u1", b"O8") + b".", "dtype 'O8', allowed are"),
     "another encoding": (call(b"_codecs encode", b"X\x01\0\0\0aU\x06utf_32") + b".", "as 'utf_32', allowed"),
     "a list of a list": (call(b"builtins list", b"]") + b".", "asks for builtins.list"),
     "an array of a number of bytes": (
@@ -130,6 +139,7 @@ RESOURCES = {
     ),
     "a memo of 500 million": (b"\x80\x02Nr\x00\x65\xcd\x1d.", "remembers something as number"),
     "one image for 2,000 pairs": (pickle.dumps(([png()] * 4002, [True] * 2001)), "1 images fill 2001 pairs"),
+    "the same in protocol 0": (b"Np500000000\n.", "remembers something as number"),
     "bytes beyond the file": (b"\x80\x04B\xff\xff\xff\x7fxx.", "no verification set"),
     "a set, which has no order": (pickle.dumps(({png(), b"2"}, [True])), r"asks for|does not hold \(images"),
     "a dict": (pickle.dumps(({png(): 1, b"2": 2}, [True])), r"does not hold \(images, issame\)"),

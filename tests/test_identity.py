@@ -14,7 +14,7 @@ from helpers.job_files import load
 from helpers.ranks import run_ranks
 from helpers.records import write_rec
 from training import identity
-from training.identity import CHANGEABLE, NOT_KEPT, RunIdentity, compare_settings
+from training.identity import CHANGEABLE, NOT_KEPT, RunIdentity, compare_settings, content_of_files
 from training.lr_scheduler import Schedule
 from utils.distributed import rank
 from utils.logging import LOGGER_NAME
@@ -118,6 +118,37 @@ def test_other_data_of_equal_length_is_refused(tmp_path):
         go_on(saved, run("images", [0, 1, 2, 3, 4], longer))
     with pytest.raises(ValueError, match=r"is of a run with num_image 5, this one has 6"):
         go_on(saved, run("more", [0, 1, 2, 3, 4, 4]))
+
+
+WEIGHTS = {  # by what they are: what is named in the config, and the file in which they differ
+    "a file": ("model.pt", "model.pt"),
+    "arcface_torch's files of ranks": ("checkpoint_gpu_0.pt", "checkpoint_gpu_1.pt"),
+    "checkpoints": ("checkpoints", "checkpoints/step_00000004/manifest.json"),
+}
+
+
+@pytest.mark.parametrize("kind", WEIGHTS)
+def test_weights_to_start_from_are_known_by_their_content_wherever_they_lie(kind, tmp_path):
+    named, changed = WEIGHTS[kind]
+    for folder in ("here", "moved", "other"):
+        for file in {named, changed} - {"checkpoints"}:
+            (tmp_path / folder / file).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / folder / file).write_text(f"{file} {folder == 'other' and file == changed}")
+    for name in ("pretrained", "teacher", "init_head"):
+        cfg = dict(pretrained=None, teacher=None, init_head="random")
+        here, moved, other = (
+            content_of_files(cfg | {name: str(tmp_path / folder / named)})
+            for folder in ("here", "moved", "other")
+        )
+        assert here == moved
+        assert {key for key in here if here[key] != other[key]} == {f"content of {name}"}
+
+
+def test_a_run_is_told_by_the_weights_that_it_starts_from(tmp_path):
+    (tmp_path / "a.pt").write_text("weights")
+    fixed = an_identity(f"pretrained={tmp_path}/a.pt").fixed
+    assert fixed["content of pretrained"].startswith("crc32 ")
+    assert fixed["content of init_head"] == "random"
 
 
 def test_another_length_says_what_happens_to_the_schedule(tmp_path):

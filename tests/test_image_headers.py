@@ -59,6 +59,12 @@ def test_the_beginning_of_an_image_is_no_image(name):
             decode_rgb(VARIANTS[name][: int(share * len(VARIANTS[name]))])
 
 
+@pytest.mark.parametrize("name", [".jpg", "progressive", "restart markers", ".png", ".webp", "lossy webp"])
+def test_the_last_byte_has_to_be_there(name):  # told here, whatever OpenCV makes of it
+    with pytest.raises(ValueError, match="bytes are no whole image"):
+        size_of(VARIANTS[name][:-1])
+
+
 def test_the_end_of_a_thumbnail_is_not_the_end_of_the_photograph():
     photo = with_thumbnail(encoded(".jpg", (112, 112)))
     assert decode_rgb(photo).shape == (112, 112, 3)
@@ -133,6 +139,14 @@ def test_a_jpeg_of_filling_or_of_scans_without_an_end_is_refused_in_a_moment(nam
     with pytest.raises(ValueError, match="no whole image"):
         size_of(b"\xff\xd8" + ENDLESS[name])
     assert time.process_time() - start < 0.5
+
+
+def test_a_jpeg_may_have_markers_without_a_length_and_counts_as_its_largest_frame():
+    progressive, scan, end = FRAME.replace(b"\xc0", b"\xc2"), b"\xff\xda\0\x02", b"\xff\xd9"
+    assert size_of(b"\xff\xd8\xff\x01" + progressive + scan + b"\xff\xd0\xff\0" + end) == (112, 112)
+    larger = progressive.replace(b"\0\x70\0\x70", b"\x10\0\x20\0")
+    for frames in (larger + progressive, progressive + larger):
+        assert size_of(b"\xff\xd8" + frames + scan + end) == (8192, 4096)
 
 
 def test_looking_at_the_header_costs_little_beside_decoding():

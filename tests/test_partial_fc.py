@@ -14,6 +14,7 @@ from helpers.loss_references import VARIANTS, Variant
 from losses import build_loss, build_regularizer
 from losses.base import MarginLoss
 from partial_fc import PartialFC, initial_centres
+from training.training_state import seed_step
 
 ENGINES = ("dense", "stream")
 EXTREMES = [Variant("arcface"), Variant("softmax"), *INTERFACE_VARIANTS]
@@ -271,6 +272,15 @@ def test_each_class_is_drawn_about_equally_often():
     others = count[torch.arange(50) != 7]  # 400 · 9 / 49 = 73.5 expected, standard deviation 7.7
     assert others.min() > 73.5 - 5 * 7.7
     assert others.max() < 73.5 + 5 * 7.7
+
+
+def test_which_classes_are_drawn_has_nothing_to_do_with_what_the_network_draws():
+    head = PartialFC(build_loss("cosface"), 4, 200, sample_rate=0.3, seed=7)
+    seed_step(7, 0)
+    priority = torch.rand(200)  # dropout's numbers, for one
+    head(torch.randn(1, 4), torch.tensor([0]))
+    common = set(priority.topk(60).indices.tolist()) & set(head.sampled.tolist())
+    assert len(common) < 30  # 18 on average; all 60 where both come from one seed
 
 
 @pytest.mark.parametrize(
