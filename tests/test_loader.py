@@ -10,13 +10,14 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from dataset import get_dataloader, get_dataset
 from helpers.records import settings, write_rec
 from loading.loader import DistributedSampler
-from loading.shared_images import PLACES, Ring
+from loading.shared_images import IN_USE, PREFETCH, Ring
 from utils.recordio import RecordError
 
 ALL = dict(crop_prob=0.5, low_res_prob=0.5, photometric_prob=0.5)
@@ -245,23 +246,59 @@ def test_no_room_in_shared_memory_is_an_error_of_one_line_before_any_worker_runs
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
-def test_batches_of_workers_stay_what_they_are_while_later_ones_come(folder):
-    """They are handed over in memory that is used again."""
-    loader = make_loader(folder, num_workers=2)
+@pytest.mark.parametrize(
+    "keep", [lambda images: images, lambda images: images[1:, 0].numpy()], ids=["all", "part"]
+)
+def test_batches_of_workers_stay_what_they_are_while_later_ones_come(folder, keep):
+    """They are handed over in memory that is used again; here more are kept than it has places for."""
+    loader = make_loader(folder, num_workers=1, batch_size=3)
     loader.set_position(2)
-    kept = list(loader)
-    assert_same(kept, epoch_of(make_loader(folder), 2))
+    kept = [keep(images) for images, _, _ in loader]
+    assert len(kept) == 9 > PREFETCH + IN_USE
+    for images, expected in zip(kept, epoch_of(make_loader(folder, batch_size=3), 2)):
+        assert np.array_equal(images, keep(expected[0]))
+
+
+def test_batches_come_in_shared_memory_that_is_taken_once(folder):
+    loader = make_loader(folder, num_workers=2, batch_size=3)
+    memory = loader._ring.memory
+    starts = {memory[row].data_ptr() for row in range(len(memory))}
+    for epoch in (0, 0, 1):  # also after a loop that was left, whose workers go on for a while
+        loader.set_position(epoch)
+        for number, (images, _, _) in enumerate(loader):
+            assert images.data_ptr() in starts
+            if (epoch, number) == (0, 3):
+                break
+
+
+def test_a_place_is_free_when_nothing_is_left_of_the_batch_in_it():
+    ring = Ring(num_workers=1, batch_size=3)
+    places = [ring.take() for _ in range(5)]
+    assert [place and place.row for place in places] == [0, 1, 2, 3, None]
+    ring.memory[2] = torch.arange(3, dtype=torch.uint8).view(3, 1, 1, 1)
+    images = places[2].images()
+    assert (images.shape, images[:, 2, 9, 9].tolist()) == ((3, 3, 112, 112), [0, 1, 2])
+    assert images.data_ptr() == ring.memory[2].data_ptr()
+    part = images[1:]
+    del images
+    assert ring.take() is None
+    del part
+    assert (ring.take().row, ring.take()) == (2, None)
+    kept = places[1].images()
+    ring.take_back()  # what workers made and nobody fetched
+    assert [place and place.row for place in (ring.take() for _ in range(4))] == [0, 2, 3, None]
+    assert kept.data_ptr() == ring.memory[1].data_ptr()
 
 
 def test_images_go_to_pinned_memory_from_where_the_worker_put_them(monkeypatch):
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor.clone())  # this needs a GPU
     ring = Ring(2, 3)
-    places = [ring.take(worker=1) for _ in range(PLACES + 1)]
-    assert [place.row for place in places] == [4, 5, 3, 4]
+    place = [ring.take() for _ in range(6)][5]
     ring.memory[5] = torch.arange(3).view(3, 1, 1, 1)
-    for images in (places[1].pin_memory(), places[1].copied()):
-        assert (images.shape, images[:, 2, 9, 9].tolist()) == ((3, 3, 112, 112), [0, 1, 2])
-        assert not images.is_shared()
+    images = place.pin_memory()
+    assert (images.shape, images[:, 2, 9, 9].tolist()) == ((3, 3, 112, 112), [0, 1, 2])
+    assert not images.is_shared()
+    assert ring.take() == place  # free at once
 
 
 def test_a_run_that_ends_while_its_workers_live_has_succeeded_and_leaves_none(run_training):
