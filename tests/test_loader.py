@@ -1,14 +1,6 @@
 """The loader: the same batches for any number of ranks and workers, from any position; errors that arrive."""
 
-import os
-import re
 import resource
-import signal
-import subprocess
-import sys
-import time
-from contextlib import suppress
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -156,85 +148,6 @@ def test_an_unusable_image_ends_the_loop_with_one_line(tmp_path, num_workers):
     )
 
 
-SCRIPT = """
-import os, signal, sys, threading, time
-sys.path[:0] = [{root!r}, {tests!r}]
-from helpers.records import settings
-from dataset import get_dataset, get_dataloader
-from utils.command_line import run_script
-
-def main():
-    cfg = settings(rec={folder!r}, num_workers=2)
-    loader = get_dataloader(cfg, get_dataset(cfg), rank=0, world_size=1)
-    for epoch in range(10**9):
-        loader.set_position(epoch)
-        for step, _ in enumerate(loader):
-            if epoch == step == 0:
-                {action}
-run_script(main)
-"""
-
-
-@pytest.fixture
-def run_training(folder):
-    """Starts a training process as a terminal does, in a group of its own, which is ended after the test.
-
-    `action` runs after its first batch.
-    """
-    tests = Path(__file__).parent
-    started = []
-
-    def start(action: str) -> subprocess.Popen:
-        script = SCRIPT.format(root=str(tests.parent), tests=str(tests), folder=str(folder), action=action)
-        pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        started.append(
-            subprocess.Popen([sys.executable, "-c", script], text=True, start_new_session=True, **pipes)
-        )
-        return started[-1]
-
-    yield start
-    for process in started:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait(timeout=20)
-
-
-def assert_group_is_gone(group: int) -> None:
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        try:
-            os.killpg(group, 0)
-        except ProcessLookupError:
-            return
-        time.sleep(0.05)
-    raise AssertionError("processes are left")
-
-
-KILL = "os.kill(loader._loader._iterator._workers[0].pid, signal.SIGKILL)"
-
-
-@pytest.mark.parametrize(
-    "action",
-    [
-        pytest.param(KILL, id="in the loader"),
-        pytest.param(KILL + "; time.sleep(60)", id="in the training step"),
-        # Locks of a process that was killed stay locked: whoever ends the workers politely waits for ever.
-        pytest.param(
-            "threading.Thread(target=loader._loader._iterator._workers_done_event._cond.acquire).start(); "
-            + KILL,
-            id="while it held a lock",
-        ),
-    ],
-)
-def test_a_killed_worker_is_an_error_of_one_line(run_training, action):
-    process = run_training(action)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 1
-    assert re.match(r"error: .*DataLoader worker .*: perhaps out of memory", errors), errors
-    assert errors.count("\n") == 1, errors
-    assert_group_is_gone(process.pid)
-
-
 def test_no_room_in_shared_memory_is_an_error_of_one_line_before_any_worker_runs(folder):
     """The file that holds the batches cannot be made as large as it has to be, as in a small /dev/shm."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -299,19 +212,3 @@ def test_images_go_to_pinned_memory_from_where_the_worker_put_them(monkeypatch):
     assert (images.shape, images[:, 2, 9, 9].tolist()) == ((3, 3, 112, 112), [0, 1, 2])
     assert not images.is_shared()
     assert ring.take() == place  # free at once
-
-
-def test_a_run_that_ends_while_its_workers_live_has_succeeded_and_leaves_none(run_training):
-    process = run_training("globals().update(kept=loader); return")
-    _, errors = process.communicate(timeout=60)
-    assert (process.returncode, errors) == (0, "")
-    assert_group_is_gone(process.pid)
-
-
-def test_ctrl_c_ends_all_processes_without_a_word_from_the_workers(run_training):
-    process = run_training("print('ready', flush=True)")
-    assert process.stdout.readline() == "ready\n"
-    os.killpg(process.pid, signal.SIGINT)  # what a terminal sends: to every process of the group
-    _, errors = process.communicate(timeout=60)
-    assert (process.returncode, errors) == (130, "stopped by Ctrl-C\n")
-    assert_group_is_gone(process.pid)
