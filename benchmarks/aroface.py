@@ -1,6 +1,7 @@
 """What ARoFace adds to a training step: ours, and the original's way, against the plain step.
 
     python benchmarks/aroface.py [--networks demo r18] [--precisions fp32 bf16] [--batch 64] [--compile]
+        [--ways plain aroface]
 
 `demo` is the network of configs/demo with its 500 classes; the others have 512 dimensions and --classes. The
 original's way perturbs the whole batch, with the gradients of all weights, and uses the same share of it.
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from backbones import MODEL_NAMES, CompiledBackbone, get_model
-from benchmarks.common import device, in_own_process, median_ms, report, timed
+from benchmarks.common import device, in_own_process, median_ms, print_row, report, timed
 from dataset import to_input
 from losses import build_loss
 from losses.aroface import LIMITS, AlignmentPerturbation, generator_of_rank
@@ -131,18 +132,18 @@ def seconds_of(step: Callable, perturb: AlignmentPerturbation | None) -> float:
 
 
 def measure(
-    network: str, precision: str, sizes: tuple[int, int], ratio: float, repeat: int, is_compiled: bool
+    step_of: tuple[str, str, int, int, bool], ways: list[str], ratio: float, repeat: int
 ) -> dict[str, list[float]]:
     """Seconds of a step of each way, in each of `repeat` rounds after one round to warm up.
 
     Args:
-        sizes: images in a batch, classes.
+        step_of: what `make_step` gets.
     """
     start_process_group()  # the loss scaler of fp16 needs a group, even of one rank
-    step = make_step(network, precision, *sizes, is_compiled)
-    perturb = {name: way and way(ratio=ratio) for name, way in WAYS.items()}
-    rounds = [{name: seconds_of(step, perturb[name]) for name in WAYS} for _ in range(repeat + 1)][1:]
-    return {name: [seconds[name] for seconds in rounds] for name in WAYS}
+    step = make_step(*step_of)
+    perturb = {name: WAYS[name] and WAYS[name](ratio=ratio) for name in ways}
+    rounds = [{name: seconds_of(step, perturb[name]) for name in ways} for _ in range(repeat + 1)][1:]
+    return {name: [seconds[name] for seconds in rounds] for name in ways}
 
 
 def main() -> None:
@@ -157,20 +158,25 @@ def main() -> None:
     parser.add_argument("--ratio", type=float, default=0.75)
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument(
+        "--ways", nargs="+", choices=WAYS, default=list(WAYS), help="plain is always among them"
+    )
     args = parser.parse_args()
+    ways = ["plain", *(way for way in args.ways if way != "plain")]
 
     check_equal()
     rows = []
     for network in args.networks:
         num_classes = DEMO_CLASSES if network == "demo" else args.classes
         for precision in args.precisions:
-            how = (args.batch, num_classes), args.ratio, args.repeat, args.compile
-            seconds = in_own_process(measure, network, precision, *how)
+            step_of = network, precision, args.batch, num_classes, args.compile
+            seconds = in_own_process(measure, step_of, ways, args.ratio, args.repeat)
             for way, times in seconds.items():
                 ratios = [own / plain for own, plain in zip(times, seconds["plain"])]
                 low, middle, high = np.quantile(ratios, (0.25, 0.5, 0.75)).tolist()
                 row = dict(network=network, classes=num_classes, precision=precision, way=way)
                 rows.append(row | dict(step_ms=median_ms(times), of_plain=middle, low=low, high=high))
+                print_row("aroface", rows[-1])
     report("aroface", rows, vars(args))
 
 

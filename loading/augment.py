@@ -3,18 +3,19 @@
 AdaFace: Quality Adaptive Margin for Face Recognition, Minchul Kim, Anil K. Jain, Xiaoming Liu, CVPR 2022,
 https://arxiv.org/abs/2204.00964, section 4.1 and its public training code.
 
-Images are `(112, 112, 3)` uint8 RGB arrays, changed in place. What is random is drawn beforehand, for a whole
-batch at once (`draws.py`), so that a sample looks the same whichever process prepares it.
+Images are `(112, 112, 3)` uint8 RGB arrays. What is random is drawn beforehand, for a whole batch at once
+(`draws.py`), so that a sample looks the same whichever process prepares it.
 """
 
-from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from collections.abc import Callable
+from dataclasses import astuple, dataclass, field
 from itertools import permutations
 
 import cv2
 import numpy as np
 
 from loading.draws import Draws
+from utils.faces import SIZE
 
 CROP_AREA = (0.2, 1.0)  # share of the image
 CROP_RATIO = (3 / 4, 4 / 3)  # width / height
@@ -22,9 +23,31 @@ CROP_TRIES = 10
 LOW_RES_SIDE = (0.2, 1.0)  # share of the side
 INTERPOLATIONS = (cv2.INTER_NEAREST, cv2.INTER_LINEAR, cv2.INTER_AREA, cv2.INTER_CUBIC, cv2.INTER_LANCZOS4)
 JITTER = (0.5, 1.5)  # factor on brightness, contrast and saturation
-GREY = np.array([0.299, 0.587, 0.114])  # of red, green and blue
+GREY = np.array([[0.299, 0.587, 0.114]] * 3)  # of red, green and blue, for each of them
+# Of the colours themselves; with a fourth column for what is added to each.
+SAME, SAME_AND_MORE = np.eye(3), np.eye(3, 4)
 # Streams of random numbers: whether each change happens, and how.
 CHANCE, CROP, LOW_RES, PHOTOMETRIC = range(4)
+
+
+@dataclass
+class Changes:
+    """What happens to one image: functions that change it in place, with their arguments, and the mirror."""
+
+    calls: list[tuple[Callable, tuple]] = field(default_factory=list)
+    is_mirrored: bool = False
+
+    def __call__(self, image: np.ndarray, out: np.ndarray) -> None:
+        """Put the changed image into `out`; both `(112, 112, 3)` uint8. `image` stays what it is."""
+        if self.calls:
+            np.copyto(out, image)
+            for change, arguments in self.calls:
+                change(out, *arguments)
+            image = out
+        if self.is_mirrored:
+            cv2.flip(image, 1, out)  # of an image that nothing else changed this is the copy as well
+        elif image is not out:
+            np.copyto(out, image)
 
 
 @dataclass(frozen=True)
@@ -36,23 +59,23 @@ class Augmentation:
     photometric_prob: float = 0.0
     flip_prob: float = 0.0
 
-    def __call__(self, images: Sequence[np.ndarray], draws: Draws) -> None:
-        """Change the images of a batch, in place."""
+    def changes(self, draws: Draws) -> list[Changes]:
+        """For each image that `draws` are of, what happens to it."""
         chances = draws.uniform(CHANCE, 4) < astuple(self)  # (n, 4)
-        cropped, shrunk, shifted, flipped = (np.flatnonzero(column) for column in chances.T)
+        changes = [Changes(is_mirrored=mirrored) for mirrored in chances[:, 3].tolist()]
+        cropped, shrunk, shifted = (np.flatnonzero(column) for column in chances.T[:3])
         if len(cropped):
-            boxes = crop_boxes(draws.uniform(CROP, 2 * CROP_TRIES + 2, cropped), *images[0].shape[:2])
+            boxes = crop_boxes(draws.uniform(CROP, 2 * CROP_TRIES + 2, cropped), SIZE, SIZE)
             for row, box in zip(cropped.tolist(), boxes.tolist()):
-                crop(images[row], *box)
+                changes[row].calls.append((crop, box))
         if len(shrunk):
             for row, how in zip(shrunk.tolist(), resolutions(draws.uniform(LOW_RES, 3, shrunk))):
-                lower_resolution(images[row], *how)
+                changes[row].calls.append((lower_resolution, how))
         if len(shifted):
-            for row, changes in zip(shifted.tolist(), colour_changes(draws.uniform(PHOTOMETRIC, 4, shifted))):
-                for change, factor in changes:
-                    change(images[row], factor)
-        for row in flipped.tolist():
-            cv2.flip(images[row], 1, images[row])
+            colours = colour_changes(draws.uniform(PHOTOMETRIC, 4, shifted))
+            for row, of_image in zip(shifted.tolist(), colours):
+                changes[row].calls += [(change, (factor,)) for change, factor in of_image]
+        return changes
 
 
 def crop(image: np.ndarray, top: int, left: int, height: int, width: int) -> None:
@@ -86,7 +109,7 @@ def crop_boxes(uniform: np.ndarray, height: int, width: int) -> np.ndarray:
 
 def resolutions(uniform: np.ndarray) -> list[tuple[int, int, int]]:
     """For `lower_resolution`: side, and two of INTERPOLATIONS, from `(n, 3)` numbers in [0, 1)."""
-    sides = (112 * _between(uniform[:, 0], *LOW_RES_SIDE)).astype(np.int64)
+    sides = (SIZE * _between(uniform[:, 0], *LOW_RES_SIDE)).astype(np.int64)
     choices = (len(INTERPOLATIONS) * uniform[:, 1:]).astype(np.int64)
     return [
         (side, INTERPOLATIONS[down], INTERPOLATIONS[up])
@@ -109,18 +132,19 @@ def colour_changes(uniform: np.ndarray) -> list[list[tuple]]:
 
 def brightness(image: np.ndarray, factor: float) -> None:
     """Mixes the image with black, `factor` of the image; a factor above 1 leads away from black."""
-    cv2.transform(image, np.eye(3) * factor, image)
+    cv2.convertScaleAbs(image, image, factor)  # nothing is below 0
 
 
 def contrast(image: np.ndarray, factor: float) -> None:
     """Mixes the image with the mean of its grey version."""
-    grey = GREY @ cv2.mean(image)[:3]
-    cv2.transform(image, np.hstack([np.eye(3) * factor, np.full((3, 1), grey * (1 - factor))]), image)
+    (red, green, blue), matrix = cv2.mean(image)[:3], SAME_AND_MORE * factor
+    matrix[:, 3] = (1 - factor) * (0.299 * red + 0.587 * green + 0.114 * blue)
+    cv2.transform(image, matrix, image)
 
 
 def saturation(image: np.ndarray, factor: float) -> None:
     """Mixes the image with its grey version."""
-    cv2.transform(image, np.eye(3) * factor + GREY * (1 - factor), image)
+    cv2.transform(image, SAME * factor + GREY * (1 - factor), image)
 
 
 def _between(uniform: np.ndarray, low: float, high: float) -> np.ndarray:

@@ -12,9 +12,9 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
+from torch.utils.data import DataLoader, Dataset, Sampler
 
-from loading.augment import Augmentation
+from loading.augment import Augmentation, Changes
 from loading.bad_records import BadRecords
 from loading.draws import Draws
 from loading.global_batch import part_of_rank
@@ -72,17 +72,17 @@ class DistributedSampler(Sampler):
 
 
 class Batches(Dataset):
-    """What a worker does with `(epoch, indices)`: it makes a batch.
+    """What a worker does with `(epoch, indices, place)`: it makes a batch.
 
-    It gives images `(b, 3, 112, 112)` uint8 RGB, from a worker the place where they are; labels and indices
-    as one array `(2, b)` int64; and a list of the indices that could not be used.
+    It gives images `(b, 3, 112, 112)` uint8 RGB, or the place where they are; labels and indices as one array
+    `(2, b)` int64; and a list of the indices that could not be used.
 
     With `skip_bad` another image takes the place of one that cannot be used; it is drawn by (seed, epoch,
     index). Without, the RecordError is returned. It is not raised, as torch would wrap it into the traceback
     of the worker.
 
     Args:
-        ring: where workers put images.
+        places: `(places, b, 112, 112, 3)` uint8, where workers put images.
     """
 
     def __init__(
@@ -92,35 +92,40 @@ class Batches(Dataset):
         seed: int,
         *,
         skip_bad: bool = False,
-        ring: Ring | None = None,
+        places: Tensor | None = None,
     ):
         self.dataset, self.augmentation, self.seed = dataset, augmentation, seed
-        self.skip_bad, self.ring = skip_bad, ring
+        self.skip_bad, self.places = skip_bad, places
 
     def __getitem__(
-        self, position: tuple[int, np.ndarray]
+        self, task: tuple[int, np.ndarray] | tuple[int, np.ndarray, Place | None]
     ) -> tuple[Tensor | Place, np.ndarray, list[int]] | RecordError:
-        epoch, indices = position
-        worker = get_worker_info()
-        if worker is None:
-            images = np.empty((len(indices), SIZE, SIZE, 3), np.uint8)
-            # As bytes of R, G and B in turn: the device brings them in the order that its network wants.
-            result = torch.from_numpy(images).permute(0, 3, 1, 2)
+        epoch, indices, place = task if len(task) == 3 else (*task, None)
+        if place is not None:
+            images = self.places[place.row].numpy()
         else:
-            result = self.ring.take(worker.id)
-            images = self.ring.memory[result.row].numpy()
-        rows = list(images)
-        labels, errors = self.dataset.read_batch(indices, rows)
-        used, bad = indices.copy(), []
+            images = np.empty((len(indices), SIZE, SIZE, 3), np.uint8)
+        labels, used, bad, errors = np.empty_like(indices), indices.copy(), [], []
+        changes = self._changes(epoch, indices)
+        for i, (image, label) in enumerate(self.dataset.read_batch(indices)):
+            if isinstance(image, RecordError):
+                errors.append((i, image))
+            else:
+                labels[i] = label
+                changes[i](image, images[i])
         try:
-            for place in sorted(errors):
-                used[place], rows[place][:], labels[place] = self._replacement(
-                    epoch, int(indices[place]), errors[place], bad
-                )
+            for i, error in errors:
+                used[i], image, labels[i] = self._replacement(epoch, int(indices[i]), error, bad)
+                self._changes(epoch, used[i : i + 1])[0](image, images[i])
         except RecordError as error:
             return error
-        self.augmentation(rows, Draws((IMAGE_STREAM, self.seed, epoch), used))
+        # As bytes of R, G and B in turn: the device brings them in the order that its network wants.
+        result = torch.from_numpy(images).permute(0, 3, 1, 2) if place is None else place
         return result, np.stack([labels, used]), bad
+
+    def _changes(self, epoch: int, indices: np.ndarray) -> list[Changes]:
+        """What happens to each of these images in an epoch."""
+        return self.augmentation.changes(Draws((IMAGE_STREAM, self.seed, epoch), indices))
 
     def _replacement(
         self, epoch: int, index: int, reason: RecordError, bad: list[int]
@@ -136,6 +141,22 @@ class Batches(Dataset):
             except RecordError:
                 bad.append(drawn)
         raise RecordError(f"{reason}; of {MAX_DRAWS} images drawn in its place none can be used")
+
+
+class Tasks(Sampler):
+    """What the workers are sent: the sampler's batches, each with a free place, if there is one."""
+
+    def __init__(self, sampler: DistributedSampler, ring: Ring | None):
+        self.sampler, self.ring = sampler, ring
+
+    def __iter__(self) -> Iterator[tuple[int, np.ndarray, Place | None]]:
+        if self.ring is not None:
+            self.ring.take_back()  # torch asks for a first task when the workers have ended those of before
+        for epoch, indices in self.sampler:
+            yield epoch, indices, self.ring and self.ring.take()
+
+    def __len__(self) -> int:
+        return len(self.sampler)
 
 
 class FaceLoader:
@@ -166,10 +187,10 @@ class FaceLoader:
     ):
         self.sampler = sampler
         self.bad_records = BadRecords(dataset) if skip_bad else None
-        ring = Ring(num_workers, len(sampler.part)) if num_workers else None
+        self._ring = ring = Ring(num_workers, len(sampler.part)) if num_workers else None
         self._loader = DataLoader(
-            Batches(dataset, augmentation, sampler.seed, skip_bad=skip_bad, ring=ring),
-            sampler=sampler,
+            Batches(dataset, augmentation, sampler.seed, skip_bad=skip_bad, places=ring and ring.memory),
+            sampler=Tasks(sampler, ring),
             batch_size=None,  # the sampler's batches are the dataset's items
             collate_fn=_as_it_is,  # torch would make tensors of arrays, which are slower to hand over
             num_workers=num_workers,
@@ -219,7 +240,7 @@ class FaceLoader:
                     raise RecordError(f"{batch}{advice}")
                 images, numbers, bad = batch
                 if isinstance(images, Place):  # there is no GPU, or torch has made it a tensor already
-                    images = images.copied()
+                    images = images.images()
                 labels, indices = torch.from_numpy(numbers)
                 if self.bad_records is not None:
                     self.bad_records.add(bad, len(images))

@@ -1,5 +1,7 @@
 """AdaFace's augmentations: torchvision's changes and distributions, independent chances, the fixed order."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,16 @@ from loading.augment import Augmentation, colour_changes, crop_boxes, resolution
 from loading.draws import Draws
 
 ALL = Augmentation(1.0, 1.0, 1.0, 1.0)
+
+
+def changed(images: list[np.ndarray], augmentation: Augmentation, draws: Draws) -> list[np.ndarray]:
+    """What becomes of the images of a batch; they themselves stay what they are."""
+    out = [np.full_like(image, 7) for image in images]
+    for change, image, place in zip(augmentation.changes(draws), images, out, strict=True):
+        before = image.copy()
+        change(image, place)
+        assert np.array_equal(image, before)
+    return out
 
 
 def uniform(n: int, count: int) -> np.ndarray:
@@ -133,18 +145,18 @@ NAMES = ["crop", "lower_resolution", "colour", "flip"]
 def test_the_order_is_crop_low_resolution_photometric_flip(monkeypatch):
     notes = spy_on(monkeypatch)
     images = [np.full((112, 112, 3), i, np.uint8) for i in range(3)]
-    ALL(images, Draws((1,), np.arange(3)))
+    changed(images, ALL, Draws((1,), np.arange(3)))
     for i in range(3):
         assert [name for name, image in notes if image == i] == NAMES
 
 
 def test_each_change_has_its_own_independent_chance(monkeypatch):
     notes, num_images = spy_on(monkeypatch), 4000
-    images = [np.full((1, 1, 3), i % 250, np.uint8) for i in range(250)] * 16
+    images = [np.full((1, 1, 3), i, np.uint8) for i in range(250)]
     change, drawn = Augmentation(0.2, 0.5, 0.3, 0.4), np.zeros((num_images, 4))
     for start in range(0, num_images, 250):
         notes.clear()
-        change(images[:250], Draws((1,), np.arange(start, start + 250)))
+        changed(images, change, Draws((1,), np.arange(start, start + 250)))
         for name, image in notes:
             drawn[start + image, NAMES.index(name)] = 1
     assert np.allclose(np.mean(drawn, axis=0), [0.2, 0.5, 0.3, 0.4], atol=4 * 0.5 / num_images**0.5)
@@ -152,18 +164,19 @@ def test_each_change_has_its_own_independent_chance(monkeypatch):
 
 
 def test_without_chances_nothing_happens_and_a_mirror_image_is_one():
-    images = batch(5)
-    Augmentation()(images, Draws((1,), np.arange(5)))
+    images = changed(batch(5), Augmentation(), Draws((1,), np.arange(5)))
     assert all(np.array_equal(image, picture(i)) for i, image in enumerate(images))
-    Augmentation(flip_prob=1.0)(images, Draws((1,), np.arange(5)))
+    images = changed(images, Augmentation(flip_prob=1.0), Draws((1,), np.arange(5)))
     assert all(np.array_equal(image, picture(i)[:, ::-1]) for i, image in enumerate(images))
+    darker = Augmentation(photometric_prob=1.0)
+    plain = changed(batch(5), darker, Draws((1,), np.arange(5)))
+    images = changed(batch(5), replace(darker, flip_prob=1.0), Draws((1,), np.arange(5)))
+    assert all(np.array_equal(image, other[:, ::-1]) for image, other in zip(images, plain, strict=True))
 
 
 def test_an_image_changes_alike_whatever_else_is_in_its_batch():
-    together, order = batch(8), [5, 0, 7]
-    change = Augmentation(0.5, 0.5, 0.5, 0.5)
-    change(together, Draws((1, 2), np.arange(8)))
-    some = [picture(i) for i in order]
-    change(some, Draws((1, 2), np.array(order)))
+    order, half = [5, 0, 7], Augmentation(0.5, 0.5, 0.5, 0.5)
+    together = changed(batch(8), half, Draws((1, 2), np.arange(8)))
+    some = changed([picture(i) for i in order], half, Draws((1, 2), np.array(order)))
     assert all(np.array_equal(image, together[i]) for i, image in zip(order, some))
     assert not all(np.array_equal(image, picture(i)) for i, image in enumerate(together))

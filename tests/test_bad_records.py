@@ -13,6 +13,7 @@ from helpers.ranks import run_ranks
 from helpers.records import picture, png, settings, write_rec
 from helpers.train_runs import SMALL, train
 from loading import loader
+from loading.augment import Augmentation
 from loading.bad_records import BadRecords
 from training import checkpoint
 from utils.distributed import rank
@@ -73,7 +74,7 @@ def test_replacements_depend_on_seed_epoch_and_index_alone(damaged):
 
 
 def replacement_of_4(folder, epoch: int, seed: int) -> int:
-    work = loader.Batches(RecordDataset(folder), lambda image, _: image, seed, skip_bad=True)
+    work = loader.Batches(RecordDataset(folder), Augmentation(), seed, skip_bad=True)
     _, (_, used), bad = work[epoch, np.array([4])]
     assert bad[0] == 4
     return int(used[0])
@@ -82,7 +83,7 @@ def replacement_of_4(folder, epoch: int, seed: int) -> int:
 def test_an_image_whose_replacements_are_bad_too_is_replaced_by_a_later_draw(tmp_path):
     only_good = 5
     folder = write_rec(tmp_path, LABELS, {key: b"" for key in range(24) if key != only_good})
-    work = loader.Batches(RecordDataset(folder), lambda image, _: image, seed=0, skip_bad=True)
+    work = loader.Batches(RecordDataset(folder), Augmentation(), seed=0, skip_bad=True)
     images, (labels, used), bad = work[0, np.arange(4)]
     assert used.tolist() == [only_good] * 4
     assert labels.tolist() == [LABELS[only_good]] * 4

@@ -158,3 +158,20 @@ def test_looking_at_the_header_costs_little_beside_decoding():
             function(data)
         times[function] = time.process_time() - start
     assert times[size_of] < 0.3 * times[decode_rgb]
+
+
+def test_a_jpeg_like_the_one_before_is_looked_at_as_the_first_was():
+    """Its header is not walked again, but its end is looked for, and another header is walked."""
+    first, larger = encoded(".jpg"), encoded(".jpg", (71, 30))
+    second = cv2.imencode(".jpg", cv2.resize(picture(1), (70, 30)))[1].tobytes()
+    scan = first.index(b"\xff\xda") + 14
+    assert first[:scan] == second[:scan], "no case of a header that two files share"
+    for photo, size in ((first, (70, 30)), (second, (70, 30)), (larger, (71, 30)), (first, (70, 30))):
+        assert size_of(photo) == size
+    assert size_of(second + b"something behind it") == (70, 30)
+    for end in (-2, scan):
+        with pytest.raises(ValueError, match="no whole image"):
+            size_of(second[:end])
+    with pytest.raises(ValueError, match="no whole image"):  # the last bytes of the header are not the end
+        size_of(first[: scan - 2] + b"\xff\xd9")
+    assert size_of(second) == (70, 30)

@@ -1,22 +1,15 @@
 """The loader: the same batches for any number of ranks and workers, from any position; errors that arrive."""
 
-import os
-import re
 import resource
-import signal
-import subprocess
-import sys
-import time
-from contextlib import suppress
-from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from dataset import get_dataloader, get_dataset
 from helpers.records import settings, write_rec
 from loading.loader import DistributedSampler
-from loading.shared_images import PLACES, Ring
+from loading.shared_images import IN_USE, PREFETCH, Ring
 from utils.recordio import RecordError
 
 ALL = dict(crop_prob=0.5, low_res_prob=0.5, photometric_prob=0.5)
@@ -155,85 +148,6 @@ def test_an_unusable_image_ends_the_loop_with_one_line(tmp_path, num_workers):
     )
 
 
-SCRIPT = """
-import os, signal, sys, threading, time
-sys.path[:0] = [{root!r}, {tests!r}]
-from helpers.records import settings
-from dataset import get_dataset, get_dataloader
-from utils.command_line import run_script
-
-def main():
-    cfg = settings(rec={folder!r}, num_workers=2)
-    loader = get_dataloader(cfg, get_dataset(cfg), rank=0, world_size=1)
-    for epoch in range(10**9):
-        loader.set_position(epoch)
-        for step, _ in enumerate(loader):
-            if epoch == step == 0:
-                {action}
-run_script(main)
-"""
-
-
-@pytest.fixture
-def run_training(folder):
-    """Starts a training process as a terminal does, in a group of its own, which is ended after the test.
-
-    `action` runs after its first batch.
-    """
-    tests = Path(__file__).parent
-    started = []
-
-    def start(action: str) -> subprocess.Popen:
-        script = SCRIPT.format(root=str(tests.parent), tests=str(tests), folder=str(folder), action=action)
-        pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        started.append(
-            subprocess.Popen([sys.executable, "-c", script], text=True, start_new_session=True, **pipes)
-        )
-        return started[-1]
-
-    yield start
-    for process in started:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait(timeout=20)
-
-
-def assert_group_is_gone(group: int) -> None:
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        try:
-            os.killpg(group, 0)
-        except ProcessLookupError:
-            return
-        time.sleep(0.05)
-    raise AssertionError("processes are left")
-
-
-KILL = "os.kill(loader._loader._iterator._workers[0].pid, signal.SIGKILL)"
-
-
-@pytest.mark.parametrize(
-    "action",
-    [
-        pytest.param(KILL, id="in the loader"),
-        pytest.param(KILL + "; time.sleep(60)", id="in the training step"),
-        # Locks of a process that was killed stay locked: whoever ends the workers politely waits for ever.
-        pytest.param(
-            "threading.Thread(target=loader._loader._iterator._workers_done_event._cond.acquire).start(); "
-            + KILL,
-            id="while it held a lock",
-        ),
-    ],
-)
-def test_a_killed_worker_is_an_error_of_one_line(run_training, action):
-    process = run_training(action)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 1
-    assert re.match(r"error: .*DataLoader worker .*: perhaps out of memory", errors), errors
-    assert errors.count("\n") == 1, errors
-    assert_group_is_gone(process.pid)
-
-
 def test_no_room_in_shared_memory_is_an_error_of_one_line_before_any_worker_runs(folder):
     """The file that holds the batches cannot be made as large as it has to be, as in a small /dev/shm."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -245,36 +159,56 @@ def test_no_room_in_shared_memory_is_an_error_of_one_line_before_any_worker_runs
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
-def test_batches_of_workers_stay_what_they_are_while_later_ones_come(folder):
-    """They are handed over in memory that is used again."""
-    loader = make_loader(folder, num_workers=2)
+@pytest.mark.parametrize(
+    "keep", [lambda images: images, lambda images: images[1:, 0].numpy()], ids=["all", "part"]
+)
+def test_batches_of_workers_stay_what_they_are_while_later_ones_come(folder, keep):
+    """They are handed over in memory that is used again; here more are kept than it has places for."""
+    loader = make_loader(folder, num_workers=1, batch_size=3)
     loader.set_position(2)
-    kept = list(loader)
-    assert_same(kept, epoch_of(make_loader(folder), 2))
+    kept = [keep(images) for images, _, _ in loader]
+    assert len(kept) == 9 > PREFETCH + IN_USE
+    for images, expected in zip(kept, epoch_of(make_loader(folder, batch_size=3), 2)):
+        assert np.array_equal(images, keep(expected[0]))
+
+
+def test_batches_come_in_shared_memory_that_is_taken_once(folder):
+    loader = make_loader(folder, num_workers=2, batch_size=3)
+    memory = loader._ring.memory
+    starts = {memory[row].data_ptr() for row in range(len(memory))}
+    for epoch in (0, 0, 1):  # also after a loop that was left, whose workers go on for a while
+        loader.set_position(epoch)
+        for number, (images, _, _) in enumerate(loader):
+            assert images.data_ptr() in starts
+            if (epoch, number) == (0, 3):
+                break
+
+
+def test_a_place_is_free_when_nothing_is_left_of_the_batch_in_it():
+    ring = Ring(num_workers=1, batch_size=3)
+    places = [ring.take() for _ in range(5)]
+    assert [place and place.row for place in places] == [0, 1, 2, 3, None]
+    ring.memory[2] = torch.arange(3, dtype=torch.uint8).view(3, 1, 1, 1)
+    images = places[2].images()
+    assert (images.shape, images[:, 2, 9, 9].tolist()) == ((3, 3, 112, 112), [0, 1, 2])
+    assert images.data_ptr() == ring.memory[2].data_ptr()
+    part = images[1:]
+    del images
+    assert ring.take() is None
+    del part
+    assert (ring.take().row, ring.take()) == (2, None)
+    kept = places[1].images()
+    ring.take_back()  # what workers made and nobody fetched
+    assert [place and place.row for place in (ring.take() for _ in range(4))] == [0, 2, 3, None]
+    assert kept.data_ptr() == ring.memory[1].data_ptr()
 
 
 def test_images_go_to_pinned_memory_from_where_the_worker_put_them(monkeypatch):
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor.clone())  # this needs a GPU
     ring = Ring(2, 3)
-    places = [ring.take(worker=1) for _ in range(PLACES + 1)]
-    assert [place.row for place in places] == [4, 5, 3, 4]
+    place = [ring.take() for _ in range(6)][5]
     ring.memory[5] = torch.arange(3).view(3, 1, 1, 1)
-    for images in (places[1].pin_memory(), places[1].copied()):
-        assert (images.shape, images[:, 2, 9, 9].tolist()) == ((3, 3, 112, 112), [0, 1, 2])
-        assert not images.is_shared()
-
-
-def test_a_run_that_ends_while_its_workers_live_has_succeeded_and_leaves_none(run_training):
-    process = run_training("globals().update(kept=loader); return")
-    _, errors = process.communicate(timeout=60)
-    assert (process.returncode, errors) == (0, "")
-    assert_group_is_gone(process.pid)
-
-
-def test_ctrl_c_ends_all_processes_without_a_word_from_the_workers(run_training):
-    process = run_training("print('ready', flush=True)")
-    assert process.stdout.readline() == "ready\n"
-    os.killpg(process.pid, signal.SIGINT)  # what a terminal sends: to every process of the group
-    _, errors = process.communicate(timeout=60)
-    assert (process.returncode, errors) == (130, "stopped by Ctrl-C\n")
-    assert_group_is_gone(process.pid)
+    images = place.pin_memory()
+    assert (images.shape, images[:, 2, 9, 9].tolist()) == ((3, 3, 112, 112), [0, 1, 2])
+    assert not images.is_shared()
+    assert ring.take() == place  # free at once

@@ -1,5 +1,6 @@
 """Tar, Parquet and LMDB: the images of RecordIO at the same index, exact resuming, clear errors."""
 
+import os
 import pickle
 import re
 import tarfile
@@ -79,9 +80,56 @@ def test_the_headers_of_a_tar_are_read_once_and_again_when_it_changes(tmp_path, 
     assert open_data(tmp_path / "faces-0.tar").name_of(4) == f"{tmp_path}/faces-0.tar: new.png"
 
 
+@pytest.mark.parametrize("changed", ["size", "time", "what is kept"])
+def test_each_sign_that_a_tar_is_not_the_one_that_was_read_is_heeded(changed, tmp_path, monkeypatch):
+    def write(label: bytes, *more: str) -> None:
+        with tarfile.open(tmp_path / "faces.tar", "w") as tar:
+            for name, data in (("a.png", b"x"), ("a.cls", label), *((name, b"x") for name in more)):
+                add_member(tar, name, data)
+        os.utime(tmp_path / "faces.tar", ns=(10**18, 10**18))
+
+    write(b"1")
+    assert tars.index_of(tmp_path / "faces.tar")[0, 2] == 1
+    write(b"2", *(f"other.{i}" for i in range(40 if changed == "size" else 0)))
+    if changed == "time":
+        os.utime(tmp_path / "faces.tar", ns=(10**18, 10**18 + 1000))
+    if changed == "what is kept":
+        assert (
+            tars.index_of(tmp_path / "faces.tar")[0, 2] == 1
+        )  # neither size nor time tells: no case of these
+        monkeypatch.setattr(tars, "FORMAT", tars.FORMAT + 1)
+    assert tars.index_of(tmp_path / "faces.tar")[0, 2] == 2
+
+
+def test_a_tar_in_a_folder_that_nobody_may_write_to_is_read_each_time(tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError(path)
+
+    monkeypatch.setattr(tars, "whole_file", refuse)
+    assert open_data(write_tars(tmp_path, LABELS)).labels().tolist() == LABELS
+    assert not list(tmp_path.glob("*.npz"))
+
+
+def test_what_systems_leave_in_a_tar_and_folders_are_no_images(tmp_path):
+    with tarfile.open(tmp_path / "faces.tar", "w") as tar:
+        folder = tarfile.TarInfo("people.png")
+        folder.type = tarfile.DIRTYPE
+        tar.addfile(folder)
+        for name, data in {"._1.png": b"x", "1.png": b"y", "1.json": b'{"id": 5}', "1.cls": b"3"}.items():
+            add_member(tar, name, data)
+    dataset = tars.index_of(tmp_path / "faces.tar")
+    assert dataset.shape == (1, 3)
+    assert dataset[0, 1:].tolist() == [1, 3]  # .cls comes before .json
+
+
 @pytest.mark.parametrize(
     ("members", "message"),
     [
+        ({"a.png": b"x", "a.cls": "٣".encode()}, r"a\.cls has label '٣'; allowed: integers from 0"),
+        ({"a.png": b"x", "a.cls": b"9" * 18}, r"a\.cls has label '9{18}'"),
+        ({"a.png": b"x", "a.json": b'{"id": 4611686018427387904}'}, r"a\.json has label '46116"),
+        ({"a.png": b"x", "a.json": b'{"id": true}'}, r"a\.json has label 'True'"),
+        ({"a.png": b"x", "a.json": b"[" * 10**5}, r"a\.json is no JSON: "),
         ({"a.png": b"x"}, r"a\.png has no label: expected a\.cls or a\.json"),
         ({"a.png": b"x", "a.cls": b"-1"}, r"a\.cls has label '-1'; allowed: integers from 0"),
         ({"a.png": b"x", "a.cls": b"1.5"}, r"a\.cls has label '1\.5'"),
@@ -146,6 +194,64 @@ def test_parquet_files_that_cannot_be_used_are_one_line(tmp_path, monkeypatch):
     assert "\n" not in str(caught.value)
 
 
+def parquet_of(folder, name: str, **columns):
+    """A file in groups of two rows."""
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(arrow.table(columns), folder / f"{name}.parquet", row_group_size=2)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([0, None, 1, None], r"a\.parquet: 2 rows have no label"),
+        ([0, -1, 1, 1], r"a\.parquet: row 1 has label -1; allowed: integers from 0"),
+        ([0, 1, 5, 1], r"a\.parquet: row 2 has label 5; allowed: 0…1 \(num_classes\)"),
+    ],
+)
+def test_labels_of_parquet_files_are_checked_on_opening(labels, message, tmp_path):
+    parquet_of(tmp_path, "a", image=[b"x"] * 4, label=labels)
+    with pytest.raises(RecordError, match=message):
+        open_data(tmp_path, num_classes=2 if 5 in labels else None)
+
+
+def test_parquet_files_without_rows_or_with_other_columns_are_named(tmp_path):
+    arrow = pytest.importorskip("pyarrow")
+    types = dict(image=arrow.array([], arrow.binary()), label=arrow.array([], arrow.int64()))
+    with pytest.raises(RecordError, match=r"a\.parquet holds no row"):
+        open_data(parquet_of(tmp_path, "a", **types))
+    parquet_of(tmp_path, "b", image=[b"x"], identity=[1])
+    with pytest.raises(RecordError, match=r"b\.parquet has no column 'label', which a\.parquet has"):
+        open_data(tmp_path)
+    (tmp_path / "a.parquet").unlink(), (tmp_path / "b.parquet").unlink()
+    with pytest.raises(
+        RecordError, match=r"expected a column of images .*; it has one \(binary\), two \(bin"
+    ):
+        open_data(parquet_of(tmp_path, "a", one=[b"x"], two=[b"x"], label=[1]))
+
+
+def test_a_row_of_a_parquet_file_that_cannot_be_read_is_named(tmp_path):
+    (tmp_path / "beside.png").write_bytes(png(picture(3)))
+    places = [{"bytes": None, "path": name} for name in ("beside.png", "missing.png", None)]
+    folder = parquet_of(tmp_path, "a", image=[*places, {"bytes": b"", "path": "x"}], label=[0, 1, 0, 1])
+    dataset = open_data(folder)
+    assert np.array_equal(dataset.read(0)[0], picture(3))
+    for row, message in (
+        (1, r"missing\.png: No such file or directory"),
+        (2, "^.* has no image$"),
+        (3, "^.* has no image$"),
+    ):
+        with pytest.raises(RecordError, match=rf"a\.parquet: row {row}.*") as caught:
+            dataset.encoded(row)
+        assert re.search(message, str(caught.value))
+    file = tmp_path / "a.parquet"
+    whole = file.read_bytes()
+    file.write_bytes(bytes(600) + whole[600:])  # the data, not the end that was read on opening
+    with pytest.raises(RecordError, match=r"a\.parquet: row 0: |a\.parquet: row 0 has") as caught:
+        dataset.encoded(0)
+    assert "\n" not in str(caught.value)
+
+
 def test_lmdb_with_features_beside_the_images(tmp_path):
     assert open_data(write_lmdb(tmp_path, LABELS, features=True)).labels().tolist() == LABELS
 
@@ -156,12 +262,29 @@ def test_lmdb_with_features_beside_the_images(tmp_path):
         ({"__len__": 7}, "__keys__ has 8, __len__ says 7, __classnum__ 3: expected"),
         ({"__keys__": "01234567"}, "__keys__ is a str, not a list"),
         ({"__classnum__": 2}, r"key 3 has label 2; allowed: 0…1 \(__classnum__\)"),
+        ({"__classnum__": 0}, "__keys__ has 8, __len__ says 8, __classnum__ 0: expected"),
+        ({"__keys__": list(range(8))}, "__keys__ has 8, .*: expected as many keys as images"),
+        ({"1": [b"x"]}, r"key 1 is not \[encoded image, label\] or"),
+        ({"1": ["text", 1]}, r"key 1 is not \[encoded image, label\] or"),
+        ({"1": "no list"}, r"key 1 is not \[encoded image, label\] or"),
+        ({"1": [b"x", -1]}, "key 1 has label -1; allowed: 0…2"),
+        ({"1": [b"x", True]}, "key 1 has label True; allowed: 0…2"),
+        ({"1": [b"x", 1.0]}, "key 1 has label 1.0; allowed: 0…2"),
     ],
 )
 def test_an_lmdb_that_cannot_be_used_is_one_line(entries, message, tmp_path):
     write_lmdb(tmp_path, LABELS, **entries)
     with pytest.raises(RecordError, match=rf"faces\.lmdb: {message}"):
         open_data(tmp_path).labels()
+
+
+def test_one_of_several_lmdb_files_has_to_be_named(tmp_path):
+    write_lmdb(tmp_path, LABELS)
+    (tmp_path / "other.lmdb").write_bytes(b"")
+    with pytest.raises(
+        RecordError, match=r"holds faces\.lmdb, other\.lmdb: name one of them, as rec=.*faces"
+    ):
+        open_data(tmp_path)
 
 
 def test_a_truncated_lmdb_is_told(tmp_path):

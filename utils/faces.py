@@ -19,25 +19,26 @@ ALIGNED = (
 TEMPLATE = np.array(
     [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]
 )
+# OpenCV 4.11 and later decode a JPEG into RGB. Of other formats some come as BGR all the same, such as PAM.
+JPEG_COLOR = getattr(cv2, "IMREAD_COLOR_RGB", cv2.IMREAD_COLOR)
 
 
-def decode_rgb(encoded: bytes, out: np.ndarray | None = None) -> np.ndarray:
+def decode_rgb(encoded: bytes) -> np.ndarray:
     """`(H, W, 3)` uint8, RGB, of a JPEG, PNG or any other format that OpenCV reads.
 
-    Args:
-        out: where the image is put, if it has this size; else it comes in memory of its own.
     Raises:
         ValueError: it is none, or only the beginning of one (OpenCV would fill what is missing with grey), or
             it has more than MAX_PIXELS.
     """
     require_decodable(encoded)
+    color = JPEG_COLOR if encoded.startswith(b"\xff\xd8") else cv2.IMREAD_COLOR
     try:
-        image = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR)
+        image = cv2.imdecode(np.frombuffer(encoded, np.uint8), color)
     except cv2.error:
         image = None
     if image is None:
         raise ValueError(NO_IMAGE.format(len(encoded)))
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, out)
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB) if color == cv2.IMREAD_COLOR else image
 
 
 def coincide(points: np.ndarray) -> np.ndarray:

@@ -18,8 +18,10 @@ TOO_MANY = f"more than the {MAX_PIXELS:,} that are decoded"
 MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]", re.DOTALL)
 FILLING = {0x00, 0xFF, *range(0xD0, 0xD8)}
 END, SCAN, WITHOUT_LENGTH = 0xD9, 0xDA, (0x01, 0xD8)
+JPEG_END = bytes([0xFF, END])
 SEQUENTIAL = (0xC0, 0xC1)  # of the markers with the size: those of files whose data come in one scan
 SIZES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # markers of a header with the size
+_last_header = b"no JPEG begins like this", (0, 0)  # up to the scan, and the size in it
 
 
 def require_decodable(encoded: bytes) -> None:
@@ -54,15 +56,31 @@ def _size_of_jpeg(encoded: bytes) -> tuple[int, int]:
     """From marker to marker; what a marker's own length covers, such as a thumbnail, is passed over.
 
     In a file of one scan, as nearly all are, only the end may follow: then no more is looked at, since a
-    training reads millions of images.
+    training reads millions of images. Nor is a header walked that begins like the last one: files of one
+    program and size differ behind it only.
     """
+    global _last_header
+    header, size = _last_header
+    if not encoded.startswith(header):
+        size, begin = _walk_jpeg(encoded)
+        if begin is None:
+            return size
+        header = encoded[:begin]
+    if not encoded.endswith(JPEG_END, len(header)):
+        encoded.index(JPEG_END, len(header))  # or an error: no end comes
+    _last_header = header, size  # one assignment: threads cannot mix two headers
+    return size
+
+
+def _walk_jpeg(encoded: bytes) -> tuple[tuple[int, int], int | None]:
+    """Its size; and where its only scan begins, or None where it was walked to its end."""
     size, is_sequential, position = None, False, 2
     while True:
         if encoded[position] != 0xFF or encoded[position + 1] in FILLING:  # data of a scan, or filling
             position = MARKER.search(encoded, position).end() - 2
         marker, position = encoded[position + 1], position + 2
         if marker == END:
-            return size[0], size[1]
+            return (size[0], size[1]), None
         if marker in WITHOUT_LENGTH:
             continue
         if marker in SIZES:
@@ -71,8 +89,7 @@ def _size_of_jpeg(encoded: bytes) -> tuple[int, int]:
             is_sequential = marker in SEQUENTIAL
         position += encoded[position] << 8 | encoded[position + 1]
         if marker == SCAN and is_sequential:
-            encoded.index(b"\xff\xd9", position)  # or an error: no end comes
-            return size[0], size[1]
+            return (size[0], size[1]), position
 
 
 def _size_of_png(encoded: bytes) -> tuple[int, int]:

@@ -1,6 +1,6 @@
 """What all training data have in common: an image and a label at each index."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -30,12 +30,15 @@ def decode(encoded: bytes, name: str) -> np.ndarray:
     return image
 
 
-def decodes(encoded: bytes | None, out: np.ndarray) -> bool:
-    """Whether it is an image of the size of `out`; it stands there then."""
+def decoded(encoded: bytes | None) -> np.ndarray | None:
+    """The same where it can be used; else None, without a reason."""
+    if encoded is None:
+        return None
     try:
-        return encoded is not None and decode_rgb(encoded, out).shape == out.shape
+        image = decode_rgb(encoded)
     except ValueError:
-        return False
+        return None
+    return image if image.shape == (SIZE, SIZE, 3) else None
 
 
 class FaceDataset(Dataset):
@@ -57,24 +60,22 @@ class FaceDataset(Dataset):
         encoded, label = self.encoded(index)
         return decode(encoded, self.name_of(index)), label
 
-    def read_batch(
-        self, indices: np.ndarray, images: Sequence[np.ndarray]
-    ) -> tuple[np.ndarray, dict[int, RecordError]]:
-        """What `read` gives for many samples at once: the loader's way, where it is the faster one.
+    def read_batch(self, indices: np.ndarray) -> Iterator[tuple[np.ndarray | RecordError, int]]:
+        """What `read` gives for many samples, one after another: for the loader, where it is the faster way.
 
         Args:
-            indices: `(n,)`, which samples.
-            images: n arrays `(112, 112, 3)` uint8, which the images are written to.
+            indices: `(n,)` int64, which samples.
         Returns:
-            Labels `(n,)` int64, and why a sample cannot be used, by its place among the indices.
+            Of each its image and label; of one that cannot be used the reason, and 0. An image is to be read,
+            not to be changed: it may be the dataset's own.
         """
-        labels, errors = np.zeros(len(indices), np.int64), {}
-        for place, index in enumerate(indices.tolist()):
-            try:
-                images[place][:], labels[place] = self.read(index)
-            except RecordError as error:
-                errors[place] = error
-        return labels, errors
+        return map(self._read_or_error, indices.tolist())
+
+    def _read_or_error(self, index: int) -> tuple[np.ndarray | RecordError, int]:
+        try:
+            return self.read(index)
+        except RecordError as error:
+            return error, 0
 
     def labels(self) -> np.ndarray:
         """Every image's label, `(len(self),)` int64."""

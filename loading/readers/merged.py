@@ -1,7 +1,7 @@
 """Several data sets, one after another."""
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 
 import numpy as np
@@ -37,19 +37,16 @@ class MergedDataset(FaceDataset):
         parts = zip(self.datasets, self._first_labels)
         return np.concatenate([dataset.labels() + first for dataset, first in parts])
 
-    def read_batch(
-        self, indices: np.ndarray, images: Sequence[np.ndarray]
-    ) -> tuple[np.ndarray, dict[int, RecordError]]:
+    def read_batch(self, indices: np.ndarray) -> Iterator[tuple[np.ndarray | RecordError, int]]:
         """Each part reads what is its own."""
-        labels, errors = np.zeros(len(indices), np.int64), {}
         parts = np.searchsorted(self._starts, indices, side="right") - 1
-        for part in np.unique(parts).tolist():
-            places = np.flatnonzero(parts == part).tolist()
-            own = indices[places] - self._starts[part], [images[place] for place in places]
-            found, of_part = self.datasets[part].read_batch(*own)
-            labels[places] = found + self._first_labels[part]
-            errors |= {places[i]: error for i, error in of_part.items()}
-        return labels, errors
+        of_part = {
+            part: self.datasets[part].read_batch(indices[parts == part] - self._starts[part])
+            for part in np.unique(parts).tolist()
+        }
+        for part in parts.tolist():
+            image, label = next(of_part[part])
+            yield image, label if isinstance(image, RecordError) else label + self._first_labels[part]
 
     def content(self) -> dict[str, tuple[np.ndarray, ...]]:
         """That of each part, and where the parts begin."""

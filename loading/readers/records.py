@@ -1,11 +1,11 @@
 """RecordIO: `train.rec` and `train.idx`, as insightface distributes its data."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from loading.readers.base import FaceDataset, decodes
+from loading.readers.base import FaceDataset, decoded
 from loading.record_layout import (
     are_labels,
     check_labels,
@@ -54,17 +54,14 @@ class RecordDataset(FaceDataset):
         check_labels(self.reader, key, label[:1], self.num_classes, "its number of classes")
         return encoded, int(label[0])
 
-    def read_batch(
-        self, indices: np.ndarray, images: Sequence[np.ndarray]
-    ) -> tuple[np.ndarray, dict[int, RecordError]]:
+    def read_batch(self, indices: np.ndarray) -> Iterator[tuple[np.ndarray | RecordError, int]]:
         """Looks up and checks all records and labels at once; what is not plain goes through `read`."""
         labels, payloads = self.reader.read_plain(self.keys[indices])
         allowed = are_labels(labels, self.num_classes)
-        read = zip(allowed.tolist(), payloads, images)
-        others = [place for place, found in enumerate(read) if not (found[0] and decodes(*found[1:]))]
         labels = np.where(allowed, labels, 0).astype(np.int64)
-        labels[others], errors = super().read_batch(indices[others], [images[place] for place in others])
-        return labels, {others[i]: error for i, error in errors.items()}
+        for index, payload, label, is_allowed in zip(indices, payloads, labels.tolist(), allowed.tolist()):
+            image = decoded(payload) if is_allowed else None
+            yield self._read_or_error(int(index)) if image is None else (image, label)
 
     def name_of(self, index: int) -> str:
         return f"{self.reader.rec_path}: record {self.keys[index]}"
