@@ -42,12 +42,13 @@ def train_ranks_in_forks(ranks: list, timeout: float) -> list[tuple[int | str, s
 
 
 def train_on_ranks(
-    *runs: list[list], timeout: float = 100, code: str = ""
+    *runs: list[list], timeout: float = 100, code: str = "", code_of_all: str = ""
 ) -> list[list[tuple[int | str, str]]]:
     """Run `train_v2.py` once for each run, which is a list of arguments for each of its ranks.
 
     Args:
         code: run on the last rank of each before it starts; it may change what is in `train_v2`.
+        code_of_all: likewise, on every rank.
     Returns:
         (exit code, output) of each rank, run by run; "hangs" for a code after `timeout` seconds.
     """
@@ -57,7 +58,7 @@ def train_on_ranks(
         for rank, arguments in enumerate(run):
             address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
             numbers = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(len(run))}
-            own_code = code if rank == len(run) - 1 else ""
+            own_code = code_of_all + (code if rank == len(run) - 1 else "")
             ranks.append((address | numbers, list(map(str, arguments)), own_code))
     name = "helpers.rank_runs.train_ranks_in_forks"
     outcomes = iter([tuple(outcome) for outcome in in_fork(name, ranks, timeout, timeout=timeout + 60)])
