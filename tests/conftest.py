@@ -19,6 +19,22 @@ settings.register_profile("lqface", derandomize=True, deadline=None, print_blob=
 settings.load_profile("lqface")
 
 
+# The long files, longest first: what begins last keeps one process busy when all others are done.
+LONG = "torchrun faults partial_fc_ranks fine_tuning train make_demo compiled watchdog preemption "
+LONG += "sync_batch_norm verification export kernels eval_robustness partial_fc_random"
+
+
+def pytest_configure(config):
+    """pytest-xdist hands out the files in the order below, not by their number of tests."""
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items):
+    places = {f"test_{name}": place for place, name in enumerate(LONG.split())}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))  # the others stay in their order
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup():
     """Each test, with the fixtures that it makes, draws the same numbers on every run and in every order."""

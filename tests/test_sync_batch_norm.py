@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from backbones import get_model
 from backbones.mobilefacenet import MobileFaceNet
 from helpers.aroface_cases import batch, make_backbone, make_head
+from helpers.backbone_cases import SMALL
 from helpers.ranks import run_ranks
 from losses import build_loss
 from losses.aroface import AlignmentPerturbation
@@ -113,7 +114,8 @@ class Network:
     def make(self) -> nn.Module:
         torch.manual_seed(0)
         checkpointing = self.grad_checkpointing and world_size() > 1  # one rank is the reference
-        network = get_model(self.name, num_features=8, grad_checkpointing=checkpointing).to(self.dtype)
+        settings = dict(num_features=8, grad_checkpointing=checkpointing)
+        network = get_model(self.name, **settings, **SMALL[self.name]).to(self.dtype)
         if self.dtype == torch.float32:
             # A kink of PReLU turns an error of rounding into a large one, with torch's BatchNorm too.
             for part in network.modules():

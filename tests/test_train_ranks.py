@@ -2,22 +2,16 @@
 
 import functools
 import shutil
-import subprocess
-import sys
 
 import pytest
 import torch
 
-from helpers.train_runs import ENVIRONMENT, ROOT, write_faces
+from helpers.rank_runs import train_on_ranks
+from helpers.train_runs import write_faces
 
 # A linear backbone, and statistics of its input that nothing depends on: what BatchNorm would collect.
-SCRIPT = """
-import sys
-sys.path.insert(0, {root!r})
+LINEAR = """
 import torch
-torch.set_num_threads(1)
-import train_v2
-from utils.command_line import run_script
 
 class Linear(torch.nn.Module):
     input_order = "RGB"
@@ -34,7 +28,6 @@ class Linear(torch.nn.Module):
 
 train_v2.build_backbone = lambda cfg: Linear()
 train_v2.write_backbone = lambda path, backbone, cfg: torch.save(backbone.state_dict(), path)
-run_script(train_v2.main)
 """
 SETTINGS = (
     "embedding_size=16 num_classes=None num_image=None num_steps=8 lr=0.05 num_workers=0 precision=fp32"
@@ -49,8 +42,6 @@ def train(tmp_path_factory):
     """Trains on so many ranks, with that batch, accumulation and more settings; the state of the backbone."""
     folder = tmp_path_factory.mktemp("ranks")
     write_faces(folder / "faces")
-    script = folder / "train.py"
-    script.write_text(SCRIPT.format(root=str(ROOT)))
 
     @functools.cache
     def run(
@@ -58,16 +49,9 @@ def train(tmp_path_factory):
     ) -> dict[str, torch.Tensor]:
         out = folder / (name or f"{ranks}x{batch_size}x{gradient_acc}")
         sizes = [f"batch_size={batch_size}", f"gradient_acc={gradient_acc}", f"output={out}"]
-        launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
-        command = [sys.executable, *launch, script, "configs/synthetic", f"rec={folder / 'faces'}"]
-        done = subprocess.run(
-            [*command, *SETTINGS.split(), *sizes, *more],
-            env=ENVIRONMENT,
-            capture_output=True,
-            text=True,
-            timeout=180,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
+        line = ["configs/synthetic", f"rec={folder / 'faces'}", *SETTINGS.split(), *sizes, *more]
+        for code, output in train_on_ranks([line] * ranks, code_of_all=LINEAR)[0]:
+            assert code == 0, output
         return torch.load(out / "model.pt", weights_only=True)
 
     run.folder = folder

@@ -1,8 +1,11 @@
 """What the tests of evaluation share: images, a cheap network, a small model in a file, a script's run."""
 
 import os
+import runpy
 import subprocess
 import sys
+import tempfile
+import traceback
 from pathlib import Path
 
 import cv2
@@ -11,6 +14,7 @@ import torch
 from torch import nn
 
 from backbones import get_model, save_backbone
+from helpers.forks import ENVIRONMENT, in_fork
 
 ROOT = Path(__file__).parents[2]
 GOLDENS = Path(__file__).parents[1] / "goldens"
@@ -50,7 +54,35 @@ def save_small_model(path: Path, seed: int = 0) -> Path:
 
 
 def run(*command, cwd: Path) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    """A script with its arguments, in a fork of a process that has imported torch; else what Python runs."""
+    words = list(map(str, command))
+    if words[0].endswith(".py"):
+        done = in_fork("helpers.evaluation_runs.run_script_in_fork", words, str(cwd), timeout=120)
+        return subprocess.CompletedProcess(words, *done)
+    environment = {**ENVIRONMENT}
     environment.pop("PYTHONPATH", None)
-    command = [sys.executable, *map(str, command)]
+    command = [sys.executable, *words]
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
+
+
+def run_script_in_fork(words: list[str], cwd: str) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of `python SCRIPT ARGUMENTS` in that folder."""
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        child = os.fork()
+        if child == 0:
+            os.dup2(out.fileno(), 1), os.dup2(err.fileno(), 2)
+            os.chdir(cwd)
+            sys.argv, sys.path[0] = words, str(Path(words[0]).parent)
+            try:
+                runpy.run_path(words[0], run_name="__main__")
+                code = 0
+            except SystemExit as end:
+                code = end.code or 0
+            except BaseException:
+                traceback.print_exc()
+                code = 1
+            sys.stdout.flush(), sys.stderr.flush()
+            os._exit(code)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        out.seek(0), err.seek(0)
+        return code, out.read().decode(), err.read().decode()

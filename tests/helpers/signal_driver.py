@@ -1,10 +1,9 @@
-"""Forks the ranks of the runs on its command line, sends them the signals, and prints how each run ended.
+"""Forks the ranks of runs, sends them the signals, and tells how each run ended.
 
 See helpers/signal_runs.py, which starts it.
 """
 
 import importlib
-import json
 import os
 import signal
 import socket
@@ -12,12 +11,6 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
-import matplotlib.pyplot  # noqa: F401  (what a run imports late, once for all forks)
-import torch
-import torch._dynamo
 
 import ranks.watchdog  # noqa: F401
 import train_v2
@@ -159,6 +152,5 @@ def play(run: dict) -> dict:
         return dict(codes=codes, output=out.read(), files=files, **numbers)
 
 
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    print("\n" + json.dumps([play(run) for run in json.loads(sys.stdin.read())]))
+def play_all(runs: list[dict]) -> list[dict]:
+    return [play(run) for run in runs]

@@ -1,20 +1,15 @@
 """Trains on forked ranks and sends them real signals: many runs in one start of Python.
 
-One process (helpers/signal_driver.py) imports everything, then forks the ranks of each run with the
+helpers/signal_driver.py forks the ranks of each run from a process that has imported everything, with the
 environment that torchrun would give them, each with its workers in a group of its own. No torchrun sees to
 them: what they do is their own doing.
 """
 
-import json
-import subprocess
-import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from helpers.train_runs import ENVIRONMENT
-
-DRIVER = Path(__file__).with_name("signal_driver.py")
+from helpers.forks import in_fork
 
 
 @dataclass
@@ -108,9 +103,5 @@ train_v2.{where} = changed
 def play(*runs: Run) -> list[Outcome]:
     """The runs, one after the other."""
     limit = 60 + sum(run.timeout for run in runs)
-    text = json.dumps([asdict(run) for run in runs])
-    done = subprocess.run(
-        [sys.executable, DRIVER], input=text, capture_output=True, text=True, timeout=limit, env=ENVIRONMENT
-    )
-    assert done.returncode == 0, done.stderr
-    return [Outcome(**outcome) for outcome in json.loads(done.stdout.splitlines()[-1])]
+    outcomes = in_fork("helpers.signal_driver.play_all", [asdict(run) for run in runs], timeout=limit)
+    return [Outcome(**outcome) for outcome in outcomes]

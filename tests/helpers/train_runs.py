@@ -1,20 +1,21 @@
 """Runs train_v2.py for the tests on a few random images: many command lines in one start, or torchrun."""
 
-import json
 import os
 import pickle
+import resource
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from helpers.forks import ENVIRONMENT, in_fork
 from utils.recordio import IndexedRecordWriter
 
 ROOT = Path(__file__).resolve().parents[2]
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 SMALL = [
     "network=mbf",
     "network_args.blocks=[1,1,1,1]",
@@ -31,28 +32,26 @@ SMALL = [
     "val_targets=[]",
 ]
 
-# Importing torch takes seconds: one process imports everything, then each command line runs in a fork of it.
-FORKS = """
-import json, os, resource, sys, tempfile
-sys.path.insert(0, {root!r})
-import matplotlib.pyplot, torch._dynamo  # what a run imports late, once for all forks
-import train_v2
-from utils.command_line import run_script
-outcomes = []
-for arguments, limit in zip(*map(json.loads, sys.argv[1:])):
-    with tempfile.TemporaryFile() as out:
-        child = os.fork()
-        if child == 0:
-            os.dup2(out.fileno(), 1), os.dup2(out.fileno(), 2)
-            sys.argv = ["train_v2.py", *arguments]
-            if limit is not None:
-                resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-            run_script(train_v2.main)
-        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        out.seek(0)
-        outcomes.append((code, out.read().decode()))
-print("\\n" + json.dumps(outcomes))
-"""
+
+def train_in_forks(command_lines: list[list[str]], largest_files: list[int | None]) -> list[tuple[int, str]]:
+    """What `train` returns, in a process that has imported everything."""
+    import train_v2
+    from utils.command_line import run_script
+
+    outcomes = []
+    for arguments, limit in zip(command_lines, largest_files):
+        with tempfile.TemporaryFile() as out:
+            child = os.fork()
+            if child == 0:
+                os.dup2(out.fileno(), 1), os.dup2(out.fileno(), 2)
+                sys.argv = ["train_v2.py", *arguments]
+                if limit is not None:
+                    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+                run_script(train_v2.main)
+            code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            out.seek(0)
+            outcomes.append((code, out.read().decode()))
+    return outcomes
 
 
 def train(
@@ -64,16 +63,10 @@ def train(
         largest_files: for each command line, in bytes: what is larger cannot be written, as if the disk were
             full by then. None: no limit.
     """
-    program = [
-        sys.executable,
-        "-c",
-        FORKS.format(root=str(ROOT)),
-        json.dumps([list(map(str, c)) for c in command_lines]),
-        json.dumps(largest_files or [None] * len(command_lines)),
-    ]
-    done = subprocess.run(program, capture_output=True, text=True, timeout=timeout, env=ENVIRONMENT)
-    assert done.returncode == 0, done.stderr
-    return [tuple(outcome) for outcome in json.loads(done.stdout.splitlines()[-1])]
+    lines = [list(map(str, line)) for line in command_lines]
+    limits = list(largest_files) or [None] * len(lines)
+    outcomes = in_fork("helpers.train_runs.train_in_forks", lines, limits, timeout=timeout)
+    return [tuple(outcome) for outcome in outcomes]
 
 
 def torchrun(
