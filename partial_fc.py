@@ -29,6 +29,7 @@ from classifier.step import Step
 from classifier.step_loss import StepLoss
 from classifier.stream import stream
 from losses.base import Batch, MarginLoss, Regularizer
+from utils.blocks import default_chunk_size
 from utils.distributed import CopyToShards, GatherRows, gather_labels, rank, world_size
 from utils.errors import require
 from utils.precision import PRECISIONS
@@ -36,7 +37,6 @@ from utils.seeds import seed_of
 from utils.unit_vectors import inverse_norm, normalise
 
 DRAW_STREAM, SAMPLE_STREAM = 3, 4  # last numbers of the seeds of `MarginLoss.draw`, and of the sampling
-BLOCK_BYTES = {"cpu": 4 << 20, "cuda": 256 << 20}  # of a block (batch, chunk) of `stream`, in float32
 
 
 class PartialFC(nn.Module):
@@ -288,12 +288,11 @@ class PartialFC(nn.Module):
         classes = range(self.class_start, self.class_start + self.num_local)
         frozen = self._only_input_gradient or self.head_update == "fused"
         shard = Shard.of_batch(labels, classes, raw.device, sample, frozen)
-        block_bytes = BLOCK_BYTES["cuda" if raw.is_cuda else "cpu"]
         return Step(
             StepLoss(self.loss, self._draw(raw), self._is_training_step),
             shard,
             PRECISIONS[self.precision],
-            self.chunk_size or max(block_bytes // 4 // max(len(raw), 1), 64),
+            self.chunk_size or default_chunk_size(len(raw), raw.device),
             needs_max_cos=any(part.needs_max_cos for part in self.regularizers),
             needs_own_centres=any(part.needs_own_centres for part in self.regularizers),
             kernels=self.engine == "stream" and use_kernels(self.kernels, self.loss, raw, self.precision),

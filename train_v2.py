@@ -33,7 +33,7 @@ from eval.kfold import load_set
 from eval.verification_report import summary, verify
 from loading.global_batch import choose_global_batch
 from loading.loader import FaceLoader
-from losses import build_distillation, build_loss, build_perturbation, build_regularizer
+from losses import Regularizer, build_distillation, build_loss, build_perturbation, build_regularizer
 from partial_fc import PartialFC
 from ranks.data_parallel import data_parallel
 from ranks.fail_together import fail_together
@@ -100,10 +100,11 @@ def main() -> None:
     torch.manual_seed(cfg.seed)
     with fail_together():
         backbone, teacher = build_backbone(cfg), load_teacher(cfg, device)
-        memory = estimate_memory(cfg, backbone, dataset.num_classes, global_batch, device)
+        terms = [build_regularizer(name, **hyper) for name, hyper in cfg.regularizers]
+        memory = estimate_memory(cfg, backbone, terms, dataset.num_classes, global_batch, device)
     backbone.to(device, memory_format=torch.channels_last if cfg.channels_last else torch.contiguous_format)
     prepare_batch_norm(backbone, cfg.sync_bn, loader)
-    head = build_head(cfg, dataset.num_classes).to(device)
+    head = build_head(cfg, terms, dataset.num_classes).to(device)
     perturb = None if cfg.aroface is None else build_perturbation(**cfg.aroface)
     distill = build_distillation(teacher, backbone.input_order, **cfg.distillation)
     warmup = HeadWarmup(backbone, round(cfg.head_warmup_epoch * schedule.steps_per_epoch), total_steps)
@@ -240,9 +241,8 @@ def parse_command_line(arguments: list[str]) -> tuple[str, list[str]]:
     return arguments[0], arguments[1:]
 
 
-def build_head(cfg, num_classes: int) -> PartialFC:
+def build_head(cfg, regularizers: list[Regularizer], num_classes: int) -> PartialFC:
     """The classifier with its loss and regularisers, on the CPU."""
-    regularizers = [build_regularizer(name, **hyper) for name, hyper in cfg.regularizers]
     head = PartialFC(
         build_loss(cfg.loss, **cfg.loss_args),
         cfg.embedding_size,

@@ -8,6 +8,8 @@ Only partial_fc.py uses them. One step goes through these files:
     centres.py        what the class centres start from
     shard.py          which of this rank's classes take part, and which samples belong to them
     own_classes.py    each sample's own class, for `stream`
+    class_chunks.py   the classes a chunk at a time, for `stream`
+    log_sum.py        the log-sum-exp over the others, and what the ranks tell each other, for `stream`
     dense.py          the reference engine: the logit matrix of this rank, autograd does the rest
     stream.py         the engine for large class counts: chunks of classes, forward and backward
     fused.py          `stream` whose classes move in the backward pass

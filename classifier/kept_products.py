@@ -59,7 +59,7 @@ class BatchSlice:
         """
         if self.kept is None:
             return
-        self.offsets[start] = peak
+        self.offsets[start] = peak.clone()
         if self.kept.dtype != exponentials.dtype:
             share = total.clamp_min(torch.finfo(total.dtype).tiny) / row_scale(self.dtype)
             self.offsets[start] = peak + share.log()

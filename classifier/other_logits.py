@@ -11,7 +11,7 @@ from classifier.kept_products import BatchSlice
 from classifier.products import rescaled_rows
 from classifier.shard import Shard, fill_own
 from classifier.step import Step
-from utils.distributed import all_reduce
+from utils.distributed import sum_together
 
 
 class LinearLogits:
@@ -81,7 +81,6 @@ class MovedLogits:
 
     def reduced_gradients(self) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Gradients of own_cos and norms `(B,)` and of each parameter by name, summed over all classes."""
-        grad_own_cos, grad_norms = all_reduce(self.grad_vectors * self.grad_lse)
-        for gradient in self.grad_learnt.values():
-            all_reduce(gradient)
-        return grad_own_cos, grad_norms, self.grad_learnt
+        vectors = self.grad_vectors * self.grad_lse
+        (grad_own_cos, grad_norms), *learnt = sum_together(vectors, *self.grad_learnt.values())
+        return grad_own_cos, grad_norms, dict(zip(self.grad_learnt, learnt))

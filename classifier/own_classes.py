@@ -1,4 +1,4 @@
-"""What `stream` does with each sample's own class: its cosine, its centre, and the gradient of both.
+"""What the engines do with each sample's own class: its cosine, its centre, and the gradient of both.
 
 Shapes: B samples of the global batch, n classes of this rank that take part, D the embedding size, k samples
 whose own class is one of this rank's.
@@ -18,23 +18,20 @@ class OwnClasses(NamedTuple):
     """The own classes of a batch.
 
     Attributes:
-        directions: `(k, D)`, of the own classes that this rank holds.
-        cos: `(B,)`, the cosine of each sample with its own class, equal on every rank.
-        centres: `(B, D)`, the raw centre of each sample's class, equal on every rank; None where nobody asks.
+        cos: `(B,)`, the cosine of each sample with its own class.
+        centres: `(B, D)`, the raw centre of each sample's class; None where nobody asks.
     """
 
-    directions: Tensor
     cos: Tensor
-    centres: Tensor | None
+    centres: Tensor | None = None
 
 
 def compare_own(embeddings: Tensor, weight: Tensor, step: Step) -> OwnClasses:
-    """Compare each sample with its own class, whichever rank holds it."""
+    """Compare each sample with its own class if this rank holds it; for the others all is 0."""
     shard = step.shard
-    directions = step.loss.directions(weight[shard.columns])  # (k, D)
-    cos = all_reduce(shard.to_batch((embeddings[shard.rows] * directions).sum(1)))
-    centres = all_reduce(shard.to_batch(weight[shard.columns])) if step.needs_own_centres else None
-    return OwnClasses(directions, cos, centres)
+    centres = weight[shard.columns]  # (k, D)
+    cos = (embeddings[shard.rows] * step.loss.directions(centres)).sum(1)
+    return OwnClasses(shard.to_batch(cos), shard.to_batch(centres) if step.needs_own_centres else None)
 
 
 def own_cosines(own_cos: Tensor, norms: Tensor, weight: Tensor, step: Step) -> Tensor:
@@ -50,25 +47,30 @@ def own_cosines(own_cos: Tensor, norms: Tensor, weight: Tensor, step: Step) -> T
     return own_cos / (norms * lengths).clamp_min(torch.finfo(own_cos.dtype).tiny)
 
 
-def own_centre_gradients(
+def add_own_gradients(
+    grad_embeddings: Tensor,
     embeddings: Tensor,
     weight: Tensor,
     step: Step,
-    directions: Tensor,
-    grad_own: Tensor,
+    grad_own_cos: Tensor,
     grad_own_centres: Tensor | None,
 ) -> Tensor:
-    """`(k, D)`: what the raw centres of the own classes on this rank get through them.
+    """Add what the embeddings get through the own classes on this rank; returns what their centres get.
 
     Args:
-        directions: `(k, D)`, of `OwnClasses`.
-        grad_own: `(k, 1)`, the whole gradient of the own cosines.
+        grad_embeddings: `(B, D)`, added to in place.
+        grad_own_cos: `(B,)`, the whole gradient of the own cosines.
         grad_own_centres: `(B, D)`, the gradient of `OwnClasses.centres`.
+    Returns:
+        `(k, D)`, for the raw centres of the own classes.
     """
     shard = step.shard
-    inverse_own = inverse_norm(weight[shard.columns]) if step.loss.normalizes else None
-    gradient = through_directions(grad_own * embeddings[shard.rows], directions, inverse_own)
-    return gradient + grad_own_centres[shard.rows] if step.needs_own_centres else gradient
+    centres, gradient = weight[shard.columns], grad_own_cos[shard.rows, None]
+    inverse = inverse_norm(centres) if step.loss.normalizes else None
+    directions = centres if inverse is None else centres * inverse
+    grad_embeddings.index_add_(0, shard.rows, gradient * directions)  # a sample has one own class
+    of_centres = through_directions(gradient * embeddings[shard.rows], directions, inverse)
+    return of_centres + grad_own_centres[shard.rows] if step.needs_own_centres else of_centres
 
 
 def through_directions(

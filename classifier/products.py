@@ -12,14 +12,17 @@ from torch import Tensor
 ROW_SCALE = 2.0**14  # a row of float16 may sum to this: four times below its largest number
 
 
-def product(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
-    """a @ b with the operands in `dtype` (float64 stays); the result in b's precision.
+def product(a: Tensor, b: Tensor, dtype: torch.dtype, out: Tensor | None = None) -> Tensor:
+    """a @ b with the operands in `dtype` (float64 stays); the result in b's precision, in `out` if given.
 
     An outer autocast has no say: the logits that a backward pass recomputes have to be those of the forward.
     """
     dtype = b.dtype if b.dtype == torch.float64 else dtype
     with torch.autocast(a.device.type, enabled=False):
-        return (a.to(dtype) @ b.to(dtype)).to(b.dtype)
+        if b.dtype == dtype:
+            return torch.mm(a.to(dtype), b, out=out)
+        result = a.to(dtype) @ b.to(dtype)
+        return result.to(b.dtype) if out is None else out.copy_(result)
 
 
 def row_scale(dtype: torch.dtype) -> float:
@@ -43,20 +46,23 @@ def scaled_to_one(vectors: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor |
     return vectors / largest, largest
 
 
-def weighted_sum(block: Tensor, weights: Tensor, vectors: Tensor, dtype: torch.dtype) -> Tensor:
+def weighted_sum(
+    block: Tensor, weights: Tensor, vectors: Tensor, dtype: torch.dtype, out: Tensor | None = None
+) -> Tensor:
     """Σ_i block_ij · weight_i · vector_i, `(chunk, D)`: what the gradient of the classes is made of.
 
     Args:
         block: `(b, chunk)`, of rows whose magnitudes sum to `row_scale` at most.
         weights: `(b, 1)`, of any magnitude.
         vectors: `(b, D)`, of any length.
+        out: `(chunk, D)`, memory for the result.
     """
     if dtype != torch.float16:
-        return product(block.T, weights * vectors, dtype)
+        return product(block.T, weights * vectors, dtype, out)
     vectors, length = scaled_to_one(vectors, dtype)
     weights = weights * length
     largest = weights.abs().max().clamp_min(torch.finfo(weights.dtype).tiny)
     weights = weights / largest
     mean = product(block.T.abs(), weights.abs() / len(weights), dtype).max()  # the sum itself might overflow
     excess = (mean * (len(weights) / ROW_SCALE)).clamp_min(1)
-    return largest * excess * product(block.T, weights / excess * vectors, dtype)
+    return product(block.T, weights / excess * vectors, dtype, out).mul_(largest * excess)

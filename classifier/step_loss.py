@@ -14,11 +14,13 @@ from torch import Tensor
 from classifier.shard import fill_own
 from losses.base import KernelInputs, MarginLoss
 from utils.buffers import exchanged
-from utils.distributed import all_max, all_reduce
+from utils.distributed import max_together, sum_together
 from utils.unit_vectors import MIN_NORM, inverse_norm, normalise
 
 EVERY_SAMPLE = slice(None)
 NEUTRAL = {"sum": 0.0, "max": -math.inf}  # what changes no reduction of that kind
+TOGETHER = {"sum": sum_together, "max": max_together}
+MAX_SCALE = 64.0  # e^±64, and 10^10 times that, are ordinary numbers in float32
 
 
 class StepLoss:
@@ -68,6 +70,11 @@ class StepLoss:
         return self.loss.scale
 
     @property
+    def is_bounded(self) -> bool:
+        """Whether exp of a logit of another class needs no peak taken off: |logit| <= MAX_SCALE."""
+        return self.is_linear and self.normalizes and self.scale <= MAX_SCALE
+
+    @property
     def product_scale(self) -> float:
         """What `stream` multiplies the embeddings by; with a linear loss its products are then logits."""
         return self.loss.scale if self.is_linear else 1.0
@@ -111,9 +118,9 @@ class StepLoss:
                     reduced[name][rows] += term.sum(1)
                 else:
                     reduced[name][rows] = torch.maximum(reduced[name][rows], term.amax(1))
-        for name, kind in kinds.items():
-            (all_max if kind == "max" else all_reduce)(reduced[name])
-        self.statistics |= reduced
+        for kind, reduce in TOGETHER.items():
+            if names := [name for name in kinds if kinds[name] == kind]:
+                self.statistics |= zip(names, reduce(*(reduced[name] for name in names)))
 
     def other_logits(
         self,
@@ -141,7 +148,7 @@ class StepLoss:
         """Reduce the row statistics that a kernel has summed over this rank's classes, `(B,)` each."""
         empty = sums[0].new_zeros(len(sums[0]), 0)
         names = self.loss.row_statistics(empty, sums[0][:, None], sums[0][:, None])
-        self.statistics |= {name: all_reduce(values) for name, values in zip(names, sums)}
+        self.statistics |= zip(names, sum_together(*sums))
 
     def kernel_inputs(
         self, own_cos: Tensor, norms: Tensor, tensors: Mapping[str, Tensor] | None = None
@@ -160,6 +167,16 @@ class StepLoss:
     def parameters_of_others(self) -> dict[str, Tensor]:
         """The learnable parameters that may move the logits of other classes."""
         return {} if self.is_linear else dict(self.loss.named_parameters())
+
+    def parameters_to_learn(self, saved: Sequence[Tensor], needed: Sequence[bool]) -> dict[str, Tensor]:
+        """`parameters_of_others` as a backward pass has them, apart from the graph, by name.
+
+        Args:
+            saved: their values.
+            needed: which of them want a gradient.
+        """
+        names = self.parameters_of_others()
+        return {n: p.detach().requires_grad_(need) for n, p, need in zip(names, saved, needed)}
 
     def saved_buffers(self) -> dict[str, Tensor]:
         """Copies of the running statistics, which another forward may move on before the backward pass."""

@@ -93,13 +93,14 @@ def make_any(names: str, engine: str) -> PartialFC:
 
 def test_the_tables_of_collectives_are_those_of_the_real_ones():
     documented = {}
-    for _, names, forward, *backward in table("kind of loss"):
-        for engine, number in zip(ENGINES, backward):
-            documented[names.replace("`", ""), engine, False] = [int(forward), int(number)]
+    for _, names, *numbers in table("kind of loss"):
+        for engine, counts in zip(ENGINES, (numbers[:2], numbers[2:])):
+            documented[names.replace("`", ""), engine, False] = [int(count) for count in counts]
     assert set(REGULARIZERS) <= {name for names, *_ in documented for name in names.split(" + ")}
     everything, fused = (("everything + ndr + disc + center", way, False) for way in ("stream", "fused"))
     adversarial = [("uniface", engine, True) for engine in ENGINES]
-    cases = [*documented, everything, fused, *adversarial]
+    bounded = ("cosface + ndr + center", "stream", False)
+    cases = [*documented, everything, fused, bounded, *adversarial]
     by_rank = run_ranks(2, collectives, cases)
     real = dict(zip(cases, by_rank[0]))
     assert by_rank[0] == by_rank[1], "ranks that bring 4 and 5 samples make the same calls"
@@ -107,26 +108,30 @@ def test_the_tables_of_collectives_are_those_of_the_real_ones():
     # In ARoFace's pass all but the gradient of the bias is summed.
     assert [len(real[case][1]) for case in adversarial] == [2, 1]
 
-    repeated = {"each row statistic": 3, "own_rows of each regulariser": 2}
-    kinds = iter(("sum", "sum", "max"))
-    expected = {"forward": [], "backward": []}
-    for when, what, kind, tensor, needed_by, _ in table("pass"):
-        if needed_by == '`head_update="fused"`':
-            assert real[fused] == (expected["forward"], [*expected["backward"], (kind, (), "float32")])
-            continue
-        shape, dtype = read_tensor(tensor, dict(W=2, b=5, B=9, D=6))
-        if needed_by == "`softmax`":
-            assert (kind, shape, dtype) == real["softmax", "stream", False][0][-1]
-            continue
-        for _ in range(repeated.get(what, 1)):
-            expected[when].append((next(kinds) if kind == "sum or max" else kind, shape, dtype))
-    assert real[everything] == (expected["forward"], expected["backward"])
+    rows = [
+        (when, (kind, *read_tensor(tensor, dict(W=2, b=5, B=9, D=6))), set(re.split(", ", needed_by)))
+        for when, _, kind, tensor, needed_by, _ in table("pass")
+    ]
+    of_any = {"all", "`class_rows`"}
+    not_linear = of_any | {"not linear", "not bounded", "`has_row_statistics`"}
+    for case, kinds, num_tables in (
+        (everything, not_linear, 2),
+        (fused, not_linear | {'`head_update="fused"`'}, 2),
+        (bounded, of_any | {"linear", "bounded", "`needs_max_cos`"}, 1),
+    ):
+        expected = {"forward": [], "backward": []}
+        for when, call, needed_by in rows:
+            if needed_by <= kinds:
+                expected[when] += [call] * (num_tables if "`class_rows`" in needed_by else 1)
+        assert real[case] == (expected["forward"], expected["backward"]), case
+    (lengths,) = (call for _, call, needed_by in rows if needed_by == {"`softmax`"})
+    assert real["softmax", "stream", False][0][-1] == lengths
 
 
 def read_tensor(cell: str, sizes: dict[str, int]) -> tuple[tuple[int, ...], str]:
     """Shape and type of "`(b, D)` int64"."""
     shape, dtype = re.fullmatch(r"`(\(.*\))` ?(\w*)", cell).groups()
-    return eval(shape, {}, sizes), dtype or "float32"
+    return eval(shape.replace("·", "*"), {}, sizes), dtype or "float32"
 
 
 def test_the_bytes_follow_from_the_shapes():
@@ -137,9 +142,9 @@ def test_the_bytes_follow_from_the_shapes():
         parts = EXAMPLE["W"] if kind == "gather" else 2
         sent = ring * parts * torch.Size(shape).numel() * (8 if dtype == "int64" else 4)
         assert sent == pytest.approx(size_of(example), rel=0.005), what
-        total += sent * (needed_by == "all")
+        total += sent * (needed_by in ("all", "linear"))
     for words, size in (
-        (r"A linear loss: ([\d.]+ MiB) a step", total),
+        (r"A bounded loss: ([\d.]+ MiB) a step", total),
         (r"the logits would be ([\d.]+ GiB)", 4 * EXAMPLE["B"] * EXAMPLE["C"]),
         (r"the gradient of all centres\s([\d.]+ GiB)", 4 * EXAMPLE["C"] * EXAMPLE["D"]),
     ):
@@ -184,7 +189,8 @@ def test_the_memory_of_a_step_is_what_the_formula_says(engine, loss, beyond, chu
 
 
 @pytest.mark.parametrize(
-    ("batch", "bounds"), [(128, {"cosface": 3, "curricularface": 9}), (512, {"cosface": 2})]
+    ("batch", "bounds"),
+    [(128, {"cosface": 2, "curricularface": 10}), (512, {"cosface": 1.417, "curricularface": 6.75})],
 )
 def test_the_factor_of_the_chunk_stays_in_the_range_told(batch, bounds):
     for loss, factor in bounds.items():

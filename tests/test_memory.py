@@ -9,7 +9,7 @@ from torch.profiler import ProfilerActivity, profile
 import partial_fc
 from backbones import get_model
 from helpers.job_files import load
-from losses import build_loss
+from losses import build_loss, build_regularizer
 from training import memory
 from training.head_update import make_head_update
 from training.memory import bytes_of_activations, bytes_of_centres, estimate_memory
@@ -56,6 +56,10 @@ def test_recomputed_activations_need_less():
     ("overrides", "numbers"),
     [
         ("", 3),
+        ("regularizers=['center']", 4),
+        ("regularizers=['disc','center']", 7),
+        ("regularizers=['disc','ndr'] head_update=fused", 4),
+        ("regularizers=['disc'] sample_rate=0.25 optimizer=adamw", 6.5),
         ("head_update=fused", 2),
         ("head_update=fused head_momentum=bf16", 1.5),
         ("head_update=fused head_momentum=bf16 momentum=0", 1),
@@ -68,35 +72,36 @@ def test_recomputed_activations_need_less():
 )
 def test_the_bytes_of_the_centres_are_those_of_a_step(overrides, numbers):
     cfg = load("embedding_size=8", *overrides.split())
-    parts = bytes_of_centres(cfg, num_classes=400, batch=4)
+    terms = [build_regularizer(name, **hyper) for name, hyper in cfg.regularizers]
+    parts = bytes_of_centres(cfg, terms, num_classes=400, batch=4)
     assert sum(parts.values()) == 4 * 8 * 400 * numbers
-    how = dict(sample_rate=cfg.sample_rate, head_update=cfg.head_update)
+    how = dict(sample_rate=cfg.sample_rate, head_update=cfg.head_update, regularizers=terms)
     head = partial_fc.PartialFC(build_loss("cosface"), 8, 400, **how)
     if "head" in cfg.freeze:
         return
     backbone = torch.nn.Linear(2, 8)
     optimizer = build_optimizer(cfg, backbone, head, lr=0.1)
     head.update_rule = make_head_update(cfg, optimizer, head)
+    head.set_progress(0, 0.0, 1.0)
     head(backbone(torch.randn(4, 2)), torch.arange(4)).backward()
     optimizer.step()
-    gradient = head.weight.grad
-    held = [head.weight]
-    if gradient is not None:
-        held.append(gradient._values() if gradient.is_sparse else gradient)
-    held += [
-        value for value in optimizer.state[head.weight].values() if torch.is_tensor(value) and value.ndim
-    ]
+    held = list(head.class_parameters().values())
+    for table in list(held):
+        if (gradient := table.grad) is not None:
+            held.append(gradient._values() if gradient.is_sparse else gradient)
+        if table.requires_grad:
+            held += [v for v in optimizer.state[table].values() if torch.is_tensor(v) and v.ndim]
     assert sum(tensor.nbytes for tensor in held) == sum(parts.values())
 
 
 def test_a_run_whose_centres_alone_exceed_the_device_is_refused_with_what_helps(monkeypatch):
     cfg, backbone = load("network=mbf", "precision=fp32"), get_model("mbf").train()
-    line = estimate_memory(cfg, backbone, 1000, 8, CPU)
+    line = estimate_memory(cfg, backbone, [], 1000, 8, CPU)
     assert re.match(r"memory in GiB: class centres 0\.00, gradient 0\.00, optimiser 0\.00; est", line)
     monkeypatch.setattr(memory, "memory_of", lambda device: 3 * 4 * 512 * 1000)
-    assert estimate_memory(cfg, backbone, 1000, 8, CPU)
+    assert estimate_memory(cfg, backbone, [], 1000, 8, CPU)
     with pytest.raises(ValueError, match=r"num_classes=1001 on 1 rank.*More ranks.*head_update.*sample_rate"):
-        estimate_memory(cfg, backbone, 1001, 8, CPU)
+        estimate_memory(cfg, backbone, [], 1001, 8, CPU)
 
 
 def test_a_network_whose_shapes_cannot_be_told_is_no_reason_not_to_train():
@@ -104,9 +109,5 @@ def test_a_network_whose_shapes_cannot_be_told_is_no_reason_not_to_train():
         def forward(self, images):
             return super().forward(images.flatten(1)[:, : int((images > 9).sum())])
 
-    line = estimate_memory(load("precision=fp32"), Counts(2, 512), 1000, 8, CPU)
+    line = estimate_memory(load("precision=fp32"), Counts(2, 512), [], 1000, 8, CPU)
     assert "activations not known (" in line
-
-
-def test_the_classifier_s_blocks_are_as_large_as_it_makes_them():
-    assert memory.BLOCK_BYTES == partial_fc.BLOCK_BYTES

@@ -1,13 +1,17 @@
 """What a run will need of its device's memory, told before it starts.
 
-Exact are the class centres, their gradient and what the optimiser remembers of them: they grow with the
-number of classes, and where they alone exceed the device the run is refused. The rest is an estimate: the
-backbone with its gradient and momentum; its activations, which are the tensors that autograd keeps in a
-forward pass of shapes alone (torch's FakeTensorMode: nothing is computed), and twice the largest of them for
-what the backward pass holds at a time; and the classifier's blocks, by the formulas of docs/classifier.md.
+Exact are the class centres, the rows for each class of regularisers, their gradients and what the optimiser
+remembers of them: they grow with the number of classes, and where they alone exceed the device the run is
+refused. The rest is an estimate: the backbone with its gradient and momentum; its activations, which are the
+tensors that autograd keeps in a forward pass of shapes alone (torch's FakeTensorMode: nothing is computed),
+and twice the largest of them for what the backward pass holds at a time; and the classifier's blocks, by the
+formulas of docs/classifier.md.
 """
 
 import os
+from collections.abc import Sequence
+from copy import deepcopy
+from functools import partial
 from itertools import chain
 
 import torch
@@ -17,32 +21,43 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from ranks.sync_batch_norm import local_batch_norm
 from training.optimizer import SGD, AdamW
+from utils.blocks import default_chunk_size
 from utils.distributed import world_size
 from utils.precision import autocast
 
 GIB = 1 << 30
-BLOCK_BYTES = {"cpu": 4 << 20, "cuda": 256 << 20}  # those of partial_fc.py
 BLOCK_NUMBERS = 5.5  # per number of a block (batch, chunk) in `stream`, with a loss that moves the others
+BATCH_NUMBERS = 6.0  # likewise per number of the embeddings
 DENSE_NUMBERS = 6.0  # likewise per number of the whole matrix of `dense`
 
 
-def bytes_of_centres(cfg, num_classes: int, batch: int) -> dict[str, int]:
-    """What the class centres of the rank with most classes take, exactly.
+def bytes_of_centres(cfg, regularizers: Sequence[nn.Module], num_classes: int, batch: int) -> dict[str, int]:
+    """What the rank with most classes holds for each of them, exactly.
 
     Args:
         cfg: embedding_size, sample_rate, optimizer, momentum, freeze, head_update, head_momentum.
+        regularizers: of the run, as they are before PartialFC has them.
         batch: samples in a micro-batch of all ranks.
     """
     rows = -(-num_classes // world_size())
     sampled = rows if cfg.sample_rate == 1 else min(rows, max(int(cfg.sample_rate * rows), batch))
     row = 4 * cfg.embedding_size
-    if "head" in cfg.freeze:
-        return {"centres": rows * row}
-    gradient = 0 if cfg.head_update == "fused" else sampled * row
+    kept = [table for table in map(partial(class_row, cfg.embedding_size), regularizers) if table is not None]
+    learnt = row * ("head" not in cfg.freeze) + sum(table.nbytes for table in kept if table.requires_grad)
     remembered = numbers_per_weight(cfg)
     if cfg.head_momentum == "bf16" and remembered:
         remembered -= 0.5  # the momentum takes two bytes in place of four
-    return {"centres": rows * row, "gradient": gradient, "optimiser": int(remembered * rows * row)}
+    parts = {"centres": rows * row, "rows of regularisers": rows * sum(table.nbytes for table in kept)}
+    parts["gradient"] = 0 if cfg.head_update == "fused" else sampled * learnt
+    parts["optimiser"] = int(remembered * rows * learnt)
+    return {name: size for name, size in parts.items() if size}
+
+
+def class_row(embedding_size: int, regularizer: nn.Module) -> nn.Parameter | None:
+    """`(1, ...)`, what a regulariser keeps for one class; None: nothing."""
+    regularizer = deepcopy(regularizer)
+    regularizer.prepare(1, embedding_size)
+    return regularizer.class_rows
 
 
 def numbers_per_weight(cfg) -> int:
@@ -62,11 +77,12 @@ def bytes_of_backbone(cfg, backbone: nn.Module) -> int:
 def bytes_of_blocks(cfg, num_classes: int, batch: int, device: torch.device) -> int:
     """What the classifier holds beside the centres and their gradient, at most."""
     dim = cfg.embedding_size
+    rows = -(-num_classes // world_size())
     if cfg.engine == "dense":
-        return int(4 * DENSE_NUMBERS * batch * (cfg.sample_rate * num_classes / world_size()))
-    chunk = cfg.chunk_size or max(BLOCK_BYTES[device.type] // 4 // batch, 64)
-    chunk = min(chunk, -(-num_classes // world_size()))
-    return int(4 * BLOCK_NUMBERS * (batch * dim + chunk * max(batch, dim)))
+        return int(4 * DENSE_NUMBERS * batch * cfg.sample_rate * rows)
+    chunk = cfg.chunk_size or default_chunk_size(batch, device)
+    blocks = BLOCK_NUMBERS * min(chunk, rows) * max(batch, dim)
+    return int(4 * (rows + BATCH_NUMBERS * batch * dim + blocks))
 
 
 def bytes_of_activations(
@@ -103,18 +119,24 @@ def memory_of(device: torch.device) -> int:
 
 
 def estimate_memory(
-    cfg, backbone: nn.Module, num_classes: int, global_batch: int, device: torch.device
+    cfg,
+    backbone: nn.Module,
+    regularizers: Sequence[nn.Module],
+    num_classes: int,
+    global_batch: int,
+    device: torch.device,
 ) -> str:
     """A line for the log: what the run needs of the device, in GiB.
 
     Args:
         backbone: in training mode, on any device.
+        regularizers: see `bytes_of_centres`.
         global_batch: images in an optimiser step.
     Raises:
         ValueError: the class centres with their gradient and optimiser state do not fit the device.
     """
     batch = global_batch // cfg.gradient_acc
-    exact, there = bytes_of_centres(cfg, num_classes, batch), memory_of(device)
+    exact, there = bytes_of_centres(cfg, regularizers, num_classes, batch), memory_of(device)
     if sum(exact.values()) > there:
         raise ValueError(
             f"num_classes={num_classes} on {world_size()} rank(s): {in_gib(exact)} GiB are more than the "

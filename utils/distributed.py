@@ -163,6 +163,25 @@ def all_max(tensor: Tensor) -> Tensor:
     return all_reduce(tensor, dist.ReduceOp.MAX)
 
 
+def sum_together(*tensors: Tensor) -> list[Tensor]:
+    """Sums over the ranks, of tensors of one type in one collective; in a world of one they come back."""
+    return _reduce_together(tensors, dist.ReduceOp.SUM)
+
+
+def max_together(*tensors: Tensor) -> list[Tensor]:
+    """As `sum_together`, elementwise largest."""
+    return _reduce_together(tensors, dist.ReduceOp.MAX)
+
+
+def _reduce_together(tensors: tuple[Tensor, ...], op: dist.ReduceOp) -> list[Tensor]:
+    if not _meets_others():
+        return list(tensors)
+    flat = torch.cat([tensor.flatten() for tensor in tensors])
+    dist.all_reduce(flat, op)
+    parts = flat.split([tensor.numel() for tensor in tensors])
+    return [part.view_as(tensor) for part, tensor in zip(parts, tensors)]
+
+
 def broadcast(tensor: Tensor) -> Tensor:
     """Fill `tensor` with rank 0's values, in place; also returns it. No gradient.
 
@@ -303,6 +322,5 @@ def average_buffers(model: nn.Module, weight: float = 1.0) -> None:
     if world_size() == 1 or not buffers:
         return
     # In float64: statistics that are equal on all ranks come out as they went in.
-    flat = all_reduce(torch.cat([b.flatten().double() for b in buffers]) * weight) / world_size()
-    for buffer, mean in zip(buffers, flat.split([b.numel() for b in buffers])):
-        buffer.copy_(mean.view_as(buffer))
+    for buffer, total in zip(buffers, sum_together(*(b.double() * weight for b in buffers))):
+        buffer.copy_(total / world_size())

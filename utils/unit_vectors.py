@@ -25,6 +25,9 @@ def inverse_norm(vectors: Tensor) -> Tensor:
 def normalise_backward(
     gradient: Tensor, directions: Tensor, inverse: Tensor, out: Tensor | None = None
 ) -> Tensor:
-    """Gradient of `normalise`: the part across each direction, divided by the length; into `out` if given."""
-    along = -(gradient * directions).sum(1, keepdim=True)
+    """Gradient of `normalise`: the part across each direction, divided by the length; into `out` if given.
+
+    `out` takes intermediate values too, so it may not share memory with the other arguments.
+    """
+    along = torch.mul(gradient, directions, out=out).sum(1, keepdim=True).neg_()
     return torch.addcmul(gradient, directions, along, out=out).mul_(inverse)

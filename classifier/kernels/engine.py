@@ -11,9 +11,10 @@ from torch.autograd.function import once_differentiable
 
 from classifier.kernels.spans import Spans
 from classifier.kernels.tiles import tiles_for
-from classifier.own_classes import compare_own, own_centre_gradients
+from classifier.log_sum import LogSum, own_before_others
+from classifier.own_classes import add_own_gradients
 from classifier.step import Step
-from utils.distributed import all_max, all_reduce
+from utils.distributed import sum_together
 from utils.unit_vectors import MIN_NORM
 
 
@@ -24,46 +25,40 @@ class KernelClasses(torch.autograd.Function):
     def forward(ctx, embeddings, norms, weight, step: Step, keep: bool, *parameters):
         """What `Comparison` holds; with `keep` the memory of the gradient takes products for the way back."""
         loss = step.loss
-        own_directions, own_cos, own_centres = compare_own(embeddings, weight, step)
-        loss.update_state(own_cos, norms)
-
+        own = own_before_others(embeddings, norms, weight, step)
         workspace = torch.empty_like(weight) if keep else None
         tiles = tiles_for(weight.device, step.dtype, weight.shape[1])
         spans = Spans(embeddings * loss.product_scale, weight, step, workspace, tiles)
-        inputs = loss.kernel_inputs(own_cos, norms)
+        inputs = loss.kernel_inputs(own.cos, norms)
         if loss.has_row_statistics:
             loss.set_statistics(spans.statistics(inputs))
         peak, total, largest = spans.log_sum(inputs)
-        highest = all_max(peak.clone())
-        lse = highest + all_reduce(total * (peak - highest).exp()).log()
-        max_cos = None
         if largest is not None:
             lengths = loss.product_scale * (1.0 if loss.normalizes else norms.clamp_min(MIN_NORM))
-            max_cos = all_max((largest / lengths).clamp_min(-1))
-            ctx.mark_non_differentiable(max_cos)
+            largest = (largest / lengths).clamp_min(-1)
+        compared = LogSum(step, peak, total, largest).over_ranks(own, norms)
+        if largest is not None:
+            ctx.mark_non_differentiable(compared.max_cos)
 
-        ctx.save_for_backward(embeddings, norms, weight, own_cos, own_directions, lse, *parameters)
+        ctx.save_for_backward(embeddings, norms, weight, compared.own_cos, compared.lse_others, *parameters)
         ctx.step, ctx.workspace, ctx.spans, ctx.buffers = step, workspace, spans, loss.saved_buffers()
         spans.weight = None  # autograd has it, and lets it go after the backward pass
-        return own_cos, lse, own_centres, max_cos
+        return tuple(compared)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_own_cos: Tensor, grad_lse: Tensor, grad_own_centres: Tensor | None, _):
         """Gradients of embeddings, norms, centres and the parameters of the others' logits."""
-        embeddings, norms, weight, own_cos, own_directions, lse, *parameters = ctx.saved_tensors
+        embeddings, norms, weight, own_cos, lse, *parameters = ctx.saved_tensors
         step, shard, spans = ctx.step, ctx.step.shard, ctx.spans
         spans.weight = weight
-        needs_weight, needs_parameters = ctx.needs_input_grad[2], ctx.needs_input_grad[5:]
+        needs_weight = ctx.needs_input_grad[2]
         grad_weight, ctx.workspace = ctx.workspace, None  # the only reference: autograd takes it, uncopied
         if needs_weight and grad_weight is None:  # a second backward pass through one graph
             grad_weight = torch.empty_like(weight)
             spans.set_workspace(grad_weight)
         lse = lse.masked_fill(lse == -math.inf, 0)  # no other class: every exp is 0 anyway
-        names = step.loss.parameters_of_others()
-        learnt = {
-            n: p.detach().requires_grad_(need) for n, p, need in zip(names, parameters, needs_parameters)
-        }
+        learnt = step.loss.parameters_to_learn(parameters, ctx.needs_input_grad[5:])
         vectors = [tensor.detach().requires_grad_() for tensor in (own_cos, norms)]
         with torch.enable_grad():
             inputs = step.loss.kernel_inputs(*vectors, ctx.buffers | learnt)
@@ -74,20 +69,19 @@ class KernelClasses(torch.autograd.Function):
         grad_embeddings = grad_left * step.loss.product_scale
         grad_own, grad_norms, grad_learnt = 0.0, None, {}
         if not step.loss.is_linear:
-            learnt = {name: tensor for name, tensor in learnt.items() if tensor.requires_grad}
-            sources = [*vectors, *learnt.values()]
+            names = [name for name, tensor in learnt.items() if tensor.requires_grad]
+            sources = [*vectors, *(learnt[name] for name in names)]
             through = (inputs.row, by_row * grad_lse), (inputs.scalar, (by_scalar * grad_lse).sum())
             grads = input_gradients(through, sources)
-            grad_own, grad_norms = all_reduce(torch.stack(grads[:2]))
-            grad_learnt = {name: all_reduce(gradient) for name, gradient in zip(learnt, grads[2:])}
+            grad_own, grad_norms, *grads = sum_together(*grads)
+            grad_learnt = dict(zip(names, grads))
 
-        grad_own = (grad_own_cos + grad_own)[shard.rows, None]  # (k, 1)
-        grad_embeddings.index_add_(0, shard.rows, grad_own * own_directions)  # a sample has one own class
+        own = embeddings, weight, step, grad_own_cos + grad_own, grad_own_centres
+        of_own_centres = add_own_gradients(grad_embeddings, *own)
         if needs_weight:
-            own = embeddings, weight, step, own_directions, grad_own, grad_own_centres
             # Not index_add_, which on a GPU adds the samples of one class in any order.
-            grad_weight.index_put_((shard.columns,), own_centre_gradients(*own), accumulate=True)
-        by_parameter = (grad_learnt.get(name) for name in names)
+            grad_weight.index_put_((shard.columns,), of_own_centres, accumulate=True)
+        by_parameter = (grad_learnt.get(name) for name in learnt)
         return grad_embeddings, grad_norms, grad_weight, None, None, *by_parameter
 
 
