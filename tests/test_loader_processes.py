@@ -30,7 +30,7 @@ run_script(main)
 # Importing torch takes seconds: one process imports everything, then each training runs in a fork of it, as a
 # terminal starts one: in a group of its own.
 FORKS = """
-import json, os, signal, sys, tempfile, time
+import ctypes, json, os, signal, sys, tempfile, time
 sys.path[:0] = sys.argv[1:3]
 import dataset, helpers.records, utils.command_line
 
@@ -51,6 +51,7 @@ for program in json.loads(sys.argv[3]):
         group = os.fork()
         if group == 0:
             os.setsid(), os.dup2(errors.fileno(), 2)
+            ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: it does not outlive the tests
             exec(program, {"__name__": "__main__"})
             sys.exit()
         ended = []
