@@ -22,7 +22,7 @@ def main():
     for epoch in range(10**9):
         loader.set_position(epoch)
         for step, _ in enumerate(loader):
-            if epoch == step == 0:
+            if epoch == 0 and step == 1:
                 {action}
 run_script(main)
 """
@@ -87,7 +87,7 @@ ACTIONS = KILLED | {
 def outcomes(tmp_path_factory) -> dict[str, tuple]:
     """Exit code (None: it went on for ever), errors, and whether a process was left, of each training.
 
-    An action runs after the first batch.
+    An action runs after the second batch: both workers have begun by then.
     """
     folder, tests = write_rec(tmp_path_factory.mktemp("data"), list(range(27))), Path(__file__).parent
     programs = [TRAINING.format(folder=str(folder), action=action) for action in ACTIONS.values()]
