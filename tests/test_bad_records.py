@@ -51,6 +51,9 @@ def assert_same(first, second):
 def test_only_bad_images_are_replaced_and_the_indices_tell_by_which(whole, damaged):
     dataset = RecordDataset(damaged)
     for epoch in range(3):
+        own = {}
+        for images, _, indices in batches(whole, epoch=epoch):
+            own |= dict(zip(indices.tolist(), images))
         for expected, got in zip(batches(whole, epoch=epoch), batches(damaged, epoch=epoch)):
             wanted, used = expected[2].tolist(), got[2].tolist()
             replaced = [row for row, index in enumerate(wanted) if index in BAD]
@@ -58,6 +61,7 @@ def test_only_bad_images_are_replaced_and_the_indices_tell_by_which(whole, damag
             assert not set(used) & set(BAD)
             assert [used[row] for row in kept] == [wanted[row] for row in kept]
             assert torch.equal(got[0][kept], expected[0][kept])
+            assert all(torch.equal(got[0][row], own[used[row]]) for row in replaced)  # with its own changes
             assert got[1].tolist() == [LABELS[index] for index in used]
             assert all(dataset.name_of(index) == f"{damaged}/train.rec: record {index}" for index in used)
 

@@ -22,7 +22,7 @@ def main():
     for epoch in range(10**9):
         loader.set_position(epoch)
         for step, _ in enumerate(loader):
-            if epoch == step == 0:
+            if epoch == 0 and step == 1:
                 {action}
 run_script(main)
 """
@@ -30,7 +30,7 @@ run_script(main)
 # Importing torch takes seconds: one process imports everything, then each training runs in a fork of it, as a
 # terminal starts one: in a group of its own.
 FORKS = """
-import json, os, signal, sys, tempfile, time
+import ctypes, json, os, signal, sys, tempfile, time
 sys.path[:0] = sys.argv[1:3]
 import dataset, helpers.records, utils.command_line
 
@@ -51,6 +51,7 @@ for program in json.loads(sys.argv[3]):
         group = os.fork()
         if group == 0:
             os.setsid(), os.dup2(errors.fileno(), 2)
+            ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: it does not outlive the tests
             exec(program, {"__name__": "__main__"})
             sys.exit()
         ended = []
@@ -86,7 +87,7 @@ ACTIONS = KILLED | {
 def outcomes(tmp_path_factory) -> dict[str, tuple]:
     """Exit code (None: it went on for ever), errors, and whether a process was left, of each training.
 
-    An action runs after the first batch.
+    An action runs after the second batch: both workers have begun by then.
     """
     folder, tests = write_rec(tmp_path_factory.mktemp("data"), list(range(27))), Path(__file__).parent
     programs = [TRAINING.format(folder=str(folder), action=action) for action in ACTIONS.values()]

@@ -115,7 +115,10 @@ def test_what_systems_leave_in_a_tar_and_folders_are_no_images(tmp_path):
         folder = tarfile.TarInfo("people.png")
         folder.type = tarfile.DIRTYPE
         tar.addfile(folder)
-        for name, data in {"._1.png": b"x", "1.png": b"y", "1.json": b'{"id": 5}', "1.cls": b"3"}.items():
+        add_member(tar, "._1.png", b"x")  # macOS: one beside each, between the members of a sample
+        add_member(tar, "1.png", b"y")
+        add_member(tar, "._1.cls", b"x")
+        for name, data in {"1.json": b'{"id": 5}', "1.cls": b"3"}.items():
             add_member(tar, name, data)
     dataset = tars.index_of(tmp_path / "faces.tar")
     assert dataset.shape == (1, 3)
@@ -128,6 +131,7 @@ def test_what_systems_leave_in_a_tar_and_folders_are_no_images(tmp_path):
         ({"a.png": b"x", "a.cls": "٣".encode()}, r"a\.cls has label '٣'; allowed: integers from 0"),
         ({"a.png": b"x", "a.cls": b"9" * 18}, r"a\.cls has label '9{18}'"),
         ({"a.png": b"x", "a.json": b'{"id": 4611686018427387904}'}, r"a\.json has label '46116"),
+        ({"a.png": b"x", "a.json": b"5"}, r"a\.json has no label: expected an object"),
         ({"a.png": b"x", "a.json": b'{"id": true}'}, r"a\.json has label 'True'"),
         ({"a.png": b"x", "a.json": b"[" * 10**5}, r"a\.json is no JSON: "),
         ({"a.png": b"x"}, r"a\.png has no label: expected a\.cls or a\.json"),

@@ -31,7 +31,7 @@ def decode(encoded: bytes, name: str) -> np.ndarray:
 
 
 def decoded(encoded: bytes | None) -> np.ndarray | None:
-    """The same where it can be used; else None, without a reason."""
+    """The same image where it can be used; else None, without a reason: for the loader's plain case."""
     if encoded is None:
         return None
     try:
@@ -52,11 +52,21 @@ class FaceDataset(Dataset):
     warnings: list[str] = []
 
     def encoded(self, index: int) -> tuple[bytes, int]:
-        """The encoded image and the label of one sample; RecordError where it cannot be read."""
+        """The encoded image, bytes of any format, and the label of one sample, from 0 to `num_classes` - 1.
+
+        Args:
+            index: 0 to `len(self)` - 1; not checked, as in `read`.
+        Raises:
+            RecordError: it cannot be read, or its label is none.
+        """
         raise NotImplementedError
 
     def read(self, index: int) -> tuple[np.ndarray, int]:
-        """Image `(112, 112, 3)` uint8 RGB and label of one sample; RecordError where it cannot be used."""
+        """Image `(112, 112, 3)` uint8 RGB and label of one sample.
+
+        Raises:
+            RecordError: see `encoded`; or it is no whole image of this size.
+        """
         encoded, label = self.encoded(index)
         return decode(encoded, self.name_of(index)), label
 
@@ -86,7 +96,10 @@ class FaceDataset(Dataset):
         return {}
 
     def name_of(self, index: int) -> str:
-        """Where one sample comes from, for messages: "train.rec: record 41", with the whole path."""
+        """Where one sample comes from, for messages: "train.rec: record 41", with the whole path.
+
+        Raises nothing: it is asked of samples that cannot be read.
+        """
         raise NotImplementedError
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:

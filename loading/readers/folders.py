@@ -40,6 +40,7 @@ class FileDataset(FaceDataset):
         return self.root / os.fsdecode(self._paths[index])
 
     def labels(self) -> np.ndarray:
+        """The number of each image's identity, `(len(self),)` int64."""
         return self._labels
 
     def content(self) -> dict[str, tuple[np.ndarray, ...]]:
@@ -47,6 +48,7 @@ class FileDataset(FaceDataset):
         return {"labels": (self._labels,), "images": (self._paths,)}
 
     def encoded(self, index: int) -> tuple[bytes, int]:
+        """The bytes of an image file and its label; RecordError where the file cannot be read."""
         path = self.path(index)
         try:
             return path.read_bytes(), int(self._labels[index])

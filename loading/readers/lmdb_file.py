@@ -66,6 +66,12 @@ class LmdbDataset(FaceDataset):
         return {"images": (self.keys, np.array([self._environment().info()["last_txnid"]]))}
 
     def encoded(self, index: int) -> tuple[bytes, int]:
+        """The image and the label in the value of a key.
+
+        Raises:
+            RecordError: there is no such key, its value is of another layout, or its label no integer from 0
+                to `num_classes` - 1.
+        """
         value = self._value(_as_bytes(self.keys[index]), self.name_of(index))
         if not isinstance(value, list) or len(value) < 2 or not isinstance(value[0], bytes):
             raise RecordError(f"{self.name_of(index)} is not [encoded image, label] or [.., feature, label]")

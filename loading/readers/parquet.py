@@ -23,7 +23,7 @@ LARGE_GROUP = 1000  # images
 
 
 def find_parquet(root: Path) -> list[Path]:
-    """The Parquet files that are meant: a file, those of a folder, or of its folder `data`.
+    """The Parquet files that are meant, sorted: a file, those of a folder, or of its folder `data`; or none.
 
     Where some are called train…, the others are of other splits and are left out.
     """
@@ -74,17 +74,26 @@ class ParquetDataset(FaceDataset):
             ]
 
     def __len__(self) -> int:
+        """Rows of all files."""
         return len(self._labels)
 
     def labels(self) -> np.ndarray:
+        """Every row's label, `(len(self),)` int64 from 0; of texts their place among `identities`."""
         return self._labels
 
     def content(self) -> dict[str, tuple[np.ndarray, ...]]:
-        """Labels, row groups and sizes of the files."""
+        """Labels, the first row of each group, and the sizes of the files in bytes."""
         sizes = np.array([path.stat().st_size for path in self.paths])
         return {"labels": (self._labels,), "images": (self._starts, sizes)}
 
     def encoded(self, index: int) -> tuple[bytes, int]:
+        """The bytes of the image in a row, or of the file that the row names, and its label.
+
+        Reads the images of the whole group.
+
+        Raises:
+            RecordError: the group is damaged, the file is missing, or the row has neither bytes nor a file.
+        """
         group, row, path = self._place(index)
         file, number = self._groups[group]
         with _named_errors(self.name_of(index)):
@@ -102,6 +111,7 @@ class ParquetDataset(FaceDataset):
         return image, int(self._labels[index])
 
     def name_of(self, index: int) -> str:
+        """The file, and the number of the row in it, from 0."""
         _, _, path = self._place(index)
         first = next(i for i, (file, _) in enumerate(self._groups) if self.paths[file] == path)
         return f"{path}: row {index - int(self._starts[first])}"

@@ -49,6 +49,7 @@ class RecordDataset(FaceDataset):
         return len(self.keys)
 
     def encoded(self, index: int) -> tuple[bytes, int]:
+        """Payload and first label of a record; RecordError where it is broken or its label is no class."""
         key = self.keys[index : index + 1]
         label, encoded = self.reader.read(key[0])
         check_labels(self.reader, key, label[:1], self.num_classes, "its number of classes")

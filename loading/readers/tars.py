@@ -69,6 +69,7 @@ class TarDataset(FaceDataset):
         return {"labels": (self._labels,), "images": (self._starts, self._offsets, self._sizes)}
 
     def encoded(self, index: int) -> tuple[bytes, int]:
+        """The bytes of an image's member and its label; RecordError where the file cannot be read."""
         return self._read(index, int(self._offsets[index]), int(self._sizes[index])), int(self._labels[index])
 
     def name_of(self, index: int) -> str:
@@ -92,7 +93,13 @@ class TarDataset(FaceDataset):
 
 
 def index_of(path: Path) -> np.ndarray:
-    """Start, length and label of each image of a tar, `(N, 3)` int64: as kept beside it, or read."""
+    """Of each image of a tar its first byte, its length in bytes and its label, `(N, 3)` int64.
+
+    Taken from the file kept beside it, if it is of this format, size and time of change; else read, and kept.
+
+    Raises:
+        RecordError: see TarDataset.
+    """
     kept, state = path.with_name(f"{path.name}.index.npz"), path.stat()
     version = np.array([FORMAT, state.st_size, state.st_mtime_ns])
     with suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile), np.load(kept) as found:
