@@ -64,7 +64,7 @@ class Watchdog(threading.Thread):
     def __init__(self, peers: Peers, timeout: timedelta):
         super().__init__(name="watchdog", daemon=True)
         self.peers, self.timeout_s = peers, timeout.total_seconds()
-        self.speaks = True  # whether this rank prints the line that ends the run
+        self.prints_last_line = True  # of the run; one rank does
         self.place, self.since = (0, 0), ""  # where this rank is, and since when
         self.waited_s = self.looked_s = self.interrupted_s = self.ended_s = 0.0
         self.stepped, self.step_times = time.monotonic(), deque[float](maxlen=100)
@@ -153,12 +153,12 @@ class Watchdog(threading.Thread):
         if (
             self.has_store and not ranks_know
         ):  # else rank 0 may have left with the store, of which torch would warn at length
-            self.speaks = self.peers.leave_note(message)
+            self.prints_last_line = self.peers.leave_note(message)
 
     def _give_up(self, reason: str) -> NoReturn:
         line = _with_what_is_kept(reason)
         leave_with_others(line)
-        end_process(line if self.speaks else "", 1)
+        end_process(line if self.prints_last_line else "", 1)
 
     def explain(self, error: Exception) -> EndOfScript | None:
         """The end of this rank after a collective has failed because of another rank; None: not for that."""
@@ -168,7 +168,7 @@ class Watchdog(threading.Thread):
         self.is_ending = True
         line = _with_what_is_kept(self._reason(error))
         leave_with_others(line)
-        return EndOfScript(line if self.speaks else "", 1)
+        return EndOfScript(line if self.prints_last_line else "", 1)
 
     def _reason(self, error: Exception) -> str:
         peers = self.peers

@@ -55,3 +55,24 @@ def test_a_best_model_that_was_deleted_is_written_again(best):
     assert after.not_better == 1, "patience does not begin again"
     assert verified(after, 0.5)
     assert not verified(after, 0.5)
+
+
+def test_patience_counts_without_a_file_and_begins_again_with_each_better_one(tmp_path):
+    best = BestModel(tmp_path, keep=False, patience=2)
+    scores = iter((0.5, 0.4, 0.6, 0.6, 0.3, 0.9))
+    saved = [verified(best, score) for _, score in zip(best.until_over(range(9)), scores)]
+    assert saved == [False] * 5, "the run ends after two that are not better, and keeps no file"
+    assert (best.score, best.is_over) == (0.6, True)
+
+
+def test_the_mean_over_all_sets_decides(best):
+    results = {name: SimpleNamespace(mean=mean) for name, mean in (("cfp", 0.99), ("lfw", 0.79))}
+    best.add(2, results, lambda: None)  # other sets: the first one is the best
+    best.add(3, results | {"lfw": SimpleNamespace(mean=0.78)}, lambda: pytest.fail("not better"))
+    assert (best.step, best.score, best.not_better) == (2, pytest.approx(0.89), 1)
+
+
+def test_a_run_that_needs_no_best_model_compares_nothing(tmp_path):
+    best = BestModel(tmp_path, keep=False, patience=0)
+    assert not verified(best, 0.9)
+    assert (best.score, best.decides, best.is_over) == (None, False, False)

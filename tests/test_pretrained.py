@@ -14,7 +14,7 @@ from helpers.backbone_cases import SMALL, images, small, small_networks
 from helpers.job_files import load
 from losses import build_loss
 from partial_fc import PartialFC
-from training.fine_tuning import HeadWarmup, layer_of, levels_of, rates_of_layers
+from training.fine_tuning import HeadWarmup, layer_of, levels_of, rates_of_layers, set_learning_rate
 from training.optimizer import build_optimizer
 
 CPU = torch.device("cpu")
@@ -197,6 +197,8 @@ def test_each_group_of_the_optimiser_has_its_share_of_the_learning_rate():
     assert all(
         factors[p] == pytest.approx(0.25 * 0.5 ** levels[p]) for p in network.parameters() if p.requires_grad
     )
+    set_learning_rate(optimizer, 0.2)
+    assert all(group["lr"] == 0.2 * group["lr_factor"] for group in optimizer.param_groups)
     decays = {p: group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
     assert {decays[p] for p in network.parameters() if p in decays and p.ndim <= 1} == {0.0}
 

@@ -119,6 +119,15 @@ def test_a_lock_on_a_file_that_was_just_deleted_does_not_count(tmp_path, monkeyp
     folder.release()
 
 
+def test_a_run_whose_lock_was_deleted_leaves_the_next_one_its_own(tmp_path):
+    folder = RunFolder(tmp_path, shared=True)
+    (tmp_path / "run.lock").unlink()
+    with another_run(tmp_path) as (said, _, _):
+        assert said == "mine"
+        folder.release()
+        assert contents(tmp_path) == {"run.lock"}
+
+
 def test_without_locks_in_the_file_system_a_run_goes_on_with_a_warning(tmp_path, monkeypatch, caplog):
     def lockf(*_):
         raise OSError(errno.ENOLCK, "No locks available")

@@ -199,6 +199,16 @@ def test_a_run_whose_second_half_was_skipped_does_not_end_well(skipped, stops):
         training.guard.stop_if_stuck(str)
 
 
+def test_a_save_that_is_due_waits_for_a_step_that_is_not_skipped():
+    training, saves = Training(), []
+    for step, (loss, due) in enumerate(
+        [(0, False), (math.nan, True), (math.nan, False), (0, False), (0, False)]
+    ):
+        training.step(step, break_loss=loss or None)
+        saves.append(training.guard.is_time_to_save(due))
+    assert saves == [False, False, False, True, False]
+
+
 def test_a_run_that_goes_on_counts_on():
     """A run that is preempted again and again is stopped like one that is not."""
     before = Training()
