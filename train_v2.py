@@ -225,7 +225,7 @@ def main() -> None:
     report.draw(at_the_end=True)
     if rank() == 0:
         accuracies = summary(results, val_files, validation)
-        logger.info("%s\nmodel, curves and logs are in %s", accuracies, output)
+        logger.info("\n".join(filter(None, [accuracies, f"model, curves and logs are in {output}"])))
     folder.release()
     stop_process_group()
 

@@ -6,7 +6,7 @@
 #
 # SMALL=1 runs the same commands at sizes that a CPU finishes in a few minutes, to see that they run.
 set -uo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 folder=${1:-$(mktemp -d)}
 python=${PYTHON:-python3}
 [ -x .venv/bin/python ] && python=${PYTHON:-.venv/bin/python}

@@ -10,6 +10,7 @@ cancels out. Thresholds are those of each evaluation, and are held fixed.
 B. Efron, R. Tibshirani, An Introduction to the Bootstrap, 1993, chapter 8.
 """
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -76,6 +77,15 @@ def read_outcomes(results: Path) -> dict[str, Outcomes]:
             }
     except Exception as error:  # a damaged archive can raise anything
         raise ValueError(f"--baseline: {path} is damaged ({error}); evaluate that model again") from None
+
+
+def precision_of(results: Path) -> str | None:
+    """The precision of the passes behind a results.json, which is named as in `read_outcomes`."""
+    path = results / "results.json" if results.is_dir() else results.parent / "results.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))["settings"]["precision"]
+    except (ValueError, TypeError, KeyError):  # of an older version, or damaged
+        return None
 
 
 def compare(

@@ -11,6 +11,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator, PercentFor
 
 from reports.style import COLOURS, DASHES, INK, STYLE
 
+NARROWEST = 0.02  # of an axis of cosines
+
 Curves = Mapping[str, tuple[np.ndarray, np.ndarray]]  # name -> x, y
 
 
@@ -51,7 +53,9 @@ def cosine_figure(cosines: np.ndarray, same: np.ndarray, thresholds: np.ndarray,
         figure = Figure(figsize=(7.5, 4), dpi=150, layout="constrained")
         axes = figure.subplots()
         axes.set(title=title, xlabel="cosine", ylabel="share of the pairs")
-        bins = np.linspace(cosines.min(), cosines.max(), 60)
+        low, high = cosines.min(), cosines.max()
+        room = max(0.0, (NARROWEST - (high - low)) / 2)  # a collapsed network has all cosines at 1
+        bins = np.linspace(low - room, high + room, 60)
         for kind, name, colour in (
             (~same, "different people", COLOURS[1]),
             (same, "same person", COLOURS[0]),

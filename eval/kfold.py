@@ -21,6 +21,7 @@ from eval.readers.bin_sets import load_bin
 THRESHOLDS = np.arange(0, 4, 0.01)  # of the squared distance
 FINE_THRESHOLDS = np.arange(0, 4, 0.001)  # for VAL@FAR
 FAR_TARGET = 1e-3
+FAR_SHOWN = 10 * FAR_TARGET  # a true accept rate at more says nothing of the one at FAR_TARGET
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,14 @@ class VerificationResult:
         """Whether the pairs of different people, less those of any fold, can have the rate FAR_TARGET."""
         different = self.num_pairs[:, 0]
         return bool(FAR_TARGET * (different.sum() - different.max()) >= 1)
+
+    @property
+    def rate_in_words(self) -> str:
+        """`val` at `far`; where that is far above FAR_TARGET, as of a collapsed network, no rate."""
+        why = "" if self.enough_pairs else f" (too few pairs for {FAR_TARGET})"
+        if self.far > FAR_SHOWN:
+            return f"no TAR at FAR {FAR_TARGET}: the threshold for it lets in {self.far:.4f}{why}"
+        return f"TAR {self.val:.4f} at FAR {self.far:.4f}{why}"
 
     @property
     def order_warning(self) -> str:

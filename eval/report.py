@@ -16,7 +16,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from prettytable import PrettyTable
 
-from eval.baseline import FILE, Difference, Outcomes, difference_table, write_outcomes
+from eval.baseline import FILE, Difference, Outcomes, difference_table, precision_of, write_outcomes
 from reports.page import Page, png_of
 from utils.files import whole_file, write_json
 from utils.run_info import git_state, hardware, versions
@@ -65,6 +65,12 @@ class Report:
             "Difference: ± half the 95 % interval over draws of people (of pairs, where a set does not say "
             "who is on them), the same for both; thresholds held fixed."
         )
+        precision, theirs = self.settings.get("precision"), precision_of(baseline)
+        if theirs not in (None, precision):
+            self.note(
+                f"Precision: {precision} here, {theirs} in the baseline, which is part of the difference; "
+                f"--precision {theirs} leaves that out."
+            )
         self.numbers("baseline", {"file": str(baseline), "differences": _as_dicts(differences)})
 
     def picture(self, name: str, figure: Figure, caption: str = "") -> None:

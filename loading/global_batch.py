@@ -53,9 +53,10 @@ def choose_global_batch(cfg, world_size: int, saved: Mapping[str, int] = Mapping
             "without an image: start fewer ranks"
         )
     if before != global_batch:
+        of_each = str(most) if fewest == most else f"{fewest} to {most}"
         logging.getLogger(LOGGER_NAME).info(
             f"{world_size} rank(s) of batch_size={cfg.batch_size} make a global batch of {global_batch}; "
-            f"it stays the checkpoint's {before}, {fewest} to {most} images a rank and micro-batch "
+            f"it stays the checkpoint's {before}, {of_each} images a rank and micro-batch "
             f"(if memory is short: global_batch={before} and a larger gradient_acc)"
         )
     return before

@@ -70,7 +70,7 @@ def comparison_page(runs: Sequence[RunFiles]) -> Page:
     if table is None:
         page.note("All runs have the same settings.")
     else:
-        page.table(table, "Settings that differ")
+        page.table(table, "Settings that differ", texts=True)
     page.heading("Curves over the steps")
     page.charts(_charts(runs, names))
     return page

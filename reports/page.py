@@ -30,6 +30,8 @@ PAGE = """<!DOCTYPE html>
   table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; }}
   .wide {{ overflow-x: auto; }}
   th, td {{ padding: .3rem .8rem; text-align: right; border-bottom: 1px solid #d8dee4; white-space: nowrap; }}
+  .texts td {{ white-space: normal; overflow-wrap: anywhere; text-align: left; vertical-align: top; }}
+  .texts th {{ text-align: left; }}
   th {{ color: #57606a; font-weight: 600; }}
   th:first-child, td:first-child {{ text-align: left; padding-left: 0; }}
   figure {{ margin: 2.2rem 0 0; }}
@@ -76,11 +78,15 @@ class Page:
         """A paragraph; spaces and line ends in it count as one space."""
         self.body.append(f"<p>{escape(' '.join(text.split()))}</p>")
 
-    def table(self, table: PrettyTable, caption: str = "") -> None:
-        """A table: its first column stands left, the others right."""
+    def table(self, table: PrettyTable, caption: str = "", *, texts: bool = False) -> None:
+        """A table: its first column stands left, the others right.
+
+        Args:
+            texts: the cells are texts, such as paths: they stand left, and long ones are broken into lines.
+        """
         if caption:
             self.heading(caption)
-        self.body.append(f'<div class="wide">{table.get_html_string()}</div>')
+        self.body.append(f'<div class="wide{" texts" if texts else ""}">{table.get_html_string()}</div>')
 
     def definitions(self, entries: Mapping[str, Any], caption: str = "") -> None:
         """Names and values, one a line."""

@@ -11,7 +11,8 @@ from utils.logging import read_metrics
 
 OF_TRAINING = ("epoch", "loss", "lr", "images_per_second")  # what every line of its kind has
 OF_SET = ("accuracy", "accuracy_std")
-NOT_COMPARED = ("name", "output")  # settings that always differ between two runs, and decide nothing
+# Settings that decide nothing in a comparison: where a run is, how it was started, what loss_args repeats.
+NOT_COMPARED = ("name", "output", "resume", "margin_list", "interclass_filtering_threshold")
 
 
 @dataclass
@@ -98,7 +99,9 @@ def differing(named: Mapping[str, Mapping[str, Any]]) -> dict[str, list[Any]]:
     return {
         name: row
         for name, row in rows.items()
-        if name not in NOT_COMPARED and any(value != row[0] for value in row)
+        if name not in NOT_COMPARED
+        and any(value != row[0] for value in row)
+        and not any(other.startswith(f"{name}.") for other in names)
     }
 
 

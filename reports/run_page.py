@@ -21,6 +21,7 @@ PANELS = {
     "own_cosine": Panel("Cosine to the own class, mean", "{:.3f}"),
     "data_wait": Panel("Share of the time spent waiting for images", "{:.0%}", from_zero=True),
     "memory_mib": Panel("Memory at its peak, MiB", "{:,.0f}", smooth=False, from_zero=True),
+    "ce": Panel("Cross-entropy (ce)"),
     "skipped": Panel("Steps skipped, as numbers were not finite", "{:,.0f}", smooth=False),
 }
 OF_EVERY_RUN = ("kind", "step", "epoch", "loss", "lr", "images_per_second")
@@ -145,7 +146,7 @@ def _settings(page: Page, run: RunFiles) -> None:
         if changed:
             table = PrettyTable(["setting", *(f"part {number + 1}" for number in range(len(parts)))])
             table.add_rows([[name, *map(in_words, values)] for name, values in changed.items()])
-            page.table(table)
+            page.table(table, texts=True)
         else:
             page.note("All had the same settings.")
     with page.folded("All settings, versions, hardware"):

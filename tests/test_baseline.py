@@ -116,6 +116,19 @@ def test_the_report_has_the_differences_for_eyes_and_for_programs(tmp_path, caps
     assert set(kept["differences"]["rank-1"]) == {"ours", "theirs", "half_width"}
 
 
+@pytest.mark.parametrize(("theirs", "said"), [("bf16", True), ("fp32", False)])
+def test_a_baseline_of_another_precision_is_pointed_out(theirs, said, tmp_path, capsys):
+    old = Report("eval_x", {"precision": theirs})
+    old.keep_outcomes(outcomes(2))
+    old.write(tmp_path / "old")
+    report = Report("eval_x", {"precision": "fp32"})
+    report.keep_outcomes(outcomes(1))
+    for named in (tmp_path / "old", tmp_path / "old" / "results.json"):
+        report.compare(compare(report.outcomes, read_outcomes(named)), named)
+    report.write(tmp_path / "new")
+    assert (capsys.readouterr().out.count("Precision: fp32 here, bf16 in the baseline") == 2) == said
+
+
 def test_each_rate_has_its_row():
     found = outcomes_at(["a", "b"], np.array([[True, False], [True, True]]), np.array([0, 1]))
     assert {name: outcome.right.mean() for name, outcome in found.items()} == {"a": 0.5, "b": 1.0}

@@ -63,7 +63,7 @@ def test_it_gets_every_number_and_picture_under_the_name_of_the_folder(tmp_path,
     log = run_log(tmp_path / "mine", wandb_project="faces", lr=0.5)
     log.log_step(1, epoch=0.5, loss=2.0, lr=0.1, ce=1.5)
     result = SimpleNamespace(
-        accuracy=torch.tensor([0.5, 1.0]), val=0.25, far=0.1, xnorm=None, enough_pairs=True
+        accuracy=torch.tensor([0.5, 1.0]), val=0.25, far=0.1, xnorm=None, rate_in_words=""
     )
     log.log_eval(1, {"lfw": result})
     log.log_pairs(1, "samples", (torch.zeros(2, 3, 4, 4), torch.zeros(2, 3, 4, 4)))

@@ -1,4 +1,4 @@
-"""The README is complete, its defaults are the code's, and its relative links lead somewhere."""
+"""README.md, docs/presets.md and docs/code.md are complete and say what the code says."""
 
 import inspect
 import re
@@ -11,12 +11,14 @@ from utils.config import get_config
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
+PRESETS = (ROOT / "docs" / "presets.md").read_text()
+CODE = (ROOT / "docs" / "code.md").read_text()
 LOSSES_AND_REGULARIZERS = LOSSES | REGULARIZERS
 
 
-def table(heading: str) -> dict[str, list[str]]:
-    """The rows under a heading whose first cell is a `name`: name -> cells."""
-    section = README.split(f"## {heading}\n")[1].split("\n## ")[0]
+def table(page: str, heading: str = "") -> dict[str, list[str]]:
+    """The rows whose first cell is a `name`, of a page or of what stands under a heading: name -> cells."""
+    section = page.split(f"## {heading}\n")[1].split("\n## ")[0] if heading else page
     rows = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("| `")]
     return {row[0].strip("`"): row for row in rows}
 
@@ -33,7 +35,7 @@ def defaults(of: type) -> str:
 @pytest.mark.parametrize("name", LOSSES_AND_REGULARIZERS)
 def test_the_readme_shows_each_loss_with_its_defaults(name):
     right = defaults(LOSSES_AND_REGULARIZERS[name]) or "–"
-    row = table("Losses").get(name)
+    row = table(README, "Losses").get(name)
     assert row, (
         f"the table of losses in README.md needs a row: | `{name}` | its logit | `{right}` | [Paper](link) |"
     )
@@ -41,20 +43,20 @@ def test_the_readme_shows_each_loss_with_its_defaults(name):
 
 
 def test_the_readme_names_no_loss_that_does_not_exist():
-    assert set(table("Losses")) == set(LOSSES_AND_REGULARIZERS)
+    assert set(table(README, "Losses")) == set(LOSSES_AND_REGULARIZERS)
 
 
-def test_every_preset_is_in_the_readme():
+def test_every_preset_has_its_row():
     presets = {path.stem for path in (ROOT / "configs").glob("*.py")} - {"__init__", "base"}
-    rows = table("Presets")
+    rows = table(PRESETS)
     assert "demo_*" in rows
     demos = {name for name in presets if name.startswith("demo_")}
     assert set(rows) == presets - demos | {"demo_*"}
 
 
-@pytest.mark.parametrize("name", [name for name in table("Presets") if "*" not in name])
-def test_the_readme_s_network_method_and_batch_of_a_preset_are_its_own(name):
-    _, _, network, method, batch, _ = table("Presets")[name]
+@pytest.mark.parametrize("name", [name for name in table(PRESETS) if "*" not in name])
+def test_the_network_method_and_batch_in_the_row_of_a_preset_are_its_own(name):
+    _, _, network, method, batch, _ = table(PRESETS)[name]
     cfg = get_config(name)
     terms = [cfg.loss, *(term for term, _ in cfg.regularizers), *(["aroface"] if cfg.aroface else [])]
     assert network.split("`")[1] == cfg.network
@@ -73,8 +75,8 @@ def test_links_and_named_files_exist():
 
 
 def tree() -> list[str]:
-    """The paths of the tree under "Where things are": names by indentation, each with its comment."""
-    block = README.split("## Where things are\n")[1].split("\n[")[0]
+    """The paths of the tree of docs/code.md: names by indentation, each with its comment."""
+    block = CODE[CODE.index("\n    ") :]
     paths, parents = [], {}
     for indent, name, _ in re.findall(r"^( +)(\S+)  +(\S.*)$", block, re.MULTILINE):
         parents[len(indent)] = parents.get(len(indent) - 2, "") + name
@@ -95,4 +97,4 @@ def test_the_tree_has_all_code_at_the_top():
         f"{path.parent.name}/" for path in ROOT.glob("*/*.py")
     }
     missing = code - set(tree())
-    assert not missing, f"README.md, 'Where things are', lacks {', '.join(sorted(missing))}"
+    assert not missing, f"docs/code.md lacks {', '.join(sorted(missing))}"

@@ -1,5 +1,6 @@
 """Shuffled, split, merged, unpacked: the same records come out, and a folder comes back byte for byte."""
 
+import sys
 from collections import Counter
 from itertools import pairwise
 
@@ -14,7 +15,7 @@ from tools.make_rec import Options, make_rec
 from tools.merge_rec import merge_rec
 from tools.rec_to_folder import rec_to_folder
 from tools.shuffle_rec import shuffle_rec
-from tools.split_rec import counts_of_shares, split_rec
+from tools.split_rec import counts_of_shares, main, split_rec
 from utils.errors import printable
 from utils.recordio import IndexedRecordWriter, RecordError
 
@@ -114,6 +115,15 @@ def test_a_split_that_cannot_be_writes_nothing(counts, outs, rec, tmp_path):
     with pytest.raises(ValueError, match=r"each part needs one|expected as many|names a folder twice"):
         split_rec(open_rec(rec), [tmp_path / out for out in outs], counts, seed=0, dry_run=False)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["faces", "rec"]
+
+
+@pytest.mark.parametrize("sizes", [["--identities", "1"], ["--shares", "0.25"]])
+def test_the_last_part_gets_all_others(sizes, rec, tmp_path, monkeypatch, capsys):
+    outs = [str(tmp_path / name) for name in ("few", "others")]
+    monkeypatch.setattr(sys, "argv", ["split_rec.py", "--rec", str(rec), "--out", *outs, *sizes])
+    main()
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.split(" of ")[1] for line in printed] == ["1 identities", "3 identities"]
 
 
 def test_dry_runs_write_nothing(rec, tmp_path):

@@ -121,6 +121,12 @@ def test_inspection_of_nothing_is_one_line(run):
         run(inspect_rec, "none")
 
 
+def test_inspection_of_another_container_says_what_it_reads(tmp_path, run):
+    (tmp_path / "faces.tar").write_bytes(b"")
+    with pytest.raises(FileNotFoundError, match=r"faces\.tar is a file: expected a \.rec file or a folder"):
+        run(inspect_rec, str(tmp_path / "faces.tar"))
+
+
 def test_repair_copies_what_can_be_used_and_counts_the_rest(tmp_path, run):
     good, small = png(picture(0)), png(picture(0)[:100])
     images = {1: b"damaged", 2: small, 5: good[:999]}

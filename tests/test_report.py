@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from prettytable import PrettyTable
 
-from eval.figures import cmc_figure, det_figure, roc_figure
+from eval.figures import NARROWEST, cmc_figure, cosine_figure, det_figure, roc_figure
 from eval.report import Report, as_json
 
 FAR = np.array([0, 1e-4, 1e-3, 1e-2, 1])
@@ -111,6 +111,12 @@ def test_the_page_is_self_contained_and_escapes_what_it_is_given(tmp_path):
 
 def lines(figure):
     return figure.axes[0].get_lines()
+
+
+def test_the_cosines_of_a_collapsed_network_are_not_magnified():
+    cosines = 1 - 1e-6 * np.arange(20)
+    axes = cosine_figure(cosines, np.arange(20) % 2 == 0, np.ones(10), "x").axes[0]
+    assert np.diff(axes.get_xlim()) >= NARROWEST
 
 
 def test_roc_and_cmc_show_the_curves_on_log_axes():

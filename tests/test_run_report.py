@@ -62,7 +62,7 @@ def test_the_page_tells_what_ran_how_far_and_what_came_out(tmp_path):
     assert "1.5 million parameters" in text
     assert "H100" in text
     assert "lfw 80.00 90.00 6" in text  # the last accuracy, the best one and its step
-    for title in ("Loss", "Learning rate", "Logged as ce", "Logged as disc", "Verification"):
+    for title in ("Loss", "Learning rate", "Cross-entropy (ce)", "Logged as disc", "Verification"):
         assert title in text
     assert "lr 0.37" in text.split("differ from configs/base.py")[1].split("All settings")[0]
 
@@ -132,6 +132,23 @@ def test_runs_are_compared_by_what_differs_in_them_and_what_came_out(tmp_path):
 def test_parts_of_a_setting_are_compared_one_by_one():
     settings = {"a": {"loss_args": {"m": 0.4, "s": 64}}, "b": {"loss_args": {"m": 0.5, "s": 64}}}
     assert differing(settings) == {"loss_args.m": [0.4, 0.5]}
+    settings = {"a": {"loss_args": {"m": 0.4}}, "b": {"loss_args": {}}}
+    assert differing(settings) == {"loss_args.m": [0.4, None]}
+
+
+def test_what_says_the_same_in_other_words_is_no_difference():
+    """`python train_v2.py RUN/config.json` leaves out margin_list, which stands in loss_args."""
+    same = {"loss": "combined", "loss_args": {"margin_list": [1.0, 0.0, 0.4]}}
+    assert not differing({"a": same | {"margin_list": [1.0, 0.0, 0.4], "resume": True}, "b": same})
+
+
+def test_long_settings_of_a_run_in_parts_stay_on_the_page(tmp_path):
+    folder = write_run(tmp_path / "tiny")
+    earlier = json.loads((folder / "config.json").read_text()) | {"rec": "/a/long/folder"}
+    (folder / "config.0001.json").write_text(json.dumps(earlier))
+    table = run_page(read_run(folder)).html().split("The run has 2 parts")[1].split("</table>")[0]
+    assert '<div class="wide texts">' in table
+    assert "/a/long/folder" in table
 
 
 def add(collector, epoch, indices, cosines, norms=None):

@@ -13,6 +13,7 @@ from sklearn.model_selection import KFold
 
 from eval.baseline import compare
 from eval.features import extract
+from eval.kfold import VerificationResult
 from eval.metrics import normalise
 from eval.readers.bin_sets import load_bin
 from eval.report import Report
@@ -212,6 +213,21 @@ def test_val_is_printed_where_nine_folds_have_a_thousand_pairs_of_different_peop
     assert result.enough_pairs == has_val
     row = summary({"set": result}, {"set": BINS}, {"set": (None, issame)}).splitlines()[3]
     assert ("too few pairs" in row) != has_val
+
+
+@pytest.mark.parametrize(
+    ("far", "pairs", "words"),
+    [
+        (0.0033, 1000, "TAR 1.0000 at FAR 0.0033"),
+        (0.0033, 10, "TAR 1.0000 at FAR 0.0033 (too few pairs for 0.001)"),
+        (1.0, 1000, "no TAR at FAR 0.001: the threshold for it lets in 1.0000"),
+    ],
+)
+def test_an_accept_rate_is_shown_only_near_the_false_accept_rate_that_was_asked_for(far, pairs, words):
+    shown = VerificationResult(
+        *[None] * 4, val=1.0, far=far, right=None, same=None, num_pairs=np.full((10, 2), pairs)
+    )
+    assert shown.rate_in_words == words
 
 
 def test_verify_is_evaluate_on_the_sum_of_both_views():

@@ -2,6 +2,7 @@
 
     python tools/split_rec.py --rec data/faces --out data/train data/held_out --shares 0.9 0.1
     python tools/split_rec.py --rec data/faces --out data/small --identities 1000
+    python tools/split_rec.py --rec data/faces --out data/held_out data/train --identities 100  # and others
 
 Which people go where is drawn by --seed. In each part they are numbered from 0, in the order they had;
 identities.txt keeps their names, or, where there are none, the labels they had. --dry-run only counts.
@@ -45,7 +46,10 @@ def split_rec(
     """
     present = np.unique(source.labels)
     if len(outs) != len(counts):
-        raise ValueError(f"{len(outs)} folders after --out, but {len(counts)} parts: expected as many")
+        raise ValueError(
+            f"{len(outs)} folder(s) after --out, but {len(counts)} number(s) of how many people they get: "
+            "expected as many, or one number less, where the last folder gets all others"
+        )
     if min(counts) < 1 or sum(counts) > len(present):
         wanted = " + ".join(map(str, counts))
         raise ValueError(f"{wanted} identities out of {len(present):,} that have images: each part needs one")
@@ -79,13 +83,23 @@ def main() -> None:
     add("--rec", type=Path, required=True, help="folder with train.rec and train.idx, or a .rec file")
     add("--out", type=Path, nargs="+", required=True, help="a folder for each part")
     size = parser.add_mutually_exclusive_group(required=True)
-    size.add_argument("--shares", type=float, nargs="+", help="of the identities, one for each part")
-    size.add_argument("--identities", type=int, nargs="+", help="how many, for each part")
+    size.add_argument(
+        "--shares",
+        type=float,
+        nargs="+",
+        help="of the identities, one for each part; the last may be left out",
+    )
+    size.add_argument(
+        "--identities", type=int, nargs="+", help="how many, for each part; the last may be left out"
+    )
     add("--seed", type=int, default=0, help="of the draw (default 0)")
     add("--dry-run", action="store_true", help="say what would be written, and write nothing")
     arguments = parser.parse_args()
     source = open_rec(arguments.rec)
-    counts = arguments.identities or counts_of_shares(arguments.shares, len(np.unique(source.labels)))
+    total = len(np.unique(source.labels))
+    counts = arguments.identities or counts_of_shares(arguments.shares, total)
+    if len(arguments.out) == len(counts) + 1:
+        counts = [*counts, total - sum(counts)]
     done = split_rec(source, arguments.out, counts, arguments.seed, arguments.dry_run)
     print("\n".join([*(["nothing is written:"] if arguments.dry_run else []), *done]))
 

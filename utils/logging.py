@@ -159,8 +159,7 @@ class RunLog:
             mean, std = float(result.accuracy.mean()), float(result.accuracy.std())
             numbers = {"accuracy": mean, "accuracy_std": std, "val": result.val, "far": result.far}
             text = f"step {step}  {name:<{width}}  accuracy {mean:.4f} ± {std:.4f}"
-            text += f"  TAR {result.val:.4f} at FAR {result.far:.4f}"
-            text += "" if result.enough_pairs else " (too few pairs for 0.001)"
+            text += f"  {result.rate_in_words}"
             if result.xnorm is not None:
                 numbers["xnorm"] = result.xnorm
                 text += f"  norm {result.xnorm:.2f}"

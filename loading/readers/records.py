@@ -34,6 +34,8 @@ class RecordDataset(FaceDataset):
     def __init__(self, root: str | Path, num_classes: int | None = None):
         record = find_record(Path(root)) or Path(root, "train.rec")
         self.root = record.parent
+        if self.root.is_file():
+            raise FileNotFoundError(f"{self.root} is a file: expected a .rec file or a folder with one")
         if not self.root.is_dir():
             raise FileNotFoundError(f"{self.root}: no such folder")
         self.reader = IndexedRecordReader(record.with_suffix(".idx"), record)
