@@ -116,17 +116,20 @@ class StreamedClasses(torch.autograd.Function):
         memory = torch.empty_like(weight[: step.chunk_size]) if needs_weight else None
         for chunk in ctx.classes.walk(weight):
             vectors, length = chunk.operand(dtype)
-            parts = []  # of the gradient of the directions, one for each slice of the batch
+            gradient = None  # of the directions
             for part in slices:
                 rows = part.rows
                 block, factor = others.gradient(part, chunk.start, chunk.directions)
                 grad_embeddings[rows] += product(block, vectors, dtype).mul_(factor * length)
-                if needs_weight:
-                    weights, out = factor * grad_lse[rows, None], None if parts else memory[: len(vectors)]
-                    parts.append(weighted_sum(block, weights, embeddings[rows], dtype, out))
+                if not needs_weight:
+                    continue
+                weights = factor * grad_lse[rows, None]
+                if gradient is None:
+                    gradient = weighted_sum(block, weights, embeddings[rows], dtype, memory[: len(vectors)])
+                else:
+                    gradient += weighted_sum(block, weights, embeddings[rows], dtype)
             if needs_weight:  # written over the kept products of this chunk, which nobody needs again
-                out = grad_weight[chunk.rows]
-                through_directions(sum(parts[1:], parts[0]), chunk.directions, chunk.inverse, scale, out)
+                through_directions(gradient, chunk.directions, chunk.inverse, scale, grad_weight[chunk.rows])
         grad_embeddings *= scale * grad_lse[:, None]
 
         grad_own, grad_norms, grad_parameters = others.reduced_gradients()
