@@ -27,7 +27,7 @@ from pathlib import Path
 
 import torch
 
-from backbones import CompiledBackbone, build_backbone, load_teacher
+from backbones import CompiledBackbone, build_backbone, choose_kernels, load_teacher
 from dataset import get_dataloader, get_dataset, to_input
 from eval.kfold import load_set
 from eval.verification_report import summary, verify
@@ -104,6 +104,7 @@ def main() -> None:
         memory = estimate_memory(cfg, backbone, terms, dataset.num_classes, global_batch, device)
     backbone.to(device, memory_format=torch.channels_last if cfg.channels_last else torch.contiguous_format)
     prepare_batch_norm(backbone, cfg.sync_bn, loader)
+    choose_kernels(cfg, backbone, device)
     head = build_head(cfg, terms, dataset.num_classes).to(device)
     perturb = None if cfg.aroface is None else build_perturbation(**cfg.aroface)
     distill = build_distillation(teacher, backbone.input_order, **cfg.distillation)

@@ -9,6 +9,7 @@ output is their product. AdaFace's recipe trains with `dropout=0.4`.
 from torch import Tensor, nn
 
 from .backbone import Backbone, check_counts, kaiming_init
+from .batch_norm import batch_norm_and_input, in_sequence
 from .layers import PReLU
 
 
@@ -59,7 +60,9 @@ class Block(nn.Module):
             self.res_layer.add_module("se_block", SqueezeExcitation(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.res_layer(x) + self.shortcut_layer(x)
+        first, *others = self.res_layer
+        normalised, x = batch_norm_and_input(first, x)
+        return in_sequence(others, normalised, shortcut=in_sequence([self.shortcut_layer], x))
 
 
 class AdaFaceIR(Backbone):
@@ -109,7 +112,7 @@ class AdaFaceIR(Backbone):
         kaiming_init(self)
 
     def trunk(self, images: Tensor) -> Tensor:
-        return self.run_blocks(self.body, self.input_layer(images))  # (N, 512 or 2048, 7, 7)
+        return self.run_blocks(self.body, in_sequence(self.input_layer, images))  # (N, 512 or 2048, 7, 7)
 
     def tail(self, maps: Tensor) -> Tensor:
-        return self.output_layer(maps)
+        return in_sequence(self.output_layer, maps)

@@ -8,6 +8,7 @@ Networks", https://arxiv.org/abs/1610.02915). state_dict keys and shapes are tho
 from torch import Tensor, nn
 
 from .backbone import Backbone, check_counts
+from .batch_norm import batch_norm, batch_norm_and_input, in_sequence
 from .layers import PReLU
 
 
@@ -29,9 +30,10 @@ class Block(nn.Module):
             )
 
     def forward(self, x: Tensor) -> Tensor:
-        shortcut = x if self.downsample is None else self.downsample(x)
-        x = self.prelu(self.bn2(self.conv1(self.bn1(x))))
-        return self.bn3(self.conv2(x)) + shortcut
+        normalised, x = batch_norm_and_input(self.bn1, x)
+        shortcut = x if self.downsample is None else in_sequence(self.downsample, x)
+        x = batch_norm(self.bn2, self.conv1(normalised), self.prelu)
+        return batch_norm(self.bn3, self.conv2(x), shortcut=shortcut)
 
 
 def stage(channels_in: int, channels: int, num_blocks: int) -> nn.Sequential:
@@ -77,8 +79,8 @@ class IResNet(Backbone):
                 nn.init.normal_(module.weight, std=0.1)  # as insightface; a BatchNorm follows each
 
     def trunk(self, images: Tensor) -> Tensor:
-        x = self.prelu(self.bn1(self.conv1(images)))  # (N, 64, 112, 112)
+        x = batch_norm(self.bn1, self.conv1(images), self.prelu)  # (N, 64, 112, 112)
         return self.run_blocks([*self.layer1, *self.layer2, *self.layer3, *self.layer4], x)  # (N, 512, 7, 7)
 
     def tail(self, maps: Tensor) -> Tensor:
-        return self.features(self.fc(self.dropout(self.bn2(maps).flatten(1))))
+        return self.features(self.fc(self.dropout(batch_norm(self.bn2, maps).flatten(1))))

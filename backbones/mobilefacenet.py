@@ -7,6 +7,7 @@ CCBR 2018, https://arxiv.org/abs/1804.07573. state_dict keys and shapes are thos
 from torch import Tensor, nn
 
 from .backbone import Backbone, check_counts, kaiming_init
+from .batch_norm import in_sequence
 from .layers import Conv2d, PReLU
 
 
@@ -17,15 +18,16 @@ class Layers(nn.Module):
         super().__init__()
         self.layers = nn.Sequential(*layers)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.layers(x)
+    def forward(self, x: Tensor, shortcut: Tensor | None = None) -> Tensor:
+        return in_sequence(self.layers, x, shortcut)
 
 
 class Residual(Layers):
     """The sequence, with a shortcut around it."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.layers(x)
+        *layers, last = self.layers
+        return last(in_sequence(layers, x), shortcut=x)
 
 
 def linear_convolution(

@@ -1,11 +1,12 @@
-"""Which tiles are fastest for the GPU kernels of the classifier, on this card.
+"""Which tiles are fastest for the GPU kernels of the classifier, on this card; and what the compiler says.
 
     python benchmarks/kernel_tiles.py [--precision bf16] [--batch 1024] [--dim 512] [--loss cosface]
     python benchmarks/kernel_tiles.py --compile 9.0       # without a GPU: registers, spills, shared memory
 
 One span of classes on scratch tensors, each kernel alone, a line of JSON for each: the median of the runs, as
 ms for a million classes. The first row of a kernel has the sizes of classifier/kernels/tiles.py, the others
-change some of them; the fastest ones belong into that table, for this kind of card.
+change some of them; the fastest ones belong into that table, for this kind of card. --compile reports the
+kernels of BatchNorm too, whose tiles `benchmarks/batch_norm.py --tiles` measures.
 """
 
 import argparse
@@ -32,6 +33,7 @@ from utils.command_line import run_script
 from utils.errors import one_line
 from utils.precision import PRECISIONS
 
+REPORTED = ("C", "S", "DP", "DB", "PRECISION", "ROWS", "CHANNELS", "PRELU", "ADD")  # constants of a kernel
 KERNELS = ("log_sum", "gradient_blocks", "embeddings", "centres")
 OTHERS = {  # what to try instead, by kernel; with these sizes of bf16 in mind
     "log_sum": [
@@ -114,7 +116,7 @@ class Compiled:
     def __getitem__(self, grid):
         return self.launch
 
-    def launch(self, *arguments, num_warps: int, num_stages: int, **constants) -> None:
+    def launch(self, *arguments, num_warps: int, num_stages: int = 3, **constants) -> None:
         import triton
         from triton.backends.compiler import GPUTarget
         from triton.compiler import ASTSource
@@ -128,7 +130,7 @@ class Compiled:
         options = dict(num_warps=num_warps, num_stages=num_stages)
         done = triton.compile(source, target=GPUTarget("cuda", self.capability, 32), options=options)
         row = dict(kernel=self.kernel.fn.__name__, capability=self.capability / 10, **options)
-        row |= {n: v for n, v in constants.items() if n in ("C", "S", "DP", "DB", "PRECISION")}
+        row |= {n: v for n, v in constants.items() if n in REPORTED}
         self.report(row | dict(shared_kib=done.metadata.shared / 1024, **resources(done.asm["cubin"])))
 
 
@@ -174,6 +176,34 @@ def compile_all(args: argparse.Namespace) -> None:
                 made[kernel]()
 
 
+def compile_batch_norm(args: argparse.Namespace) -> None:
+    """A row for each kernel of BatchNorm, for `(2, 64, 56, 56)`, alone, with PReLU, and with a shortcut."""
+    from backbones.kernels import launch
+
+    names = (
+        "statistics_kernel",
+        "combine_kernel",
+        "sums_kernel",
+        "normalise_kernel",
+        "input_gradient_kernel",
+    )
+    report = lambda row: print_row("kernel_tiles", dict(**row, precision=args.precision))  # noqa: E731
+    stand_ins = {name: Compiled(getattr(launch, name), args.compile, report) for name in names}
+    x = torch.zeros(2, 64, 56, 56, dtype=PRECISIONS[args.precision]).to(memory_format=torch.channels_last)
+    vector = torch.zeros(64)
+    with mock.patch.multiple(launch, **stand_ins):
+        for has_prelu, added in ((True, None), (False, x)):
+            kernels = launch.Kernels(x, has_prelu, launch.ON_GPU)
+            vectors = launch.Vectors(*[vector] * 5)
+            if has_prelu:
+                kernels.statistics(
+                    x, 1e-5, launch.Running(vector, vector, torch.zeros((), dtype=torch.int64)), 0.1
+                )
+            kernels.normalise(x, added, vectors)
+            sums = kernels.sums(x, x, vectors)
+            kernels.input_gradient(x, x, added, vectors, sums)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -191,7 +221,11 @@ def main() -> None:
         "--compile", metavar="CAPABILITY", help="9.0, say: compile for that card, run nothing"
     )
     args = parser.parse_args()
-    compile_all(args) if args.compile else time_all(args)
+    if args.compile:
+        compile_all(args)
+        compile_batch_norm(args)
+    else:
+        time_all(args)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@
 
 Every row runs in a process of its own. `cpu_ms` is processor time, which other jobs on the machine lengthen
 less. `of_first` is the row's time divided by that of the network's first row of the same precision: processor
-time without a GPU, else time by the clock. `--compile` adds rows of a compiled backbone.
+time without a GPU, else time by the clock. `--compile` adds rows of a compiled backbone,
+`--backbone-kernels` rows of one whose BatchNorm runs in GPU kernels.
 """
 
 import argparse
@@ -15,10 +16,11 @@ import time
 from pathlib import Path
 
 import torch
+from easydict import EasyDict as edict
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from backbones import MODEL_NAMES, CompiledBackbone, get_model
+from backbones import MODEL_NAMES, CompiledBackbone, choose_kernels, get_model
 from benchmarks.common import MIB, device, in_own_process, median_ms, peak_memory, print_row, report, timed
 from dataset import to_input
 from losses import build_loss
@@ -32,19 +34,21 @@ from utils.precision import PRECISIONS, autocast
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
 
-def measure(
-    network: str, precision: str, layout: str, is_compiled: bool, sizes: tuple[int, int, int]
-) -> dict:
+def measure(network: str, precision: str, layout: str, way: str, sizes: tuple[int, int, int]) -> dict:
     """Median speed over some steps, after two steps to warm up.
 
     Args:
+        way: "plain", "compiled" or "kernels".
         sizes: images in a batch, classes, steps.
     """
     batch, num_classes, num_steps = sizes
     start_process_group()  # the loss scaler of fp16 needs a group, even of one rank
     torch.manual_seed(0)
     backbone = get_model(network, num_features=512).to(device(), memory_format=LAYOUTS[layout])
-    way = CompiledBackbone(backbone) if is_compiled else backbone
+    if way == "kernels":
+        settings = dict(backbone_kernels=True, network=network, precision=precision)
+        choose_kernels(edict(settings, channels_last=True, compile=False), backbone, device())
+    run_backbone = CompiledBackbone(backbone) if way == "compiled" else backbone
     head = PartialFC(build_loss("arcface"), 512, num_classes, precision=precision).to(device())
     cfg = get_config("synthetic")
     optimizer = build_optimizer(cfg, backbone, head, lr=0.01)
@@ -55,7 +59,7 @@ def measure(
     def step() -> None:
         inputs = to_input(images, device(), channels_last=layout == "channels_last")
         with autocast(device(), precision):
-            embeddings = way(inputs)
+            embeddings = run_backbone(inputs)
         scaler.scale(head(embeddings, labels)).backward()
         scaler.unscale_(optimizer)
         torch.nn.utils.clip_grad_norm_(backbone.parameters(), cfg.grad_clip or 5.0)
@@ -83,19 +87,22 @@ def main() -> None:
     parser.add_argument("--classes", type=int, default=10_000)
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--backbone-kernels", action="store_true")
     args = parser.parse_args()
 
     rows, sizes = [], (args.batch, args.classes, args.steps)
-    ways = [("contiguous", False), ("channels_last", False), *([("channels_last", True)] * args.compile)]
+    ways = [("contiguous", "plain"), ("channels_last", "plain")]
+    ways += [("channels_last", "compiled")] * args.compile
+    ways += [("channels_last", "kernels")] * args.backbone_kernels
     by_clock = torch.cuda.is_available()
     for network, precision in itertools.product(args.networks, args.precisions):
         reference = None
-        for layout, is_compiled in ways:
-            result = in_own_process(measure, network, precision, layout, is_compiled, sizes)
+        for layout, way in ways:
+            result = in_own_process(measure, network, precision, layout, way, sizes)
             time_ms = 1000 * args.batch / result["images_per_s"] if by_clock else result["cpu_ms"]
             reference = reference or time_ms
-            way = dict(network=network, precision=precision, layout=layout, compiled=is_compiled)
-            rows.append(way | result | dict(of_first=time_ms / reference))
+            row = dict(network=network, precision=precision, layout=layout, way=way)
+            rows.append(row | result | dict(of_first=time_ms / reference))
             print_row("step", rows[-1])
     report("step", rows, vars(args))
 

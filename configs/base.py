@@ -127,6 +127,10 @@ class Settings:
     # Compile the backbone's training passes (torch.compile), which takes minutes at the start. Where it
     # fails, there is a warning, and the backbone runs as it is. Measured on a CPU alone, see performance.md.
     compile: bool = False
+    # Run BatchNorm of the training passes, with PReLU and shortcuts, in GPU kernels (Triton); with
+    # channels_last, and not with sync_bn, whose statistics are of all ranks. "auto": on cards where a
+    # measurement in docs/performance.md shows that they are right and faster; there is none yet.
+    backbone_kernels: bool | Literal["auto"] = "auto"
 
     # ---- start from trained weights ----
     # File of weights that the backbone starts from, in any layout that the evaluation reads. None: at random.
@@ -317,7 +321,7 @@ MAY_CHANGE_ON_RESUME = {
     "images that cannot be read": "on_bad_record",
 }
 SAME_RESULT_ON_RESUME = {
-    "speed": "num_workers kernels channels_last compile",
+    "speed": "num_workers kernels channels_last compile backbone_kernels",
     "memory": "engine chunk_size head_update grad_checkpointing",
     "place of the data, whose content stays": "rec num_classes num_image",
     "weights to start from, whose content stays": "pretrained teacher init_head",

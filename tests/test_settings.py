@@ -131,6 +131,7 @@ def test_later_overrides_win():
         ),
         ("engine=strem", "did you mean 'stream'?"),
         ("kernels=on", "kernels='on': allowed is true or false or 'auto'"),
+        ("backbone_kernels=on", "backbone_kernels='on': allowed is true or false or 'auto'"),
         (
             "head_update=fussed",
             "head_update='fussed': allowed is 'optimizer' or 'fused'; did you mean 'fused'?",
@@ -250,6 +251,9 @@ def test_a_mistake_in_a_file_names_the_file(tmp_path):
         ("pretrained=a.pt lora={} sync_bn=true", "sync_bn=True would be ignored"),
         ("compile=true sync_bn=true", "compile=True cannot compile a network with sync_bn=True"),
         ("compile=true grad_checkpointing=true", "cannot compile a network with grad_checkpointing=True"),
+        ("backbone_kernels=true compile=true", "backbone_kernels=True would be ignored with compile=True"),
+        ("backbone_kernels=true channels_last=true sync_bn=true", "would be ignored with sync_bn=True"),
+        ("backbone_kernels=true channels_last=false", "would be ignored with channels_last=False"),
         ("num_image=None", "rec='synthetic' needs num_image"),
         ("val_targets=[lfw]", "rec='synthetic' has no folder to look in: give val_root"),
         ("val_targets=/a/lfw.bin,/b/lfw.bin", "'lfw' is there twice"),
@@ -297,7 +301,7 @@ def test_a_missing_verification_set_names_the_near_miss(tmp_path):
 def test_every_setting_is_used_by_the_code_or_turned_into_another():
     """A setting that is declared, checked and printed, but never read, would be silently ignored."""
     folders = [ROOT / name for name in ("backbones", "loading", "ranks", "reports", "training", "utils")]
-    sources = [ROOT / "train_v2.py", ROOT / "dataset.py", *(f for d in folders for f in d.glob("*.py"))]
+    sources = [ROOT / "train_v2.py", ROOT / "dataset.py", *(f for d in folders for f in d.rglob("*.py"))]
     code = "\n".join(source.read_text() for source in sources)
     used = set(re.findall(r"\bcfg(?:\.|\[\")([a-z]\w*)", code))
     turned_into = {

@@ -147,6 +147,9 @@ def check_together(values: dict) -> None:
     for key in ("sync_bn", "grad_checkpointing"):
         if values["compile"] and values[key]:
             raise ValueError(f"compile=True cannot compile a network with {key}=True: leave one out")
+    for key, other in (("compile", True), ("sync_bn", True), ("channels_last", False)):
+        if values["backbone_kernels"] is True and values[key] == other:
+            raise ValueError(f"backbone_kernels=True would be ignored with {key}={other}: leave one out")
     if values["resume"] == "auto" and not values["save_all_states"]:
         raise ValueError(
             "resume='auto' would always start anew, as save_all_states=False keeps no checkpoint: it is "
