@@ -130,8 +130,7 @@ def main() -> None:
     if rank() == 0:
         write_run_info(output, cfg, keep_earlier=first_step > 0, **derived)
     logger.info("%s", cfg)
-    facts = (f"{name} {value}" for name, value in derived.items())
-    logger.info("%s\n%s\n%s", "  ".join(facts), head, memory)
+    logger.info("%s\n%s\n%s", "  ".join(f"{name} {value}" for name, value in derived.items()), head, memory)
     for hint in hints(cfg, device, derived["parameters"]):
         logger.info("warning: %s", hint)
     counts = dict(total_steps=total_steps, global_batch=global_batch, first_step=first_step)
@@ -145,9 +144,8 @@ def main() -> None:
     def evaluate(step: int) -> dict:
         average_buffers(backbone, loader.weight)
         require_finite(backbone.state_dict(), f"after step {step}, with lr={cfg.lr:g}")
-        how = dict(batch_size=cfg.batch_size, precision=cfg.precision)
         results = {
-            name: verify(backbone, *pairs, **how)
+            name: verify(backbone, *pairs, batch_size=cfg.batch_size, precision=cfg.precision)
             for name, pairs in validation.items()
             if step == total_steps or best.decides or not here.stop_agreed  # asked to stop, there is no time
         }
