@@ -31,6 +31,7 @@ PAGE = """<!DOCTYPE html>
   .wide {{ overflow-x: auto; }}
   th, td {{ padding: .3rem .8rem; text-align: right; border-bottom: 1px solid #d8dee4; white-space: nowrap; }}
   .texts td {{ white-space: normal; overflow-wrap: anywhere; text-align: left; vertical-align: top; }}
+  .texts td:first-child {{ white-space: nowrap; }}
   .texts th {{ text-align: left; }}
   th {{ color: #57606a; font-weight: 600; }}
   th:first-child, td:first-child {{ text-align: left; padding-left: 0; }}
