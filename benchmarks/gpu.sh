@@ -23,7 +23,7 @@ if [ -n "${SMALL:-}" ]; then
     step=(--networks mbf --batch 4 --classes 100 --steps 1)
     aroface=(--networks mbf --batch 4 --classes 100 --repeat 1)
     scaling=(--classes 200 400 600 --batch 4 --dim 16 --repeat 1 --parts shards classes identities)
-    compiled=(--networks mbf --batch 4 --classes 100 --steps 1)
+    compiled=(--backbone-kernels --networks mbf --batch 4 --classes 100 --steps 1)
     norms=(--shapes 64:8 70:4 --batch 4 --repeat 1 --precisions fp32)
     precisions=(fp32 bf16)
 else
