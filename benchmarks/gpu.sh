@@ -23,7 +23,7 @@ if [ -n "${SMALL:-}" ]; then
     step=(--networks mbf --batch 4 --classes 100 --steps 1)
     aroface=(--networks mbf --batch 4 --classes 100 --repeat 1)
     scaling=(--classes 200 400 600 --batch 4 --dim 16 --repeat 1 --parts shards classes identities)
-    compiled=(--networks mbf --batch 4 --classes 100 --steps 1)
+    compiled=(--backbone-kernels --networks mbf --batch 4 --classes 100 --steps 1)
     norms=(--shapes 64:8 70:4 --batch 4 --repeat 1 --precisions fp32)
     precisions=(fp32 bf16)
 else
@@ -36,7 +36,7 @@ else
     step=(--networks r50 r100 mbf vit_b --batch 128 --classes 100000 --steps 10)
     aroface=(--networks r50 r100 --batch 128 --classes 100000 --repeat 10)
     scaling=(--classes 100000 1000000 4000000 8000000 --precision bf16 --parts shards classes identities)
-    compiled=(--networks r50 --batch 128 --classes 100000 --steps 10)
+    compiled=(--backbone-kernels --networks r50 --batch 128 --classes 100000 --steps 10)
     norms=(--precisions bf16 fp32 --large)
     large_batch=(--networks r50 --batch 512 --classes 100000 --steps 10)
     precisions=(fp32 bf16 fp16)
@@ -66,7 +66,7 @@ run batch_norm 60 "$python" benchmarks/batch_norm.py "${norms[@]}"
     "${large_batch[@]}"
 run train_bf16 60 "$python" train_v2.py configs/synthetic precision=bf16 frequent=2 \
     output="$folder/run_bf16" "${train[@]}"
-run compiled 125 "$python" benchmarks/step.py --compile --backbone-kernels --precisions bf16 "${compiled[@]}"
+run compiled 125 "$python" benchmarks/step.py --compile --precisions bf16 "${compiled[@]}"
 run head_bf16 80 "$python" benchmarks/head.py --precision bf16 "${head[@]}"
 run head_update 60 "$python" benchmarks/head.py --methods stream fused --optimizer sgd "${kernels[@]}"
 run kernel_tiles 90 "$python" benchmarks/kernel_tiles.py "${tiles[@]}"

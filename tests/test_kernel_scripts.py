@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import kernel_check
+from benchmarks import batch_norm, kernel_check
 from classifier.kernels.tiles import SMALL, TILES
 
 ROOT = Path(__file__).parents[1]
@@ -30,7 +30,7 @@ def test_the_compiler_takes_every_kernel_and_it_fits_on_an_h100(tmp_path):
     """Without a card, as the host would launch them on it: types, tiles, memory of the chip."""
     arguments = ["--compile", "9.0", "--classes", "2048", "--loss", "npcface"]
     rows = run("kernel_tiles", *arguments, folder=tmp_path, timeout=280)
-    assert len({row["kernel"] for row in rows}) == 5
+    assert len({row["kernel"] for row in rows}) == 5 + 5  # of the classifier, of BatchNorm
     assert max(row["shared_kib"] for row in rows) <= 227
     assert max(row["spilled_bytes"] for row in rows) <= 512  # of the widest tile, once, behind the loop
 
@@ -54,6 +54,29 @@ def test_the_check_finds_the_kernels_right_and_a_wrong_one_wrong(monkeypatch, pr
 
     monkeypatch.setattr(kernel_check, "run", halved)
     assert not kernel_check.check("curricularface", {}, precision, sizes)["ok"]
+
+
+@pytest.mark.parametrize("kind", batch_norm.PASSES)
+def test_the_check_of_batch_norm_finds_it_right_and_a_wrong_one_wrong(monkeypatch, kind):
+    assert batch_norm.check(kind, (4, 6, 5, 5), "fp16")["ok"]  # the interpreter cuts digits off for bf16
+    right = batch_norm.Case.outcome
+
+    def halved(self, kernels):
+        got = right(self, kernels)
+        return got | {"x": got["x"] / 2} if kernels else got
+
+    monkeypatch.setattr(batch_norm.Case, "outcome", halved)
+    assert not batch_norm.check(kind, (4, 6, 5, 5), "fp16")["ok"]
+
+
+@pytest.mark.gpu
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/dev/nvidia0").exists(), reason="needs an NVIDIA GPU")
+def test_batch_norm_is_right_on_this_gpu(tmp_path):
+    arguments = ["--precisions", "fp32", "bf16", "fp16", "--shapes", "64:56", "70:5", "512:7", "--large"]
+    rows = run("batch_norm", *arguments, folder=tmp_path, timeout=290)
+    assert rows
+    assert all(row["ok"] for row in rows)
 
 
 @pytest.mark.gpu
