@@ -69,8 +69,8 @@ def prepare() -> None:
     from training.memory import bytes_of_activations
 
     torch.set_num_threads(1)
-    # After a fork torch makes its pool of threads anew for the first thread that asks. Two threads of autograd
-    # that ask at once end the process with SIGABRT: so the main thread, still alone, asks before.
+    # After a fork torch makes its pool of threads anew for the first that asks; two threads of autograd that
+    # ask at once end the process with SIGABRT. So the main thread, still alone, asks before.
     os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
     # torch remembers the shapes that it has worked out: the estimate of memory is quick in the forks.
     for name, settings in (("mbf", dict(blocks=(1, 1, 1, 1), scale=1)), ("vit_t", dict(depth=1, width=16))):
