@@ -181,7 +181,7 @@ def compile_batch_norm(args: argparse.Namespace) -> None:
     from backbones.kernels import launch
 
     names = (
-        "statistics_kernel",
+        "moments_kernel",
         "combine_kernel",
         "sums_kernel",
         "normalise_kernel",

@@ -11,7 +11,7 @@ import triton
 from torch import Tensor
 
 from backbones.kernels.normalise import input_gradient_kernel, normalise_kernel
-from backbones.kernels.statistics import combine_kernel, statistics_kernel, sums_kernel
+from backbones.kernels.statistics import combine_kernel, moments_kernel, sums_kernel
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Kernels:
     ) -> tuple[Tensor, Tensor]:
         """Mean and 1 / sqrt(variance + eps), `(C,)` each, float32; moves the running statistics on."""
         parts = self._vectors(x, 2, self.programs)
-        statistics_kernel[self.programs, self.channel_tiles](
+        moments_kernel[self.programs, self.channel_tiles](
             x, *parts, self.num_rows, self.num_channels, self.num_tiles, **self.tile
         )
         mean, inverse_std = self._vectors(x, 2)

@@ -28,7 +28,7 @@ def start_of(tile, num_channels, ROWS: tl.constexpr):
 
 
 @triton.jit
-def statistics_kernel(
+def moments_kernel(
     x,  # (R, C), any floating-point type
     means,  # (programs, C), out: over the rows of a program
     squares,  # (programs, C), out: Σ (x − mean)² over them
