@@ -9,6 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from utils.buffers import saved_buffers, with_buffers
 
 KERNEL_TYPES = (torch.float32, torch.float16, torch.bfloat16)
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 class FrozenBatchStatistics:
@@ -76,7 +77,7 @@ def _runs_in_kernels(
     if torch.compiler.is_compiling() or not (getattr(norm, "kernels", False) and norm.training):
         return False
     parts = [norm] if prelu is None else [norm, prelu]
-    if any(part._forward_hooks or part._forward_pre_hooks for part in parts):
+    if any(getattr(part, hooks) for part in parts for hooks in HOOKS):
         return False
     if prelu is not None and len(prelu.weight) != x.shape[1]:
         return False

@@ -90,9 +90,18 @@ class StepLoss:
         return products.amax(1) if products.shape[1] else norms.new_full(norms.shape, -1)
 
     def update_state(self, own_cos: Tensor, norms: Tensor) -> None:
-        """Move the running statistics of the loss on, if this step is one that does."""
-        if self.updates_state:
-            self.loss.update_state(own_cos.detach(), norms.detach())
+        """Move the running statistics of the loss on, if this step is one that does.
+
+        Raises:
+            ValueError: the scale of a linear loss is another one then, and logits were made with this one.
+        """
+        if not self.updates_state:
+            return
+        scale = self.scale
+        self.loss.update_state(own_cos.detach(), norms.detach())
+        if self.is_linear and self.scale != scale:
+            name = type(self.loss).__name__
+            raise ValueError(f"{name}.update_state changed the scale: set moves_others = True")
 
     def reduce_statistics(
         self, blocks: Iterator[tuple[slice, int, Tensor]], own_cos: Tensor, norms: Tensor, own: Tensor

@@ -102,7 +102,10 @@ class MarginLoss(nn.Module):
         return {}
 
     def update_state(self, own_cos: Tensor, norms: Tensor) -> None:
-        """Advance running statistics (buffers): once a step, before any logit. The inputs are detached."""
+        """Advance running statistics (buffers): once a step, before any logit but scale · cos.
+
+        The inputs are detached. A loss whose scale moves here needs `moves_others`.
+        """
 
     def row_statistics(self, cos: Tensor, own_cos: Tensor, norms: Tensor) -> dict[str, tuple[Tensor, str]]:
         """Elementwise terms `(B, n)`, each with "sum" or "max": how it is reduced over the other classes.

@@ -304,8 +304,8 @@ def test_a_second_derivative_is_refused():
 # ---- when they are used
 
 
-def watch(block: nn.Module) -> None:
-    block[2].register_forward_hook(lambda *_: None)
+def ignore(*_) -> None:
+    """A hook."""
 
 
 CHANGES = {
@@ -315,7 +315,8 @@ CHANGES = {
     "no weights": lambda block: setattr(block[1], "affine", False),
     "a mean over all batches": lambda block: setattr(block[1], "momentum", None),
     "one slope for all": lambda block: block.__setitem__(2, nn.PReLU()),
-    "a hook": watch,
+    "a hook": lambda block: block[2].register_forward_hook(ignore),
+    "a hook of the backward pass": lambda block: block[1].register_full_backward_hook(ignore),
     "statistics of all ranks": convert_sync_batch_norm,
     "contiguous": lambda block: block.to(memory_format=torch.contiguous_format),
 }

@@ -235,6 +235,28 @@ def test_what_is_told_of_a_sample_is_a_cosine_also_where_the_loss_takes_inner_pr
     torch.testing.assert_close(head.last_means["own_cosine"], expected.mean(), rtol=0, atol=1e-6)
 
 
+class FollowingScale(MarginLoss):
+    """scale · cos, with a scale that follows the batch, as AdaCos has it."""
+
+    def __init__(self, moves_others: bool):
+        super().__init__(10.0)
+        self.moves_others = moves_others
+
+    def update_state(self, own_cos, norms):
+        self.scale = 5 + 10 * own_cos.mean().abs().item()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_scale_that_moves_in_a_step_has_to_be_declared(engine):
+    def step_of(moves_others: bool, engine: str) -> float:
+        head = PartialFC(FollowingScale(moves_others), 8, 20, engine=engine, chunk_size=8)
+        return head(*batch(20)).item()
+
+    with pytest.raises(ValueError, match=r"FollowingScale\.update_state changed .* moves_others = True"):
+        step_of(moves_others=False, engine=engine)
+    assert step_of(True, engine) == pytest.approx(step_of(True, "dense"), rel=1e-5)
+
+
 def test_progress_reaches_the_loss_and_its_regularizers():
     seen = []
 

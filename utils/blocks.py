@@ -7,4 +7,4 @@ BLOCK_BYTES = {"cpu": 4 << 20, "cuda": 256 << 20}  # of a block (batch, chunk) o
 
 def default_chunk_size(batch: int, device: torch.device) -> int:
     """Classes in a block with so many samples."""
-    return max(BLOCK_BYTES[device.type] // 4 // max(batch, 1), 64)
+    return max(BLOCK_BYTES.get(device.type, BLOCK_BYTES["cpu"]) // 4 // max(batch, 1), 64)
