@@ -56,7 +56,7 @@ def draw_records(folder: Path, num_images: int = 1024) -> Path:
 
 def check_equal(dataset: RecordDataset, indices: np.ndarray) -> None:
     """A batch holds the images that are read one by one."""
-    images, numbers, _ = Batches(dataset, Augmentation(), seed=0)[0, indices]
+    images, numbers, _ = Batches(dataset, Augmentation(), seed=0)[0, indices, None]
     for image, label, index in zip(images, *numbers):
         expected, expected_label = dataset[int(index)]
         assert torch.equal(image, expected), f"image {index} differs"
@@ -69,7 +69,7 @@ def batches_of(dataset: RecordDataset, order: np.ndarray, batch: int, chances: t
 
     def work() -> None:
         for start in range(0, len(order), batch):
-            batches[0, order[start : start + batch]]
+            batches[0, order[start : start + batch], None]
 
     return work
 

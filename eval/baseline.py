@@ -84,7 +84,7 @@ def precision_of(results: Path) -> str | None:
     path = results / "results.json" if results.is_dir() else results.parent / "results.json"
     try:
         return json.loads(path.read_text(encoding="utf-8"))["settings"]["precision"]
-    except (ValueError, TypeError, KeyError):  # of an older version, or damaged
+    except (OSError, ValueError, TypeError, KeyError):  # gone by now, of an older version, or damaged
         return None
 
 

@@ -72,7 +72,7 @@ class DistributedSampler(Sampler):
 
 
 class Batches(Dataset):
-    """What a worker does with `(epoch, indices, place)`: it makes a batch.
+    """What a worker does with `(epoch, indices, place)`: it makes a batch, at that place if there is one.
 
     It gives images `(b, 3, 112, 112)` uint8 RGB, or the place where they are; labels and indices as one array
     `(2, b)` int64; and a list of the indices that could not be used.
@@ -98,9 +98,9 @@ class Batches(Dataset):
         self.skip_bad, self.places = skip_bad, places
 
     def __getitem__(
-        self, task: tuple[int, np.ndarray] | tuple[int, np.ndarray, Place | None]
+        self, task: tuple[int, np.ndarray, Place | None]
     ) -> tuple[Tensor | Place, np.ndarray, list[int]] | RecordError:
-        epoch, indices, place = task if len(task) == 3 else (*task, None)
+        epoch, indices, place = task
         if place is not None:
             images = self.places[place.row].numpy()
         else:

@@ -79,7 +79,7 @@ def test_replacements_depend_on_seed_epoch_and_index_alone(damaged):
 
 def replacement_of_4(folder, epoch: int, seed: int) -> int:
     work = loader.Batches(RecordDataset(folder), Augmentation(), seed, skip_bad=True)
-    _, (_, used), bad = work[epoch, np.array([4])]
+    _, (_, used), bad = work[epoch, np.array([4]), None]
     assert bad[0] == 4
     return int(used[0])
 
@@ -88,7 +88,7 @@ def test_an_image_whose_replacements_are_bad_too_is_replaced_by_a_later_draw(tmp
     only_good = 5
     folder = write_rec(tmp_path, LABELS, {key: b"" for key in range(24) if key != only_good})
     work = loader.Batches(RecordDataset(folder), Augmentation(), seed=0, skip_bad=True)
-    images, (labels, used), bad = work[0, np.arange(4)]
+    images, (labels, used), bad = work[0, np.arange(4), None]
     assert used.tolist() == [only_good] * 4
     assert labels.tolist() == [LABELS[only_good]] * 4
     assert np.array_equal(images[3].permute(1, 2, 0).numpy(), picture(only_good))

@@ -129,6 +129,18 @@ def test_a_baseline_of_another_precision_is_pointed_out(theirs, said, tmp_path, 
     assert (capsys.readouterr().out.count("Precision: fp32 here, bf16 in the baseline") == 2) == said
 
 
+def test_a_baseline_that_is_gone_by_the_end_costs_no_results(tmp_path, capsys):
+    old = write_evaluation(tmp_path / "old", outcomes(2))
+    theirs = read_outcomes(old)
+    (tmp_path / "old" / "results.json").unlink()
+    report = Report("eval_x", {"precision": "fp32"})
+    report.keep_outcomes(outcomes(1))
+    report.compare(compare(report.outcomes, theirs), old)
+    report.write(tmp_path / "new")
+    assert "Precision:" not in capsys.readouterr().out
+    assert (tmp_path / "new" / "results.json").is_file()
+
+
 def test_each_rate_has_its_row():
     found = outcomes_at(["a", "b"], np.array([[True, False], [True, True]]), np.array([0, 1]))
     assert {name: outcome.right.mean() for name, outcome in found.items()} == {"a": 0.5, "b": 1.0}

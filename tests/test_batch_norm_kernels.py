@@ -20,6 +20,7 @@ from backbones import choose_kernels, get_model
 from backbones.batch_norm import batch_norm, batch_norm_and_input, in_sequence
 from backbones.kernels import choice, launch
 from backbones.kernels.launch import Tiles
+from helpers.new_memory import fill_new_memory
 from losses.input_gradient import only_input_gradient
 from ranks.sync_batch_norm import convert_sync_batch_norm
 
@@ -147,16 +148,7 @@ def test_it_does_not_matter_what_memory_held_before(monkeypatch, has_prelu):
     case = Case((3, 20, 3, 5), has_prelu, has_shortcut=False)
     with patch.object(launch, "ON_CPU", Tiles(numbers=256, channels=16, programs=12)):
         expected = case.run(torch.float16, kernels=True)
-
-        def filled(make):
-            def make_filled(*args, **kwargs):
-                made = make(*args, **kwargs)
-                return made.fill_(math.nan) if made.is_floating_point() else made
-
-            return make_filled
-
-        monkeypatch.setattr(torch, "empty_like", filled(torch.empty_like))
-        monkeypatch.setattr(torch.Tensor, "new_empty", filled(torch.Tensor.new_empty))
+        fill_new_memory(monkeypatch)
         for name, value in case.run(torch.float16, kernels=True).items():
             assert torch.equal(value, expected[name]), name
 

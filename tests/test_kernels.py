@@ -22,6 +22,7 @@ from classifier.kernels.tiles import SHARED_KIB, SHARED_KIB_ELSEWHERE, Tiles, pa
 from helpers.head_cases import Case, data, errors, make_head, relative_error, run_case
 from helpers.interface_losses import Compact
 from helpers.loss_references import VARIANTS, Variant
+from helpers.new_memory import fill_new_memory
 from helpers.ranks import run_ranks
 from losses import build_loss
 from losses.base import MarginLoss
@@ -220,15 +221,7 @@ def test_it_does_not_matter_what_memory_held_before(small, monkeypatch, loss, pr
 
     expected = run()
 
-    def filled(make):
-        def make_filled(*args, **kwargs):
-            made = make(*args, **kwargs)
-            return made.fill_(math.nan) if made.is_floating_point() else made
-
-        return make_filled
-
-    monkeypatch.setattr(torch, "empty_like", filled(torch.empty_like))
-    monkeypatch.setattr(torch.Tensor, "new_empty", filled(torch.Tensor.new_empty))
+    fill_new_memory(monkeypatch)
     for name, value in run().items():
         assert torch.equal(value, expected[name]), name
 

@@ -14,6 +14,7 @@ from training import memory
 from training.head_update import make_head_update
 from training.memory import bytes_of_activations, bytes_of_centres, estimate_memory
 from training.optimizer import build_optimizer
+from utils.blocks import default_chunk_size
 from utils.precision import autocast
 
 CPU = torch.device("cpu")
@@ -111,3 +112,8 @@ def test_a_network_whose_shapes_cannot_be_told_is_no_reason_not_to_train():
 
     line = estimate_memory(load("precision=fp32"), Counts(2, 512), [], 1000, 8, CPU)
     assert "activations not known (" in line
+
+
+def test_a_device_that_nobody_measured_takes_the_blocks_of_a_cpu():
+    assert default_chunk_size(32, torch.device("meta")) == default_chunk_size(32, CPU) == 32768
+    assert default_chunk_size(32, torch.device("cuda")) > 32768

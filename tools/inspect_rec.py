@@ -102,7 +102,7 @@ def speed(dataset: RecordDataset) -> list[tuple[str, str]]:
 
     def batch(*chances):
         batches = Batches(dataset, Augmentation(*chances), seed=0)
-        return lambda: batches[0, chosen]
+        return lambda: batches[0, chosen, None]
 
     stages = {
         "read a record": lambda: [dataset.reader.read(dataset.keys[i]) for i in chosen],

@@ -11,7 +11,6 @@ formulas of docs/classifier.md.
 import os
 from collections.abc import Sequence
 from copy import deepcopy
-from functools import partial
 from itertools import chain
 
 import torch
@@ -42,7 +41,8 @@ def bytes_of_centres(cfg, regularizers: Sequence[nn.Module], num_classes: int, b
     rows = -(-num_classes // world_size())
     sampled = rows if cfg.sample_rate == 1 else min(rows, max(int(cfg.sample_rate * rows), batch))
     row = 4 * cfg.embedding_size
-    kept = [table for table in map(partial(class_row, cfg.embedding_size), regularizers) if table is not None]
+    rows_kept = (class_row(regularizer, cfg.embedding_size) for regularizer in regularizers)
+    kept = [table for table in rows_kept if table is not None]
     learnt = row * ("head" not in cfg.freeze) + sum(table.nbytes for table in kept if table.requires_grad)
     remembered = numbers_per_weight(cfg)
     if cfg.head_momentum == "bf16" and remembered:
@@ -53,7 +53,7 @@ def bytes_of_centres(cfg, regularizers: Sequence[nn.Module], num_classes: int, b
     return {name: size for name, size in parts.items() if size}
 
 
-def class_row(embedding_size: int, regularizer: nn.Module) -> nn.Parameter | None:
+def class_row(regularizer: nn.Module, embedding_size: int) -> nn.Parameter | None:
     """`(1, ...)`, what a regulariser keeps for one class; None: nothing."""
     regularizer = deepcopy(regularizer)
     regularizer.prepare(1, embedding_size)

@@ -44,6 +44,7 @@ class _Normalise(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient: Tensor | None, beside: Tensor | None):
+        """Gradients of what `forward` got; given are those of the result and of the second x, or None."""
         if gradient is None:  # only the second x went on
             return beside, None, None, None, None, None
         x, *vectors = ctx.saved_tensors
